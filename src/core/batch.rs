@@ -1,0 +1,357 @@
+//! The scheduler: which rows run, what each step feeds and drafts, what its outcome means.
+//!
+//! `plan` and `settle` alternate. Between them the engine runs the plan; nothing here waits for it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::engine::{EngineInfo, Move, Outcome, Phases, Plan, Prefill, RowOutcome, Rows, Verify};
+use crate::ledger::{Holding, Ledger};
+use crate::request::{Finish, Request, Usage};
+use crate::sample::Seen;
+use crate::{Page, RequestId, Slot, SnapshotId, Token};
+
+mod settle;
+#[cfg(all(test, feature = "scripted"))]
+mod simulate;
+
+/// Bounds of the scheduler, fixed at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Most snapshots alive at once; beyond it finished states are dropped instead of deposited.
+    pub snapshots_max: usize,
+    /// Chunks of a prompt end at multiples of this position, so that warm and cold runs see the
+    /// same arithmetic.
+    pub chunk_grain: usize,
+}
+
+/// What may change between steps; written by the tuner alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knobs {
+    /// Tokens to draft for rows that leave it open.
+    pub depth: u8,
+    /// Rows that may run at once.
+    pub rows_max: usize,
+    /// Prompt tokens a step may feed while other rows decode.
+    pub prefill_busy: usize,
+    /// Prompt tokens a step may feed while none does.
+    pub prefill_idle: usize,
+}
+
+/// A running sequence.
+#[derive(Clone, Debug)]
+pub struct Row {
+    request: Request,
+    tokens: Vec<Token>,
+    computed: usize,
+    holding: Holding,
+    seen: Seen,
+    usage: Usage,
+}
+
+impl Row {
+    /// The request it serves.
+    #[must_use]
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Prompt and all tokens settled so far.
+    #[must_use]
+    pub fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+
+    /// KV pages in order of position; they cover every position the plan writes.
+    #[must_use]
+    pub fn pages(&self) -> &[Page] {
+        self.holding.pages()
+    }
+
+    /// What penalties count.
+    #[must_use]
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    fn is_decoding(&self) -> bool {
+        self.tokens.len() > self.request.prompt.len()
+    }
+}
+
+/// Which snapshot a request may start from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Warm {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Prompt tokens it covers.
+    pub len: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Waiting {
+    request: Request,
+    warm: Option<Warm>,
+}
+
+/// What a step meant, to be published.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settled {
+    /// News of rows, in the plan's order.
+    pub events: Vec<(RequestId, RowEvent)>,
+    /// States worth keeping.
+    pub deposits: Vec<Deposit>,
+    /// For tuner and metrics.
+    pub report: Report,
+}
+
+/// News of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowEvent {
+    /// Tokens to show, in order; never empty.
+    Tokens(Vec<Token>),
+    /// The row has left.
+    Finished(Finish, Usage),
+}
+
+/// A parked state for the session bank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deposit {
+    /// Its name; the bank holds it until it says `release`.
+    pub snapshot: SnapshotId,
+    /// The tokens it covers, exactly.
+    pub tokens: Arc<[Token]>,
+    /// Bytes it keeps alive.
+    pub bytes: u64,
+}
+
+/// One step in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Rows that drafted or decoded.
+    pub rows: usize,
+    /// Prompt tokens fed.
+    pub prefilled: usize,
+    /// Tokens settled.
+    pub emitted: usize,
+    /// States not kept because too many are alive already.
+    pub dropped_deposits: usize,
+    /// Largest depth of the step.
+    pub depth: u8,
+    /// For each draft position, how many rows tried it and how many accepted it.
+    pub positions: Vec<Tried>,
+    /// Time by phase.
+    pub phases: Phases,
+}
+
+/// How a draft position fared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// Rows in which all drafts before it stood and it was judged.
+    pub tried: u32,
+    /// Rows in which it stood.
+    pub accepted: u32,
+}
+
+/// Queue, rows and books of one engine generation.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    info: EngineInfo,
+    limits: BatchLimits,
+    rows: Rows,
+    waiting: VecDeque<Waiting>,
+    ledger: Ledger,
+    moves: Vec<Move>,
+    step: u64,
+}
+
+impl Batch {
+    /// An empty batch over an engine that holds nothing.
+    #[must_use]
+    pub fn new(info: EngineInfo, limits: BatchLimits) -> Self {
+        let ledger = Ledger::new(info.slots, info.page_tokens, info.pages_max);
+        let (rows, waiting) = (Rows::new(), VecDeque::new());
+        Self { info, limits, rows, waiting, ledger, moves: Vec::new(), step: 0 }
+    }
+
+    /// Queues a request. Its bounds were checked at the door; a snapshot that is gone meanwhile
+    /// only makes it cold.
+    pub fn admit(&mut self, request: Request, warm: Option<Warm>) {
+        debug_assert!(!request.prompt.is_empty(), "the door refuses empty prompts");
+        let warm = warm.filter(|w| {
+            let held = self.ledger.hold(w.snapshot);
+            debug_assert!(held.is_none_or(|len| len == w.len));
+            held.is_some()
+        });
+        self.waiting.push_back(Waiting { request, warm });
+    }
+
+    /// Takes a request out, running or waiting. False if it is not here.
+    pub fn cancel(&mut self, id: RequestId) -> bool {
+        if let Some(i) = self.waiting.iter().position(|w| w.request.id == id) {
+            if let Some(warm) = self.waiting.remove(i).and_then(|w| w.warm) {
+                self.release(warm.snapshot);
+            }
+            return true;
+        }
+        let slot = self.rows.iter().find(|(_, row)| row.request.id == id).map(|(&slot, _)| slot);
+        if let Some(slot) = slot {
+            self.leave(slot);
+        }
+        slot.is_some()
+    }
+
+    /// The bank lets go of a snapshot.
+    pub fn release(&mut self, snapshot: SnapshotId) {
+        if self.ledger.release(snapshot) {
+            self.moves.push(Move::Forget { snapshot });
+        }
+    }
+
+    /// Whether another step has anything to do.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !(self.rows.is_empty() && self.waiting.is_empty() && self.moves.is_empty())
+    }
+
+    /// Rows running, for the engine.
+    #[must_use]
+    pub fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    /// Requests that wait for a slot or for pages.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The books, for metrics.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Proves L3 and L4.
+    ///
+    /// # Errors
+    /// The first contradiction, in words.
+    pub fn check_integrity(&self) -> Result<(), String> {
+        self.ledger.check_integrity(self.rows.iter().map(|(&slot, row)| (slot, &row.holding)))
+    }
+
+    /// The next step.
+    pub fn plan(&mut self, knobs: Knobs) -> Plan {
+        self.seat(knobs.rows_max);
+        self.step += 1;
+        let verify: Vec<Verify> = self.plan_verify(knobs.depth);
+        let budget = if verify.is_empty() { knobs.prefill_idle } else { knobs.prefill_busy };
+        let prefill = self.plan_prefill(budget.max(1));
+        Plan { step: self.step, moves: std::mem::take(&mut self.moves), prefill, verify }
+    }
+
+    /// Gives free slots to those who wait, in order of arrival.
+    fn seat(&mut self, rows_max: usize) {
+        while self.rows.len() < rows_max.max(1) {
+            let Some(first) = self.waiting.front() else { return };
+            let tokens_max = self.tokens_max(&first.request);
+            let warm = first.warm.map(|w| w.snapshot);
+            let Some((slot, holding, copy)) = self.ledger.open(tokens_max, warm) else { return };
+            let Some(Waiting { request, warm }) = self.waiting.pop_front() else { return };
+            if let Some(copy) = copy {
+                self.moves.push(Move::CopyPage { from: copy.from, to: copy.to });
+            }
+            match warm {
+                Some(Warm { snapshot, .. }) => {
+                    self.moves.push(Move::Restore { slot, snapshot });
+                    self.release(snapshot);
+                }
+                None => self.moves.push(Move::Clear { slot }),
+            }
+            let cached = warm.map_or(0, |w| w.len);
+            self.rows.insert(slot, Row::start(request, holding, cached));
+        }
+    }
+
+    /// Tokens a request may come to. One verify cycle may write past the last token it keeps, but
+    /// never past this: depth is limited by what is still wanted.
+    fn tokens_max(&self, request: &Request) -> usize {
+        let wanted = request.prompt.len() + request.limits.new_tokens_max;
+        wanted.min(self.info.context_tokens_max)
+    }
+
+    fn plan_verify(&mut self, depth: u8) -> Vec<Verify> {
+        let mut verify = Vec::new();
+        for (&slot, row) in &mut self.rows {
+            if !row.is_decoding() {
+                continue;
+            }
+            let wanted = row.request.prompt.len() + row.request.limits.new_tokens_max;
+            let room = wanted.min(self.info.context_tokens_max) - row.tokens.len();
+            let asked = row.request.draft_tokens.unwrap_or(depth).min(self.info.depth_max);
+            // The token after the drafts needs room too.
+            let depth = asked.min(u8::try_from(room - 1).unwrap_or(u8::MAX));
+            self.ledger.grow(&mut row.holding, row.computed + 1 + usize::from(depth));
+            verify.push(Verify { slot, position: row.computed, depth });
+        }
+        verify
+    }
+
+    fn plan_prefill(&mut self, mut budget: usize) -> Vec<Prefill> {
+        let mut prefill = Vec::new();
+        // Oldest first: ids count upwards.
+        let mut slots: Vec<(RequestId, Slot)> = self
+            .rows
+            .iter()
+            .filter(|(_, row)| !row.is_decoding())
+            .map(|(&slot, row)| (row.request.id, slot))
+            .collect();
+        slots.sort_unstable();
+        for (_, slot) in slots {
+            let Some(row) = self.rows.get_mut(&slot) else { continue };
+            let start = row.computed;
+            let end = row.chunk_end(budget, self.limits.chunk_grain);
+            let sample = end == row.request.prompt.len();
+            if end == start && !sample {
+                continue;
+            }
+            budget -= (end - start).min(budget);
+            self.ledger.grow(&mut row.holding, end);
+            prefill.push(Prefill { slot, start, end, sample });
+            if budget == 0 {
+                break;
+            }
+        }
+        prefill
+    }
+
+    /// Takes a row out and gives back what it held.
+    fn leave(&mut self, slot: Slot) -> Option<Row> {
+        let mut row = self.rows.remove(&slot)?;
+        self.ledger.close(slot, std::mem::take(&mut row.holding));
+        Some(row)
+    }
+}
+
+impl Row {
+    fn start(request: Request, holding: Holding, cached: usize) -> Self {
+        let tokens = request.prompt.to_vec();
+        let usage = Usage { prompt: tokens.len(), cached, ..Usage::default() };
+        let mut seen = Seen::default();
+        if request.sampling.has_penalties() {
+            seen.add_prompt(&tokens);
+        }
+        Self { request, tokens, computed: cached, holding, seen, usage }
+    }
+
+    /// Where the next chunk ends: at a multiple of the grain, a boundary to keep, or the prompt's
+    /// end; never longer than the budget unless the budget is below the grain.
+    fn chunk_end(&self, budget: usize, grain: usize) -> usize {
+        let start = self.computed;
+        let prompt = self.request.prompt.len();
+        let cells = (budget / grain).max(1);
+        let on_grain = (start / grain + cells) * grain;
+        let boundary = self.request.boundaries.iter().copied().find(|&b| b > start);
+        on_grain.min(boundary.unwrap_or(prompt)).min(prompt)
+    }
+}

@@ -1,0 +1,132 @@
+//! What an outcome means: rows advance, finish, are worth keeping.
+
+use super::{
+    Arc, Batch, Deposit, Finish, Move, Outcome, Plan, Prefill, Report, Row, RowEvent, RowOutcome,
+    Settled, Slot, Token, Tried,
+};
+
+impl Batch {
+    /// Books the outcome of `plan`.
+    ///
+    /// # Panics
+    /// If the outcome is not of this plan: a bug of the engine.
+    pub fn settle(&mut self, plan: &Plan, outcome: Outcome) -> Settled {
+        let mut settled = Settled::default();
+        settled.report.phases = outcome.phases;
+        settled.report.rows = plan.verify.len();
+        settled.report.depth = plan.verify.iter().map(|v| v.depth).max().unwrap_or(0);
+        for chunk in &plan.prefill {
+            settled.report.prefilled += chunk.end - chunk.start;
+            self.settle_chunk(chunk, &mut settled);
+        }
+        let sampled = plan.prefill.iter().filter(|c| c.sample).map(|c| c.slot);
+        let planned = sampled.chain(plan.verify.iter().map(|v| v.slot));
+        let mut rows = outcome.rows.into_iter();
+        for slot in planned {
+            let row = rows.next().expect("an outcome for every planned row");
+            assert_eq!(row.slot, slot, "outcomes come in the plan's order");
+            self.settle_row(row, &mut settled);
+        }
+        settled
+    }
+
+    fn settle_chunk(&mut self, chunk: &Prefill, settled: &mut Settled) {
+        let Some(row) = self.rows.get_mut(&chunk.slot) else { return };
+        row.computed = chunk.end;
+        let boundary = chunk.sample || row.request.boundaries.contains(&chunk.end);
+        if boundary && chunk.end > row.usage.cached {
+            self.keep(chunk.slot, chunk.end, settled);
+        }
+    }
+
+    fn settle_row(&mut self, outcome: RowOutcome, settled: &mut Settled) {
+        let slot = outcome.slot;
+        let Some(row) = self.rows.get_mut(&slot) else { return };
+        let id = row.request.id;
+        let Ok(emitted) = outcome.result else {
+            return self.finish(slot, Finish::Fault, settled);
+        };
+        let accepted = emitted.tokens.len() - 1;
+        settled.report.count(emitted.drafted, accepted);
+        if row.is_decoding() {
+            row.computed += accepted + 1;
+        }
+        row.usage.drafted += emitted.drafted;
+        row.usage.accepted += accepted;
+        let context = self.info.context_tokens_max;
+        let (tokens, finish) = row.take_wanted(emitted.tokens, context);
+        settled.report.emitted += tokens.len();
+        settled.events.push((id, RowEvent::Tokens(tokens)));
+        if let Some(finish) = finish {
+            let len = row.tokens.len() - 1;
+            // Covered by what was computed: at most this cycle's last tokens are cut off.
+            if len > row.request.prompt.len() {
+                self.keep(slot, len, settled);
+            }
+            self.finish(slot, finish, settled);
+        }
+    }
+
+    fn finish(&mut self, slot: Slot, finish: Finish, settled: &mut Settled) {
+        if let Some(row) = self.leave(slot) {
+            settled.events.push((row.request.id, RowEvent::Finished(finish, row.usage)));
+        }
+    }
+
+    /// Parks the first `len` tokens of a row for the bank, if there is room.
+    fn keep(&mut self, slot: Slot, len: usize, settled: &mut Settled) {
+        let Some(row) = self.rows.get(&slot) else { return };
+        if self.ledger.snapshots() >= self.limits.snapshots_max {
+            settled.report.dropped_deposits += 1;
+            return;
+        }
+        let snapshot = self.ledger.park(&row.holding, len);
+        self.moves.push(Move::Save { slot, snapshot, len });
+        let pages = len.div_ceil(self.info.page_tokens) as u64;
+        let bytes = self.info.snapshot_bytes + pages * self.info.page_bytes;
+        let tokens = Arc::from(&row.tokens[..len]);
+        settled.deposits.push(Deposit { snapshot, tokens, bytes });
+    }
+}
+
+impl Row {
+    /// Takes over new tokens up to the first that ends the row.
+    fn take_wanted(
+        &mut self,
+        mut tokens: Vec<Token>,
+        context: usize,
+    ) -> (Vec<Token>, Option<Finish>) {
+        let limits = &self.request.limits;
+        let room = limits.new_tokens_max - self.usage.generated;
+        let room = room.min(context - self.tokens.len());
+        let mut finish = None;
+        if tokens.len() >= room {
+            tokens.truncate(room);
+            finish = Some(Finish::Length);
+        }
+        if let Some(at) = tokens.iter().position(|t| limits.stop_tokens.contains(t)) {
+            tokens.truncate(at + 1);
+            finish = Some(Finish::Stop);
+        }
+        self.usage.generated += tokens.len();
+        self.tokens.extend_from_slice(&tokens);
+        if self.request.sampling.has_penalties() {
+            self.seen.add_output(&tokens);
+        }
+        (tokens, finish)
+    }
+}
+
+impl Report {
+    /// Counts the judged drafts of one row: all accepted ones and the first rejected.
+    fn count(&mut self, drafted: usize, accepted: usize) {
+        let judged = drafted.min(accepted + 1);
+        if self.positions.len() < judged {
+            self.positions.resize(judged, Tried::default());
+        }
+        for (i, position) in self.positions[..judged].iter_mut().enumerate() {
+            position.tried += 1;
+            position.accepted += u32::from(i < accepted);
+        }
+    }
+}

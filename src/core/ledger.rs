@@ -1,0 +1,271 @@
+//! Who holds what: slots, KV pages and snapshots. Every change goes through here, and
+//! [`Ledger::check_integrity`] proves at any time that nothing is lost or held twice (L3, L4).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{Page, Slot, SnapshotId};
+
+/// The books of one engine generation.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    page_tokens: usize,
+    slots_free: BTreeSet<Slot>,
+    slots: usize,
+    /// How many rows and snapshots hold each page.
+    holders: Vec<u32>,
+    pages_free: BTreeSet<Page>,
+    /// Pages promised to running rows and not yet taken.
+    promised: usize,
+    snapshots: BTreeMap<SnapshotId, Parked>,
+    snapshot_next: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Parked {
+    pages: Vec<Page>,
+    len: usize,
+    /// The bank's hold and one for each admitted row that has not restored it yet.
+    holds: u32,
+}
+
+/// Pages of a row: what it has and what it may still take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    pages: Vec<Page>,
+    promised: usize,
+}
+
+impl Holding {
+    /// Pages in order of position.
+    #[must_use]
+    pub fn pages(&self) -> &[Page] {
+        &self.pages
+    }
+}
+
+/// A page that two would write to is copied first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyOnWrite {
+    /// The shared page.
+    pub from: Page,
+    /// The row's own.
+    pub to: Page,
+}
+
+impl Ledger {
+    /// Books with everything free.
+    #[must_use]
+    pub fn new(slots: usize, page_tokens: usize, pages_max: usize) -> Self {
+        let slot = |i: usize| Slot(u16::try_from(i).expect("fewer than 65 536 slots"));
+        let page = |i: usize| Page(u32::try_from(i).expect("fewer than 2^32 pages"));
+        Self {
+            page_tokens,
+            slots_free: (0..slots).map(slot).collect(),
+            slots,
+            holders: vec![0; pages_max],
+            pages_free: (0..pages_max).map(page).collect(),
+            promised: 0,
+            snapshots: BTreeMap::new(),
+            snapshot_next: 0,
+        }
+    }
+
+    /// Takes a slot and the promise of pages for `tokens_max` tokens, the first `len` of them from
+    /// `snapshot` if given. `None` if either is not free now.
+    pub fn open(
+        &mut self,
+        tokens_max: usize,
+        warm: Option<SnapshotId>,
+    ) -> Option<(Slot, Holding, Option<CopyOnWrite>)> {
+        let parked = warm.map(|id| &self.snapshots[&id]);
+        let len = parked.map_or(0, |p| p.len);
+        let whole = len / self.page_tokens;
+        let own = tokens_max.div_ceil(self.page_tokens).saturating_sub(whole);
+        if own > self.pages_free.len().saturating_sub(self.promised) {
+            return None;
+        }
+        let slot = self.slots_free.pop_first()?;
+        let shared = parked.map_or(Vec::new(), |p| p.pages[..whole].to_vec());
+        let partial = parked.and_then(|p| p.pages.get(whole).copied());
+        for &page in &shared {
+            *self.holder(page) += 1;
+        }
+        self.promised += own;
+        let mut holding = Holding { pages: shared, promised: own };
+        let copy = partial.map(|from| {
+            self.take_page(&mut holding);
+            CopyOnWrite { from, to: holding.pages[whole] }
+        });
+        Some((slot, holding, copy))
+    }
+
+    /// Grows a row's pages to cover `tokens`, within its promise.
+    ///
+    /// # Panics
+    /// If the row asks for more than it was promised: a bug of the scheduler.
+    pub fn grow(&mut self, holding: &mut Holding, tokens: usize) {
+        while holding.pages.len() * self.page_tokens < tokens {
+            self.take_page(holding);
+        }
+    }
+
+    fn take_page(&mut self, holding: &mut Holding) {
+        assert!(holding.promised > 0, "a row stays within the pages it was promised");
+        let page = self.pages_free.pop_first().expect("promised pages are free");
+        *self.holder(page) = 1;
+        holding.pages.push(page);
+        holding.promised -= 1;
+        self.promised -= 1;
+    }
+
+    /// Gives back a row's slot, pages and promises.
+    pub fn close(&mut self, slot: Slot, holding: Holding) {
+        assert!(self.slots_free.insert(slot), "a slot is given back once");
+        self.promised -= holding.promised;
+        for page in holding.pages {
+            self.drop_page(page);
+        }
+    }
+
+    /// Parks the first `len` tokens of a row under a new name, held once (by the bank).
+    pub fn park(&mut self, holding: &Holding, len: usize) -> SnapshotId {
+        self.snapshot_next += 1;
+        let id = SnapshotId(self.snapshot_next);
+        let pages = holding.pages[..len.div_ceil(self.page_tokens)].to_vec();
+        for &page in &pages {
+            *self.holder(page) += 1;
+        }
+        self.snapshots.insert(id, Parked { pages, len, holds: 1 });
+        id
+    }
+
+    /// Holds a snapshot for a row to come; `None` if it is gone. Returns its length in tokens.
+    pub fn hold(&mut self, id: SnapshotId) -> Option<usize> {
+        let parked = self.snapshots.get_mut(&id)?;
+        parked.holds += 1;
+        Some(parked.len)
+    }
+
+    /// Gives back one hold; true if it was the last, so that the engine may forget the snapshot.
+    pub fn release(&mut self, id: SnapshotId) -> bool {
+        let Some(parked) = self.snapshots.get_mut(&id) else { return false };
+        parked.holds -= 1;
+        if parked.holds > 0 {
+            return false;
+        }
+        if let Some(parked) = self.snapshots.remove(&id) {
+            for page in parked.pages {
+                self.drop_page(page);
+            }
+        }
+        true
+    }
+
+    /// Slots and pages nobody has and nobody was promised.
+    #[must_use]
+    pub fn free(&self) -> (usize, usize) {
+        (self.slots_free.len(), self.pages_free.len() - self.promised)
+    }
+
+    /// Snapshots alive.
+    #[must_use]
+    pub fn snapshots(&self) -> usize {
+        self.snapshots.len()
+    }
+
+    /// Proves L3 and L4 against the rows that run.
+    ///
+    /// # Errors
+    /// The first contradiction found, in words.
+    pub fn check_integrity<'a>(
+        &self,
+        rows: impl Iterator<Item = (Slot, &'a Holding)>,
+    ) -> Result<(), String> {
+        let mut holders = vec![0_u32; self.holders.len()];
+        let mut promised = 0;
+        let mut used = BTreeSet::new();
+        for (slot, holding) in rows {
+            if self.slots_free.contains(&slot) || !used.insert(slot) {
+                return Err(format!("{slot:?} is free or used twice"));
+            }
+            promised += holding.promised;
+            holding.pages.iter().for_each(|p| holders[p.0 as usize] += 1);
+        }
+        for parked in self.snapshots.values() {
+            parked.pages.iter().for_each(|p| holders[p.0 as usize] += 1);
+        }
+        if used.len() + self.slots_free.len() != self.slots {
+            return Err(format!("{} slots used, {} free", used.len(), self.slots_free.len()));
+        }
+        if promised != self.promised || promised > self.pages_free.len() {
+            return Err(format!("{promised} pages promised, {} booked", self.promised));
+        }
+        for (i, (&want, &have)) in holders.iter().zip(&self.holders).enumerate() {
+            let page = Page(u32::try_from(i).map_err(|e| e.to_string())?);
+            if want != have || (have == 0) != self.pages_free.contains(&page) {
+                return Err(format!("{page:?} has {want} holders, {have} booked"));
+            }
+        }
+        Ok(())
+    }
+
+    fn holder(&mut self, page: Page) -> &mut u32 {
+        &mut self.holders[page.0 as usize]
+    }
+
+    fn drop_page(&mut self, page: Page) {
+        let holders = self.holder(page);
+        *holders -= 1;
+        if *holders == 0 {
+            self.pages_free.insert(page);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warm_row_shares_whole_pages_and_copies_the_partial_one() {
+        let mut ledger = Ledger::new(2, 4, 8);
+        let (slot, mut holding, copy) = ledger.open(12, None).unwrap();
+        assert_eq!(copy, None);
+        ledger.grow(&mut holding, 10);
+        let id = ledger.park(&holding, 6);
+        let (other, second, copy) = ledger.open(12, Some(id)).unwrap();
+        assert_eq!(second.pages()[0], holding.pages()[0]);
+        let copy = copy.unwrap();
+        assert_eq!(copy.from, holding.pages()[1]);
+        assert_eq!(copy.to, second.pages()[1]);
+        ledger.check_integrity([(slot, &holding), (other, &second)].into_iter()).unwrap();
+        ledger.close(slot, holding);
+        ledger.close(other, second);
+        assert!(ledger.release(id));
+        ledger.check_integrity(std::iter::empty()).unwrap();
+        assert_eq!(ledger.free(), (2, 8));
+    }
+
+    #[test]
+    fn pages_are_promised_before_a_row_starts() {
+        let mut ledger = Ledger::new(4, 4, 4);
+        let (_, first, _) = ledger.open(12, None).unwrap();
+        assert!(ledger.open(8, None).is_none(), "only one page is left to promise");
+        assert!(ledger.open(4, None).is_some());
+        assert!(first.pages().is_empty(), "memory grows with tokens used");
+    }
+
+    #[test]
+    fn a_held_snapshot_outlives_its_release_by_the_bank() {
+        let mut ledger = Ledger::new(1, 4, 4);
+        let (slot, mut holding, _) = ledger.open(8, None).unwrap();
+        ledger.grow(&mut holding, 8);
+        let id = ledger.park(&holding, 8);
+        ledger.close(slot, holding);
+        assert_eq!(ledger.hold(id), Some(8));
+        assert!(!ledger.release(id));
+        assert!(ledger.release(id));
+        assert_eq!(ledger.hold(id), None);
+        assert_eq!(ledger.free(), (1, 4));
+    }
+}

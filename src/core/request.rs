@@ -1,0 +1,113 @@
+//! A request as the engine sees it: token ids, sampling, limits. Text never comes this far.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::sample::Sampling;
+use crate::{RequestId, Token};
+
+/// One sequence to be generated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Its name in every message, event and log line.
+    pub id: RequestId,
+    /// The whole prompt, template applied; never empty.
+    pub prompt: Arc<[Token]>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// When to stop.
+    pub limits: Limits,
+    /// Most tokens to draft a cycle; `None` leaves it to the tuner, `Some(0)` is plain decoding.
+    pub draft_tokens: Option<u8>,
+    /// Prompt positions at which the state is worth keeping for later requests (message
+    /// boundaries), ascending, each in `1..prompt.len()`. The prompt's end is always kept.
+    pub boundaries: Vec<usize>,
+}
+
+/// When a sequence ends by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens to generate, the stop token included; at least 1.
+    pub new_tokens_max: usize,
+    /// Tokens that end the sequence; they are emitted as its last.
+    pub stop_tokens: Arc<BTreeSet<Token>>,
+}
+
+/// How a sequence ended. Data in the stream, never an error of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token was generated.
+    Stop,
+    /// `new_tokens_max` or the model's context was reached.
+    Length,
+    /// The client went away.
+    Cancelled,
+    /// The engine could not go on with this sequence.
+    Fault,
+}
+
+/// What a sequence cost and gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Of these, restored from the session bank instead of computed.
+    pub cached: usize,
+    /// Tokens generated.
+    pub generated: usize,
+    /// Tokens proposed by the MTP head.
+    pub drafted: usize,
+    /// Of these, accepted.
+    pub accepted: usize,
+}
+
+/// Why a request is not served; each names what was wrong and how to mend it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal {
+    /// A parameter is outside its domain.
+    Invalid {
+        /// The parameter's name as the client wrote it.
+        field: &'static str,
+        /// What was expected.
+        reason: String,
+    },
+    /// Prompt and wanted output do not fit the model's context.
+    TooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens wanted after it.
+        wanted: usize,
+        /// What the model can hold.
+        context: usize,
+    },
+    /// The house is full.
+    Overloaded {
+        /// Seconds after which a new attempt is sensible.
+        retry_after_s: u32,
+    },
+    /// No engine runs at the moment (starting, restarting or draining).
+    Unavailable {
+        /// What is going on.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid { field, reason } => write!(f, "{field}: {reason}"),
+            Self::TooLong { prompt, wanted, context } => write!(
+                f,
+                "the prompt has {prompt} tokens and {wanted} more were asked for, but this model's \
+                 context holds {context} tokens; shorten the messages or lower max_tokens"
+            ),
+            Self::Overloaded { retry_after_s } => {
+                write!(f, "the server is full; try again in {retry_after_s} s")
+            }
+            Self::Unavailable { reason } => write!(f, "the engine is not available: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}

@@ -1,0 +1,224 @@
+//! An engine without a model: the next token's distribution is a hash of the prefix. It keeps the
+//! state a real one would keep, and faults on any plan that a real one would answer wrongly, which
+//! makes it the oracle of every simulation.
+
+use std::collections::BTreeMap;
+
+use crate::accept::{draft, draw, verdict};
+use crate::batch::Row;
+use crate::engine::{
+    Emitted, Engine, EngineInfo, Fault, Move, Outcome, Plan, Prefill, RowOutcome, Rows, Verify,
+};
+use crate::prefix::chain;
+use crate::sample::{Dist, NotFinite};
+use crate::{Page, Slot, SnapshotId, Token};
+
+/// How the script is written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Script {
+    /// Names one language among many.
+    pub seed: u64,
+    /// Spread of the logits: larger is more certain.
+    pub sharpness: f32,
+    /// How far the head's logits are from the trunk's; 0 is a perfect head.
+    pub head_noise: f32,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self { seed: 1, sharpness: 5.0, head_noise: 1.0 }
+    }
+}
+
+/// The engine. Its tensors are token lists.
+#[derive(Debug)]
+pub struct Scripted {
+    info: EngineInfo,
+    script: Script,
+    /// What each slot was fed, accepted or not yet judged.
+    fed: BTreeMap<Slot, Vec<Token>>,
+    parked: BTreeMap<SnapshotId, Vec<Token>>,
+    /// What each page holds: the token fed at each of its positions.
+    pages: BTreeMap<Page, Vec<Option<Token>>>,
+    /// Steps after which the device breaks; `None` never.
+    pub fault_at_step: Option<u64>,
+}
+
+impl Scripted {
+    /// Opens the script on `info`.
+    #[must_use]
+    pub fn new(info: EngineInfo, script: Script) -> Self {
+        let (fed, parked, pages) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { info, script, fed, parked, pages, fault_at_step: None }
+    }
+
+    /// A small engine for tests.
+    #[must_use]
+    pub fn small(script: Script) -> Self {
+        let info = EngineInfo {
+            vocab: 32,
+            context_tokens_max: 512,
+            slots: 8,
+            page_tokens: 16,
+            pages_max: 400,
+            page_bytes: 1024,
+            snapshot_bytes: 4096,
+            depth_max: 4,
+            mtp_absent: None,
+            device: "scripted".into(),
+        };
+        Self::new(info, script)
+    }
+
+    /// The trunk's logits [vocab] after `prefix`.
+    #[must_use]
+    pub fn logits(&self, prefix: &[Token]) -> Vec<f32> {
+        let context = chain(prefix)[prefix.len()];
+        (0..self.info.vocab as u64)
+            .map(|v| self.script.sharpness * self.noise(context, v))
+            .collect()
+    }
+
+    fn head_logits(&self, prefix: &[Token]) -> Vec<f32> {
+        let context = chain(prefix)[prefix.len()];
+        let mut logits = self.logits(prefix);
+        for (v, logit) in (0_u64..).zip(&mut logits) {
+            *logit += self.script.head_noise * self.noise(context, v + (1 << 32));
+        }
+        logits
+    }
+
+    /// A number in [-1, 1) that belongs to a context and an index.
+    fn noise(&self, context: u64, index: u64) -> f32 {
+        use crate::random::{Purpose, uniform};
+        2.0 * uniform(self.script.seed ^ context, index, Purpose::Draw) - 1.0
+    }
+
+    fn dist(&self, row: &Row, prefix: &[Token], head: bool) -> Result<Dist, NotFinite> {
+        let logits = if head { self.head_logits(prefix) } else { self.logits(prefix) };
+        let ahead = &prefix[row.tokens().len()..];
+        Dist::from_logits(&logits, &row.request().sampling, row.seen(), ahead)
+    }
+
+    fn carry_out(&mut self, step: Move) -> Result<(), Fault> {
+        match step {
+            Move::Clear { slot } => {
+                self.fed.insert(slot, Vec::new());
+            }
+            Move::Restore { slot, snapshot } => {
+                let state = self.parked.get(&snapshot).cloned();
+                let state = state.ok_or_else(|| Fault(format!("{snapshot:?} is not parked")))?;
+                self.fed.insert(slot, state);
+            }
+            Move::Save { slot, snapshot, len } => {
+                let fed = self.fed.get(&slot).filter(|fed| fed.len() >= len);
+                let fed = fed.ok_or_else(|| Fault(format!("{slot:?} has no {len} tokens")))?;
+                self.parked.insert(snapshot, fed[..len].to_vec());
+            }
+            Move::CopyPage { from, to } => {
+                let page = self.pages.get(&from).cloned();
+                let page = page.ok_or_else(|| Fault(format!("{from:?} was never written")))?;
+                self.pages.insert(to, page);
+            }
+            Move::Forget { snapshot } => {
+                let known = self.parked.remove(&snapshot);
+                known.ok_or_else(|| Fault(format!("{snapshot:?} forgotten twice")))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds `tokens` from `start` on, cutting away what was rejected, and checks that what the
+    /// row's pages hold before them is the row's own text.
+    fn feed(&mut self, slot: Slot, row: &Row, start: usize, new: &[Token]) -> Result<(), Fault> {
+        let fed = self.fed.entry(slot).or_default();
+        if fed.len() < start || fed[..start] != row.tokens()[..start] {
+            return Err(Fault(format!("{slot:?} does not hold the {start} tokens of its row")));
+        }
+        fed.truncate(start);
+        fed.extend_from_slice(new);
+        let size = self.info.page_tokens;
+        for (i, &token) in fed.iter().enumerate() {
+            let page = row.pages().get(i / size);
+            let page = page.ok_or_else(|| Fault(format!("{slot:?} has no page for {i}")))?;
+            let cells = self.pages.entry(*page).or_insert_with(|| vec![None; size]);
+            if i >= start {
+                cells[i % size] = Some(token);
+            } else if cells[i % size] != Some(token) {
+                return Err(Fault(format!("{page:?} lost position {i} of {slot:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn prefill(&mut self, chunk: &Prefill, row: &Row) -> Result<Option<RowOutcome>, Fault> {
+        let new = &row.tokens()[chunk.start..chunk.end];
+        self.feed(chunk.slot, row, chunk.start, new)?;
+        if !chunk.sample {
+            return Ok(None);
+        }
+        let s = &row.request().sampling;
+        let result = self.dist(row, row.tokens(), false).map(|p| Emitted {
+            tokens: vec![draw(s.rule, s.seed, chunk.end as u64, &p)],
+            drafted: 0,
+        });
+        Ok(Some(RowOutcome { slot: chunk.slot, result }))
+    }
+
+    fn verify(&mut self, v: &Verify, row: &Row) -> Result<RowOutcome, Fault> {
+        if row.tokens().len() != v.position + 1 {
+            return Err(Fault(format!("{:?} has no pending token at {}", v.slot, v.position)));
+        }
+        let result = self.cycle(v, row);
+        let fed = match &result {
+            Ok((drafts, _)) => [&row.tokens()[v.position..], drafts].concat(),
+            Err(NotFinite) => Vec::new(),
+        };
+        self.feed(v.slot, row, v.position, &fed)?;
+        Ok(RowOutcome { slot: v.slot, result: result.map(|(_, emitted)| emitted) })
+    }
+
+    fn cycle(&self, v: &Verify, row: &Row) -> Result<(Vec<Token>, Emitted), NotFinite> {
+        let s = &row.request().sampling;
+        let mut prefix = row.tokens().to_vec();
+        let (mut drafts, mut qs) = (Vec::new(), Vec::new());
+        for _ in 0..v.depth {
+            let q = self.dist(row, &prefix, true)?;
+            let d = draft(s.rule, s.seed, prefix.len() as u64, &q);
+            drafts.push(d);
+            qs.push(q);
+            prefix.push(d);
+        }
+        let first = row.tokens().len();
+        let p = |i: usize| self.dist(row, &prefix[..first + i], false);
+        let verdict = verdict(s.rule, s.seed, first as u64, (&drafts, &qs), p)?;
+        let mut tokens = drafts[..verdict.accepted].to_vec();
+        tokens.push(verdict.next);
+        let drafted = drafts.len();
+        Ok((drafts, Emitted { tokens, drafted }))
+    }
+}
+
+impl Engine for Scripted {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn run(&mut self, plan: &Plan, rows: &Rows) -> Result<Outcome, Fault> {
+        if self.fault_at_step.is_some_and(|at| plan.step >= at) {
+            return Err(Fault(format!("the script breaks at step {}", plan.step)));
+        }
+        for &step in &plan.moves {
+            self.carry_out(step)?;
+        }
+        let row = |slot: Slot| rows.get(&slot).ok_or_else(|| Fault(format!("no row in {slot:?}")));
+        let mut outcome = Outcome::default();
+        for chunk in &plan.prefill {
+            outcome.rows.extend(self.prefill(chunk, row(chunk.slot)?)?);
+        }
+        for v in &plan.verify {
+            outcome.rows.push(self.verify(v, row(v.slot)?)?);
+        }
+        Ok(outcome)
+    }
+}

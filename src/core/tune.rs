@@ -1,0 +1,269 @@
+//! Cycle reports in, knobs out: how deep to draft for the number of rows that run.
+//!
+//! For every band of rows and every depth it keeps a running cost of a cycle, and for every draft
+//! position a running acceptance. The best depth maximises expected tokens per microsecond,
+//! E(K) = 1 + a1 + a1·a2 + …  over cost(rows, K). A depth whose cost is unknown or old is tried
+//! for a few cycles, so that the estimate can never be wrong for long.
+
+use crate::batch::{Knobs, Report};
+use crate::thermal::Ceiling;
+
+/// Bounds within which the tuner moves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TuneLimits {
+    /// Knobs at start; `depth` is kept when `auto_depth` is off.
+    pub start: Knobs,
+    /// Whether the depth follows the measurements.
+    pub auto_depth: bool,
+    /// Deepest draft allowed.
+    pub depth_max: u8,
+}
+
+/// Cycles for which a depth is tried when nothing recent is known of it.
+const TRIAL_CYCLES: u32 = 6;
+/// Cycles after which a depth beside the chosen one is measured again.
+const STALE_CYCLES: u64 = 600;
+/// Weight of a new cost measurement.
+const COST_WEIGHT: f64 = 0.15;
+/// Weight of a new acceptance measurement, per judged draft.
+const ACCEPT_WEIGHT: f64 = 0.02;
+/// A new depth must promise this much more before the old one is left: hysteresis against noise.
+const ADVANTAGE: f64 = 1.03;
+
+/// The tuner's memory.
+#[derive(Clone, Debug)]
+pub struct Tuner {
+    limits: TuneLimits,
+    ceiling: Ceiling,
+    accept: Vec<f64>,
+    bands: Vec<Band>,
+    band: usize,
+    cycle: u64,
+}
+
+/// What is known for one band of row counts: 1, 2, 3-4, 5-8, 9-16, …
+#[derive(Clone, Debug)]
+struct Band {
+    chosen: u8,
+    trial: Option<Trial>,
+    costs: Vec<Cost>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    depth: u8,
+    left: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Cost {
+    micros: f64,
+    /// Cycle of the last measurement; 0 for never.
+    at: u64,
+    /// Measurements since the last trial began.
+    samples: u32,
+}
+
+impl Tuner {
+    /// Knows nothing yet.
+    #[must_use]
+    pub fn new(limits: TuneLimits) -> Self {
+        let depths = usize::from(limits.depth_max) + 1;
+        let costs = vec![Cost::default(); depths];
+        let chosen = limits.start.depth.min(limits.depth_max);
+        let bands = vec![Band { chosen, trial: None, costs }; 12];
+        // Optimistic, so that depth is tried before it is judged.
+        let accept = vec![0.7; usize::from(limits.depth_max)];
+        Self { limits, ceiling: Ceiling::Full, accept, bands, band: 0, cycle: 0 }
+    }
+
+    /// The knobs for the next cycle.
+    #[must_use]
+    pub fn knobs(&self) -> Knobs {
+        let band = &self.bands[self.band];
+        let depth = band.trial.map_or(band.chosen, |t| t.depth);
+        let rows_max = match self.ceiling {
+            Ceiling::Full => self.limits.start.rows_max,
+            Ceiling::Reduced => self.limits.start.rows_max.div_ceil(2),
+            Ceiling::Low => self.limits.start.rows_max.div_ceil(4),
+        };
+        Knobs { depth, rows_max, ..self.limits.start }
+    }
+
+    /// Acceptance by draft position as now believed.
+    #[must_use]
+    pub fn acceptance(&self) -> &[f64] {
+        &self.accept
+    }
+
+    /// Heeds a new thermal ceiling.
+    pub fn set_ceiling(&mut self, ceiling: Ceiling) {
+        self.ceiling = ceiling;
+    }
+
+    /// Learns from one cycle. Cycles that also fed prompts are used for acceptance only: their cost
+    /// says little about decoding.
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of one cycle")]
+    pub fn hear(&mut self, report: &Report) {
+        if report.rows == 0 {
+            return;
+        }
+        self.cycle += 1;
+        for (rate, tried) in self.accept.iter_mut().zip(&report.positions) {
+            if tried.tried > 0 {
+                let seen = f64::from(tried.accepted) / f64::from(tried.tried);
+                let weight = 1.0 - (1.0 - ACCEPT_WEIGHT).powi(tried.tried.cast_signed());
+                *rate += weight * (seen - *rate);
+            }
+        }
+        self.band = band_of(report.rows).min(self.bands.len() - 1);
+        if !self.limits.auto_depth || self.limits.depth_max == 0 {
+            return;
+        }
+        let phases = report.phases;
+        let micros = (phases.draft_us + phases.verify_us + phases.accept_us) as f64;
+        if report.prefilled == 0 && micros > 0.0 {
+            self.learn_cost(report.depth, micros / report.rows as f64);
+        }
+        self.choose();
+    }
+
+    fn learn_cost(&mut self, depth: u8, micros_per_row: f64) {
+        let cycle = self.cycle;
+        let band = &mut self.bands[self.band];
+        let Some(cost) = band.costs.get_mut(usize::from(depth)) else { return };
+        let fresh = cost.at == 0 || cycle - cost.at > STALE_CYCLES;
+        if fresh {
+            *cost = Cost { micros: micros_per_row, at: cycle, samples: 1 };
+        } else {
+            // The first few samples after a change weigh more: a plain mean until then.
+            cost.samples += 1;
+            let weight = COST_WEIGHT.max(1.0 / f64::from(cost.samples));
+            cost.micros += weight * (micros_per_row - cost.micros);
+            cost.at = cycle;
+        }
+        if let Some(trial) = band.trial.as_mut().filter(|t| t.depth == depth) {
+            trial.left -= 1;
+            if trial.left == 0 {
+                band.trial = None;
+            }
+        }
+    }
+
+    fn choose(&mut self) {
+        if self.bands[self.band].trial.is_some() {
+            return;
+        }
+        let expected: Vec<f64> = (0..=self.limits.depth_max).map(|k| self.tokens(k)).collect();
+        let cycle = self.cycle;
+        let band = &mut self.bands[self.band];
+        let stale = |c: &Cost| c.at == 0 || cycle - c.at > STALE_CYCLES;
+        let unknown = (0..=self.limits.depth_max).find(|&k| stale(&band.costs[usize::from(k)]));
+        if let Some(depth) = unknown {
+            band.trial = Some(Trial { depth, left: TRIAL_CYCLES });
+            return;
+        }
+        let speed = |k: u8| expected[usize::from(k)] / band.costs[usize::from(k)].micros;
+        let best = (0..=self.limits.depth_max)
+            .max_by(|&a, &b| speed(a).total_cmp(&speed(b)))
+            .unwrap_or(band.chosen);
+        if speed(best) > speed(band.chosen) * ADVANTAGE {
+            band.chosen = best;
+        }
+    }
+
+    /// Expected tokens of a cycle at depth `k`.
+    fn tokens(&self, k: u8) -> f64 {
+        let mut stands = 1.0;
+        let mut sum = 1.0;
+        for rate in &self.accept[..usize::from(k)] {
+            stands *= rate;
+            sum += stands;
+        }
+        sum
+    }
+}
+
+fn band_of(rows: usize) -> usize {
+    rows.next_power_of_two().trailing_zeros() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Tried;
+    use crate::engine::Phases;
+
+    fn limits() -> TuneLimits {
+        let start = Knobs { depth: 2, rows_max: 8, prefill_busy: 64, prefill_idle: 512 };
+        TuneLimits { start, auto_depth: true, depth_max: 4 }
+    }
+
+    /// A machine in which a cycle costs `base + per_depth * K` and drafts stand at `rate`.
+    fn run(tuner: &mut Tuner, cycles: u32, rows: usize, rate: f64, per_depth: f64) {
+        for i in 0..cycles {
+            let depth = tuner.knobs().depth;
+            let mut tried = 1000.0;
+            let positions = (0..depth)
+                .map(|_| {
+                    let here = tried;
+                    tried *= rate;
+                    Tried { tried: here as u32, accepted: tried as u32 }
+                })
+                .collect();
+            let noise = f64::from(i * 7919 % 13) / 13.0 * 20.0;
+            let micros = 1000.0 + per_depth * f64::from(depth) + noise;
+            let phases = Phases { verify_us: micros as u64, ..Phases::default() };
+            tuner.hear(&Report { rows, depth, positions, phases, ..Report::default() });
+        }
+    }
+
+    #[test]
+    fn cheap_drafts_that_stand_are_drafted_deep() {
+        let mut tuner = Tuner::new(limits());
+        run(&mut tuner, 300, 1, 0.95, 50.0);
+        assert_eq!(tuner.knobs().depth, 4);
+    }
+
+    #[test]
+    fn dear_drafts_that_fall_are_not_drafted_at_all() {
+        let mut tuner = Tuner::new(limits());
+        run(&mut tuner, 300, 1, 0.2, 500.0);
+        assert_eq!(tuner.knobs().depth, 0);
+    }
+
+    #[test]
+    fn it_changes_its_mind_when_the_text_does() {
+        let mut tuner = Tuner::new(limits());
+        run(&mut tuner, 300, 1, 0.2, 300.0);
+        assert_eq!(tuner.knobs().depth, 0);
+        run(&mut tuner, 2000, 1, 0.95, 50.0);
+        assert!(tuner.knobs().depth >= 3);
+    }
+
+    #[test]
+    fn widths_are_learnt_apart() {
+        let mut tuner = Tuner::new(limits());
+        run(&mut tuner, 300, 1, 0.8, 100.0);
+        run(&mut tuner, 300, 8, 0.8, 5000.0);
+        assert_eq!(tuner.knobs().depth, 0);
+        run(&mut tuner, 1, 1, 0.8, 100.0);
+        assert!(tuner.knobs().depth >= 2);
+    }
+
+    #[test]
+    fn a_fixed_depth_stays() {
+        let mut tuner = Tuner::new(TuneLimits { auto_depth: false, ..limits() });
+        run(&mut tuner, 100, 1, 0.1, 5000.0);
+        assert_eq!(tuner.knobs().depth, 2);
+    }
+
+    #[test]
+    fn heat_narrows_the_batch_and_never_closes_it() {
+        let mut tuner = Tuner::new(limits());
+        tuner.set_ceiling(Ceiling::Low);
+        assert_eq!(tuner.knobs().rows_max, 2);
+        tuner.set_ceiling(Ceiling::Full);
+        assert_eq!(tuner.knobs().rows_max, 8);
+    }
+}
