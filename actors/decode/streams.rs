@@ -1,0 +1,112 @@
+//! The streams of those who are served, by request.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use mtplx_core::RequestId;
+use mtplx_core::batch::RowEvent;
+use mtplx_core::request::{Finish, Request, Usage};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::metrics;
+
+#[derive(Debug)]
+struct Stream {
+    events: Sender<RowEvent>,
+    /// Given back when the stream is dropped.
+    _permit: OwnedSemaphorePermit,
+    since: Instant,
+    waiting: Option<Waiting>,
+}
+
+/// What is remembered of a request until it has a slot.
+#[derive(Debug)]
+struct Waiting {
+    request: Request,
+    warm: bool,
+}
+
+/// Open streams.
+#[derive(Debug, Default)]
+pub(super) struct Streams(BTreeMap<RequestId, Stream>);
+
+/// The stream had no room, against the promise of its admission. It was dropped.
+#[derive(Debug)]
+pub(super) struct Full;
+
+impl Streams {
+    pub(super) fn open(
+        &mut self,
+        request: Request,
+        warm: bool,
+        events: Sender<RowEvent>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let id = request.id;
+        let waiting = Some(Waiting { request, warm });
+        let since = Instant::now();
+        self.0.insert(id, Stream { events, _permit: permit, since, waiting });
+    }
+
+    /// Drops the streams whose clients have left and says whose they were.
+    pub(super) fn take_closed(&mut self) -> Vec<RequestId> {
+        let closed = self.0.iter().filter(|(_, stream)| stream.events.is_closed());
+        let closed: Vec<RequestId> = closed.map(|(&id, _)| id).collect();
+        for id in &closed {
+            self.0.remove(id);
+        }
+        closed
+    }
+
+    /// These rows have a slot.
+    pub(super) fn seat(&mut self, rows: impl Iterator<Item = RequestId>) {
+        for id in rows {
+            if let Some(stream) = self.0.get_mut(&id)
+                && stream.waiting.take().is_some()
+            {
+                metrics::seated(stream.since.elapsed());
+            }
+        }
+    }
+
+    /// The newest that waits to start warm: it starts cold.
+    pub(super) fn cool(&mut self) -> Option<Request> {
+        let mut waiting = self.0.values_mut().rev().filter_map(|stream| stream.waiting.as_mut());
+        let newest = waiting.find(|waiting| waiting.warm)?;
+        newest.warm = false;
+        Some(newest.request.clone())
+    }
+
+    /// The oldest that waits: it cannot be served.
+    pub(super) fn fault(&mut self) -> Option<RequestId> {
+        let mut streams = self.0.iter();
+        let (id, prompt) = streams.find_map(|(&id, stream)| {
+            let waiting = stream.waiting.as_ref()?;
+            Some((id, waiting.request.prompt.len()))
+        })?;
+        let usage = Usage { prompt, ..Usage::default() };
+        // Its stream is empty yet.
+        let _ = self.publish(id, RowEvent::Finished(Finish::Fault, usage));
+        Some(id)
+    }
+
+    /// Sends an event; the last one closes the stream. A client that has left is not missed here:
+    /// its row goes before the next cycle.
+    pub(super) fn publish(&mut self, id: RequestId, event: RowEvent) -> Result<(), Full> {
+        let last = match &event {
+            RowEvent::Finished(_, usage) => {
+                metrics::row_finished(usage);
+                true
+            }
+            RowEvent::Tokens(_) => false,
+        };
+        let Some(stream) = self.0.get(&id) else { return Ok(()) };
+        let full = matches!(stream.events.try_send(event), Err(TrySendError::Full(_)));
+        if last || full {
+            self.0.remove(&id);
+        }
+        if full { Err(Full) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,288 @@
+//! The HTTP ingress: the door of the house.
+//!
+//! * **Owns** the listener, the permits that bound the house, readiness, and the text side of the
+//!   model.
+//! * **Hears** `Serve` and `Between` from the root, `Drain`, `Observe`.
+//! * **Says** `bank::Open`, once for every choice of every request.
+//! * **Dies** never with a generation: it keeps the door, and answers 503 while nobody serves.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mtplx_core::engine::EngineInfo;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::admission::Door;
+use crate::bank;
+
+mod admission;
+mod openai;
+mod routes;
+mod stream;
+mod text;
+
+use self::admission::{House, Readiness};
+pub use self::text::{Chat, Files, Prompt, Text, TextError};
+
+/// Work on more bytes than this leaves the connection's thread.
+const LONG_BYTES: usize = 4 * 1024;
+
+/// What the ingress hears.
+#[derive(Debug)]
+pub enum Message {
+    /// Requests go to this bank from now on.
+    Serve(ActorRef<bank::Message>, EngineInfo),
+    /// Nobody serves until further notice, for this reason.
+    Between(String),
+    /// Accept nothing more, let what runs come to its end, then stop.
+    Drain(Drain),
+    /// The last connection is closed.
+    Closed,
+    /// The time for draining is over.
+    GiveUp,
+    /// Say how things are.
+    Observe(RpcReplyPort<Snapshot>),
+}
+
+/// An orderly end.
+#[derive(Debug)]
+pub struct Drain {
+    /// Longest wait for what runs.
+    pub limit: Duration,
+    /// Told how many choices were still running at the end.
+    pub reply: RpcReplyPort<usize>,
+}
+
+/// The door in numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// Why nobody serves, if nobody does.
+    pub between: Option<String>,
+    /// Choices in the house.
+    pub requests: usize,
+}
+
+/// Bounds and names of the door.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen; port 0 lets the system choose.
+    pub bind: SocketAddr,
+    /// The model's name on the wire.
+    pub model: String,
+    /// Most answers in the making at once, running or waiting; beyond it 503 at once.
+    pub requests_max: NonZeroU16,
+    /// Longest body of a request.
+    pub body_bytes_max: usize,
+    /// Most tokens of one answer; without it what the context holds, and pages are promised for
+    /// all of them.
+    pub new_tokens_max: Option<NonZeroUsize>,
+    /// Seconds of silence after which a stream says that it is alive.
+    pub keep_alive_s: NonZeroU16,
+}
+
+impl Config {
+    fn keep_alive(&self) -> Duration {
+        Duration::from_secs(self.keep_alive_s.get().into())
+    }
+}
+
+/// Renders all metrics for `/metrics`.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Refers to a running ingress.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    /// The actor.
+    pub actor: ActorRef<Message>,
+    /// Where it listens, with the real port.
+    pub address: SocketAddr,
+}
+
+impl Door for Handle {
+    fn serve(&self, bank: ActorRef<bank::Message>, info: EngineInfo) {
+        // An ingress that is gone serves nobody, whatever it is told.
+        let _ = self.actor.cast(Message::Serve(bank, info));
+    }
+
+    fn between(&self, reason: String) {
+        let _ = self.actor.cast(Message::Between(reason));
+    }
+}
+
+impl Handle {
+    /// How things are; `None` if the ingress is gone.
+    pub async fn observe(&self) -> Option<Snapshot> {
+        self.actor.call(Message::Observe, None).await.ok()?.success_or(()).ok()
+    }
+
+    /// Ends the ingress in order. Returns how many choices were still running after `limit`.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        let message = |reply| Message::Drain(Drain { limit, reply });
+        let told = self.actor.call(message, None).await;
+        // No answer: it was gone already.
+        told.ok().and_then(|result| result.success_or(()).ok()).unwrap_or(0)
+    }
+}
+
+/// Why the door cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where it was tried.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The actor did not come up.
+    #[error("cannot start the ingress")]
+    Spawn(#[from] ractor::SpawnErr),
+}
+
+/// Opens the door; requests are answered with 503 until `Serve`. The join handle ends with the
+/// actor.
+///
+/// # Errors
+/// [`StartError`] if the address cannot be had.
+pub async fn start(
+    config: Config,
+    text: Arc<Text>,
+    render: RenderMetrics,
+) -> Result<(Handle, JoinHandle<()>), StartError> {
+    let listen = |source| StartError::Listen { address: config.bind, source };
+    let listener = TcpListener::bind(config.bind).await.map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    let arguments = Arguments { config, text, render, listener };
+    let (actor, ended) = Actor::spawn(None, Ingress, arguments).await?;
+    Ok((Handle { actor, address }, ended))
+}
+
+/// The actor.
+struct Ingress;
+
+struct Arguments {
+    config: Config,
+    text: Arc<Text>,
+    render: RenderMetrics,
+    listener: TcpListener,
+}
+
+struct State {
+    house: Arc<House>,
+    readiness: watch::Sender<Readiness>,
+    /// Dropped or used, it makes the server close; gone while draining.
+    stop: Option<oneshot::Sender<()>>,
+    drains: Vec<RpcReplyPort<usize>>,
+}
+
+impl Actor for Ingress {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let Arguments { config, text, render, listener } = arguments;
+        let starting = Readiness::Between("it is starting".into());
+        let (readiness, seen) = watch::channel(starting);
+        let house = Arc::new(House::new(config, text, seen));
+        let app = routes::router(Arc::clone(&house), render);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = axum::serve(listener, app).with_graceful_shutdown(async {
+            let _ = stopped.await;
+        });
+        tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the listener failed");
+            }
+            let _ = myself.cast(Message::Closed);
+        });
+        Ok(State { house, readiness, stop: Some(stop), drains: Vec::new() })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Serve(bank, info) => {
+                state.say(|| Readiness::Serving(bank, Arc::new(info)));
+            }
+            Message::Between(reason) => state.say(|| Readiness::Between(reason)),
+            Message::Drain(Drain { limit, reply }) => {
+                state.say(|| Readiness::Between("it is shutting down".into()));
+                state.drains.push(reply);
+                drop(state.stop.take());
+                myself.send_after(limit, || Message::GiveUp);
+            }
+            Message::Closed | Message::GiveUp => {
+                for reply in state.drains.drain(..) {
+                    let _ = reply.send(state.house.taken());
+                }
+                myself.stop(None);
+            }
+            Message::Observe(reply) => {
+                let between = match state.house.readiness() {
+                    Readiness::Between(reason) => Some(reason),
+                    Readiness::Serving(..) => None,
+                };
+                let _ = reply.send(Snapshot { between, requests: state.house.taken() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Nothing opens a door again that is being closed.
+    fn say(&self, readiness: impl FnOnce() -> Readiness) {
+        if self.stop.is_some() {
+            self.readiness.send_replace(readiness());
+        }
+    }
+}
+
+/// Runs `work` on `bytes` of input, off this thread if that may take long.
+async fn off_thread<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    if bytes < LONG_BYTES {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // Only a runtime that is shutting down cancels; then nobody waits for this either.
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// A number nobody can guess, by the keys that the standard library draws for its hash maps.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests;

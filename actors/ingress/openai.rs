@@ -1,0 +1,392 @@
+//! OpenAI's API on the wire, and its mapping to what the engine is asked for. Every parameter of
+//! its reference is honoured or refused by name: none is ignored in silence. Those that cannot
+//! change the output are accepted and marked so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mtplx_core::Token;
+use mtplx_core::accept::Rule;
+use mtplx_core::sample::Sampling;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub(crate) mod answer;
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod error;
+mod message;
+mod one_or_many;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::error::ApiError;
+use self::one_or_many::OneOrMany;
+use super::text::Chat;
+
+/// Most choices of one prompt.
+pub(crate) const CHOICES_MAX: usize = 8;
+/// Most tokens a request may ask to be drafted a cycle.
+const DRAFT_TOKENS_MAX: u8 = 4;
+const STOPS_MAX: usize = 16;
+/// Longer ones would only cost time: each piece of text is compared with all of them.
+const STOP_BYTES_MAX: usize = 1024;
+
+/// What a client asks for, whichever endpoint it used.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Wanted {
+    /// The model's name, if the client gave one.
+    pub(crate) model: Option<String>,
+    /// Prompts, each to be answered on its own.
+    pub(crate) sources: Vec<Source>,
+    /// Answers to each.
+    pub(crate) choices: usize,
+    /// With the seed of the first choice.
+    pub(crate) sampling: Sampling,
+    /// Most tokens of an answer, and the parameter that said so.
+    pub(crate) new_tokens_max: Option<(usize, &'static str)>,
+    /// Text that ends an answer.
+    pub(crate) stops: Vec<String>,
+    /// Tokens that end an answer besides the model's own.
+    pub(crate) stop_tokens: Vec<Token>,
+    /// Whether the model's own stop tokens count for nothing.
+    pub(crate) ignore_eos: bool,
+    /// How drafts are made.
+    pub(crate) drafting: Drafting,
+    /// How the answer is to be sent.
+    pub(crate) delivery: Delivery,
+}
+
+/// A prompt before it is tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Source {
+    /// A conversation, to be rendered.
+    Chat(Chat),
+    /// Text as it is.
+    Text(String),
+    /// Tokens already.
+    Tokens(Vec<Token>),
+}
+
+impl Source {
+    /// Roughly its bytes.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Chat(chat) => chat.messages.iter().map(size_of_json).sum(),
+            Self::Text(text) => text.len(),
+            // Nothing is to be done to them.
+            Self::Tokens(_) => 0,
+        }
+    }
+}
+
+fn size_of_json(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 1,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(size_of_json).sum(),
+        Value::Object(map) => map.values().map(size_of_json).sum(),
+    }
+}
+
+/// What a client wants of speculation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Drafting {
+    /// Most tokens a cycle; `None` leaves it to the tuner.
+    pub(crate) tokens: Option<u8>,
+    /// The parameter, if any, that cannot be honoured without an MTP head.
+    pub(crate) demanded_by: Option<&'static str>,
+}
+
+/// How an answer is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    /// As events while it is made, or whole.
+    pub(crate) stream: bool,
+    /// Whether a stream ends with the usage.
+    pub(crate) include_usage: bool,
+}
+
+/// Declares the bodies of requests: each has the shared parameters and its own. A macro, because
+/// serde's `flatten` forgets at which field it failed and cannot refuse unknown ones.
+macro_rules! bodies {
+    (@shared { $($field:ident: $type:ty,)* }) => {
+        /// The parameters that every endpoint takes.
+        #[derive(Debug, Default)]
+        pub(crate) struct Shared {
+            $(pub(crate) $field: Option<$type>,)*
+        }
+    };
+    (@body $(#[$meta:meta])* $name:ident { $($(#[$own_meta:meta])* $own:ident: $own_type:ty,)* }
+     { $($field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields, expecting = "an object")]
+        pub(crate) struct $name {
+            $($(#[$own_meta])* pub(super) $own: Option<$own_type>,)*
+            $($field: Option<$type>,)*
+        }
+
+        impl $name {
+            /// Takes the shared parameters out.
+            pub(super) fn shared(&mut self) -> Shared {
+                Shared { $($field: self.$field.take(),)* }
+            }
+        }
+    };
+    ($shared:tt $($(#[$meta:meta])* $name:ident $own:tt)*) => {
+        bodies!(@shared $shared);
+        $(bodies!(@body $(#[$meta])* $name $own $shared);)*
+    };
+}
+
+bodies! {
+    {
+        model: String,
+        max_tokens: usize,
+        n: usize,
+        stream: bool,
+        stream_options: StreamOptions,
+        stop: OneOrMany<String>,
+        seed: i64,
+        temperature: f32,
+        top_p: f32,
+        presence_penalty: f32,
+        frequency_penalty: f32,
+        logit_bias: BTreeMap<String, f32>,
+        // Extensions, by the names that vLLM and others gave them.
+        top_k: i64,
+        min_p: f32,
+        repetition_penalty: f32,
+        stop_token_ids: Vec<Token>,
+        ignore_eos: bool,
+        // Extensions of our own.
+        generation_mode: GenerationMode,
+        draft_tokens: u64,
+    }
+    /// The body of `POST /v1/chat/completions`.
+    ChatBody {
+        messages: Vec<message::Message>,
+        max_completion_tokens: usize,
+        chat_template_kwargs: serde_json::Map<String, Value>,
+        // Bookkeeping of the client's, or hints for caches.
+        #[expect(dead_code, reason = "no effect on the output")]
+        user: Value,
+        #[expect(dead_code, reason = "no effect on the output")]
+        metadata: Value,
+        #[expect(dead_code, reason = "no effect on the output")]
+        safety_identifier: Value,
+        #[expect(dead_code, reason = "no effect on the output")]
+        prompt_cache_key: Value,
+        #[expect(dead_code, reason = "no effect on the output")]
+        prompt_cache_retention: Value,
+        #[expect(dead_code, reason = "no effect while there are no tools")]
+        parallel_tool_calls: bool,
+        // Accepted where they ask for nothing.
+        store: Value,
+        service_tier: Value,
+        tools: Value,
+        tool_choice: Value,
+        functions: Value,
+        function_call: Value,
+        logprobs: Value,
+        top_logprobs: Value,
+        response_format: Value,
+        modalities: Value,
+        audio: Value,
+        prediction: Value,
+        reasoning_effort: Value,
+        verbosity: Value,
+        web_search_options: Value,
+    }
+    /// The body of `POST /v1/completions`.
+    CompletionsBody {
+        prompt: OneOrMany<completions::Item>,
+        #[expect(dead_code, reason = "no effect on the output")]
+        user: Value,
+        // Accepted where they ask for nothing.
+        best_of: usize,
+        echo: Value,
+        logprobs: Value,
+        suffix: Value,
+    }
+}
+
+/// How tokens are generated.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum GenerationMode {
+    /// One by one.
+    Ar,
+    /// With drafts of the MTP head.
+    Mtp,
+}
+
+/// What a stream holds besides the answer.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct StreamOptions {
+    include_usage: Option<bool>,
+    include_obfuscation: Option<bool>,
+}
+
+/// Reads a body; what is wrong with it is told by its path.
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let path = e.path().to_string();
+        let inner = e.into_inner();
+        let reason = inner.to_string();
+        // The JSON is well-formed, but the number is beyond all floats.
+        let huge = reason.starts_with("number out of range");
+        if path == "." || !(inner.is_data() || huge) {
+            ApiError::Json(reason)
+        } else if reason.starts_with("unknown field") {
+            ApiError::unknown(path)
+        } else {
+            ApiError::invalid(path, &reason)
+        }
+    })?;
+    json.end().map_err(|e| ApiError::Json(e.to_string()))?;
+    Ok(parsed)
+}
+
+impl Shared {
+    /// Checks and maps all that does not depend on the endpoint.
+    pub(crate) fn wanted(
+        mut self,
+        sources: Vec<Source>,
+        defaults: &Sampling,
+    ) -> Result<Wanted, ApiError> {
+        let choices = self.n.unwrap_or(1);
+        if !(1..=CHOICES_MAX).contains(&choices) {
+            let reason = format!("must be from 1 to {CHOICES_MAX}, got {choices}");
+            return Err(ApiError::invalid("n", &reason));
+        }
+        if self.max_tokens == Some(0) {
+            return Err(ApiError::invalid("max_tokens", "must be at least 1"));
+        }
+        Ok(Wanted {
+            model: self.model.take(),
+            sources,
+            choices,
+            sampling: self.sampling(defaults)?,
+            new_tokens_max: self.max_tokens.map(|n| (n, "max_tokens")),
+            stops: self.stops()?,
+            stop_tokens: self.stop_token_ids.take().unwrap_or_default(),
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            drafting: self.drafting()?,
+            delivery: self.delivery()?,
+        })
+    }
+
+    fn sampling(&mut self, defaults: &Sampling) -> Result<Sampling, ApiError> {
+        let top_k = match self.top_k {
+            None => defaults.top_k,
+            // vLLM's way to say that all are kept.
+            Some(-1) => 0,
+            Some(k) => usize::try_from(k)
+                .map_err(|_| ApiError::invalid("top_k", "must be -1, 0 (keep all) or positive"))?,
+        };
+        // A seed makes the text reproducible whatever is drafted and whoever else is served;
+        // without one nothing needs to be, and the ratio rule accepts more drafts.
+        let (seed, rule) = match self.seed {
+            Some(seed) => (seed.cast_unsigned(), Rule::Coupled),
+            None => (super::random(), Rule::Ratio),
+        };
+        Ok(Sampling {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            top_k,
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
+            logit_bias: Arc::new(self.logit_bias()?),
+            seed,
+            rule,
+        })
+    }
+
+    fn logit_bias(&mut self) -> Result<BTreeMap<Token, f32>, ApiError> {
+        let bias = self.logit_bias.take().unwrap_or_default();
+        bias.into_iter()
+            .map(|(token, bias)| {
+                let token = token.parse().map_err(|_| {
+                    ApiError::invalid("logit_bias", &format!("`{token}` is not a token id"))
+                })?;
+                Ok((token, bias))
+            })
+            .collect()
+    }
+
+    fn stops(&mut self) -> Result<Vec<String>, ApiError> {
+        let stops = self.stop.take().map_or(Vec::new(), OneOrMany::into_vec);
+        let reason = if stops.len() > STOPS_MAX {
+            format!("takes at most {STOPS_MAX} strings, got {}", stops.len())
+        } else if stops.iter().any(String::is_empty) {
+            "must not hold an empty string".into()
+        } else if stops.iter().any(|s| s.len() > STOP_BYTES_MAX) {
+            format!("must not hold a string longer than {STOP_BYTES_MAX} bytes")
+        } else {
+            return Ok(stops);
+        };
+        Err(ApiError::invalid("stop", &reason))
+    }
+
+    fn drafting(&self) -> Result<Drafting, ApiError> {
+        let range = || {
+            let reason = format!("must be from 0 to {DRAFT_TOKENS_MAX}");
+            ApiError::invalid("draft_tokens", &reason)
+        };
+        let tokens = match self.draft_tokens {
+            Some(n) if n > u64::from(DRAFT_TOKENS_MAX) => return Err(range()),
+            Some(n) => Some(u8::try_from(n).map_err(|_| range())?),
+            None => None,
+        };
+        match (self.generation_mode, tokens) {
+            (Some(GenerationMode::Ar), None | Some(0)) | (None, Some(0)) => {
+                Ok(Drafting { tokens: Some(0), demanded_by: None })
+            }
+            (Some(GenerationMode::Ar), Some(_)) => {
+                let reason = "must be 0 or absent with generation_mode \"ar\"";
+                Err(ApiError::invalid("draft_tokens", reason))
+            }
+            (Some(GenerationMode::Mtp), Some(0)) => {
+                let reason = "must be at least 1 or absent with generation_mode \"mtp\"";
+                Err(ApiError::invalid("draft_tokens", reason))
+            }
+            (Some(GenerationMode::Mtp), None) => {
+                Ok(Drafting { tokens: None, demanded_by: Some("generation_mode") })
+            }
+            (_, Some(_)) => Ok(Drafting { tokens, demanded_by: Some("draft_tokens") }),
+            (None, None) => Ok(Drafting::default()),
+        }
+    }
+
+    fn delivery(&self) -> Result<Delivery, ApiError> {
+        let options = self.stream_options.unwrap_or_default();
+        if options.include_obfuscation == Some(true) {
+            let reason = "not supported; leave it out or set it to false";
+            return Err(ApiError::unsupported("stream_options.include_obfuscation", reason));
+        }
+        Ok(Delivery {
+            stream: self.stream.unwrap_or(false),
+            include_usage: options.include_usage.unwrap_or(false),
+        })
+    }
+}
+
+/// Refuses a parameter unless its value asks for nothing.
+pub(super) fn neutral(
+    param: &'static str,
+    value: Option<&Value>,
+    asks_for_nothing: impl Fn(&Value) -> bool,
+    instead: &str,
+) -> Result<(), ApiError> {
+    match value {
+        Some(value) if !asks_for_nothing(value) => Err(ApiError::unsupported(param, instead)),
+        Some(_) | None => Ok(()),
+    }
+}

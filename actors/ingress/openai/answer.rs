@@ -1,0 +1,191 @@
+//! Answers in OpenAI's shape, whole or in chunks.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::ingress::stream::{Cost, End};
+use crate::ingress::{random, unix_s};
+
+/// Which endpoint's words are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// `/v1/chat/completions`.
+    Chat,
+    /// `/v1/completions`.
+    Completions,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FinishReason {
+    /// By a stop token or a stop string.
+    Stop,
+    /// By the most tokens that were wanted or that the context holds.
+    Length,
+}
+
+/// What every chunk of one answer has in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    shape: Shape,
+    id: String,
+    created: u64,
+    model: String,
+    /// Tokens of each prompt.
+    prompts: Vec<usize>,
+    /// Choices of each prompt.
+    choices: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Envelope<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtp: Option<Mtp>,
+}
+
+/// What speculation gave: an extension of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+struct Mtp {
+    drafted: usize,
+    accepted: usize,
+}
+
+impl Answer {
+    /// An answer to prompts of these lengths.
+    pub(crate) fn new(shape: Shape, model: &str, prompts: Vec<usize>, choices: usize) -> Self {
+        let prefix = match shape {
+            Shape::Chat => "chatcmpl",
+            Shape::Completions => "cmpl",
+        };
+        let id = format!("{prefix}-{:016x}{:016x}", random(), random());
+        Self { shape, id, created: unix_s(), model: model.to_owned(), prompts, choices }
+    }
+
+    /// What opens a choice in a stream, if anything does.
+    pub(crate) fn opening(&self, index: usize, null_usage: bool) -> Option<String> {
+        match self.shape {
+            Shape::Chat => {
+                let delta = json!({"role": "assistant", "content": ""});
+                Some(self.chunk(chat_chunk(index, &delta, None), null_usage))
+            }
+            Shape::Completions => None,
+        }
+    }
+
+    /// A piece of text.
+    pub(crate) fn text(&self, index: usize, text: &str, null_usage: bool) -> String {
+        let choice = match self.shape {
+            Shape::Chat => chat_chunk(index, &json!({"content": text}), None),
+            Shape::Completions => completion(index, text, None),
+        };
+        self.chunk(choice, null_usage)
+    }
+
+    /// The end of a choice.
+    pub(crate) fn finish(&self, index: usize, reason: FinishReason, null_usage: bool) -> String {
+        let choice = match self.shape {
+            Shape::Chat => chat_chunk(index, &json!({}), Some(reason)),
+            Shape::Completions => completion(index, "", Some(reason)),
+        };
+        self.chunk(choice, null_usage)
+    }
+
+    /// The last chunk of a stream whose client asked for the usage.
+    pub(crate) fn closing(&self, ends: &[End]) -> String {
+        let mut envelope = self.envelope(self.chunk_object());
+        envelope.usage = Some(self.usage(ends));
+        envelope.mtp = mtp(ends);
+        json_of(&envelope)
+    }
+
+    /// The whole answer at once: texts and ends of all choices, in order.
+    pub(crate) fn whole(&self, texts: &[String], ends: &[End]) -> String {
+        let object = match self.shape {
+            Shape::Chat => "chat.completion",
+            Shape::Completions => "text_completion",
+        };
+        let mut envelope = self.envelope(object);
+        let choices = texts.iter().zip(ends).enumerate();
+        envelope.choices = choices
+            .map(|(index, (text, end))| match self.shape {
+                Shape::Chat => json!({
+                    "index": index,
+                    "message": {"role": "assistant", "content": text, "refusal": null},
+                    "logprobs": null,
+                    "finish_reason": end.reason,
+                }),
+                Shape::Completions => completion(index, text, Some(end.reason)),
+            })
+            .collect();
+        envelope.usage = Some(self.usage(ends));
+        envelope.mtp = mtp(ends);
+        json_of(&envelope)
+    }
+
+    fn chunk(&self, choice: Value, null_usage: bool) -> String {
+        let mut envelope = self.envelope(self.chunk_object());
+        envelope.choices.push(choice);
+        envelope.usage = null_usage.then_some(Value::Null);
+        json_of(&envelope)
+    }
+
+    fn chunk_object(&self) -> &'static str {
+        match self.shape {
+            Shape::Chat => "chat.completion.chunk",
+            Shape::Completions => "text_completion",
+        }
+    }
+
+    fn envelope(&self, object: &'static str) -> Envelope<'_> {
+        let (id, model, created) = (self.id.as_str(), self.model.as_str(), self.created);
+        Envelope { id, object, created, model, choices: Vec::new(), usage: None, mtp: None }
+    }
+
+    /// A prompt counts once, however many choices it has; what was cached is what its first choice
+    /// found.
+    fn usage(&self, ends: &[End]) -> Value {
+        let prompt: usize = self.prompts.iter().sum();
+        let completion: usize = ends.iter().map(|end| end.generated).sum();
+        let mut usage = json!({
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            // Reasoning is not told apart from the answer yet.
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        });
+        let firsts = ends.iter().step_by(self.choices.max(1));
+        let cached: Option<usize> = firsts.map(|end| end.cost.map(|c| c.cached)).sum();
+        if let Some(cached) = cached {
+            usage["prompt_tokens_details"] = json!({"cached_tokens": cached});
+        }
+        usage
+    }
+}
+
+/// Unknown as soon as it is unknown of one choice.
+fn mtp(ends: &[End]) -> Option<Mtp> {
+    ends.iter().try_fold(Mtp::default(), |sum, end| {
+        let Cost { drafted, accepted, .. } = end.cost?;
+        Some(Mtp { drafted: sum.drafted + drafted, accepted: sum.accepted + accepted })
+    })
+}
+
+fn chat_chunk(index: usize, delta: &Value, reason: Option<FinishReason>) -> Value {
+    json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": reason})
+}
+
+fn completion(index: usize, text: &str, reason: Option<FinishReason>) -> Value {
+    json!({"index": index, "text": text, "logprobs": null, "finish_reason": reason})
+}
+
+fn json_of(value: &Envelope<'_>) -> String {
+    serde_json::to_string(value).expect("an envelope has string keys and finite numbers only")
+}

@@ -1,0 +1,214 @@
+//! Errors in OpenAI's shape. Each names the parameter it is about and says how to mend it.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use mtplx_core::request::Refusal;
+use serde::Serialize;
+
+use crate::metrics;
+
+/// Seconds after which a client of a full or resting house may ask again.
+pub(crate) const RETRY_AFTER_S: u32 = 2;
+
+/// Why a client gets an error instead of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ApiError {
+    /// A parameter cannot be served; `param` is its path in the body.
+    Param { param: String, code: &'static str, message: String },
+    /// The body is no JSON object.
+    Json(String),
+    /// The body says of itself that it is something else.
+    ContentType(String),
+    /// The body is longer than this many bytes.
+    BodyTooLarge { limit: usize },
+    /// Another model is served here.
+    UnknownModel { asked: String, served: String },
+    /// Nothing is here.
+    UnknownPath(String),
+    /// The path is right, the method is not.
+    WrongMethod { method: String, path: String },
+    /// The house refuses.
+    Refused(Refusal),
+    /// The engine broke while it answered.
+    Interrupted,
+    /// A bug of ours.
+    Panicked,
+}
+
+impl ApiError {
+    /// A value that is out of its domain.
+    pub(crate) fn invalid(param: impl Into<String>, reason: &str) -> Self {
+        let param = param.into();
+        let message = format!("{param}: {reason}");
+        Self::Param { param, code: "invalid_value", message }
+    }
+
+    /// A known parameter, asking for what this server cannot do.
+    pub(crate) fn unsupported(param: impl Into<String>, reason: &str) -> Self {
+        let param = param.into();
+        let message = format!("{param}: {reason}");
+        Self::Param { param, code: "unsupported_parameter", message }
+    }
+
+    /// A parameter nobody knows.
+    pub(crate) fn unknown(param: impl Into<String>) -> Self {
+        let param = param.into();
+        let message = format!(
+            "{param}: this server does not know this parameter and refuses it rather than ignore \
+             it; remove it"
+        );
+        Self::Param { param, code: "unknown_parameter", message }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Param { .. } | Self::Json(_) => StatusCode::BAD_REQUEST,
+            Self::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnknownModel { .. } | Self::UnknownPath(_) => StatusCode::NOT_FOUND,
+            Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Refused(Refusal::Invalid { .. } | Refusal::TooLong { .. }) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Refused(Refusal::Overloaded { .. } | Refusal::Unavailable { .. })
+            | Self::Interrupted => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The body of the answer, also sent as an event where a stream has begun.
+    pub(crate) fn body(&self) -> Body<'_> {
+        let status = self.status();
+        let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let error = Inner { message: self.message(), kind, param: self.param(), code: self.code() };
+        Body { error }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Param { message, .. } => message.clone(),
+            Self::Json(reason) => format!("the body is not the JSON object expected: {reason}"),
+            Self::ContentType(is) => {
+                format!("the content-type is {is}; send JSON and content-type: application/json")
+            }
+            Self::BodyTooLarge { limit } => {
+                format!("the body is longer than the {limit} bytes that this server accepts")
+            }
+            Self::UnknownModel { asked, served } => {
+                format!(
+                    "model: the model `{asked}` does not exist here; this server has `{served}`"
+                )
+            }
+            Self::UnknownPath(path) => format!("there is nothing at {path}; the API is under /v1"),
+            Self::WrongMethod { method, path } => format!("{path} does not answer to {method}"),
+            Self::Refused(refusal) => refusal.to_string(),
+            Self::Interrupted => {
+                "the engine failed while it generated the answer; please try again".into()
+            }
+            Self::Panicked => "the server made a mistake of its own; this was logged".into(),
+        }
+    }
+
+    fn param(&self) -> Option<&str> {
+        match self {
+            Self::Param { param, .. } => Some(param),
+            Self::Refused(Refusal::Invalid { field, .. }) => Some(field),
+            Self::UnknownModel { .. } => Some("model"),
+            Self::Refused(
+                Refusal::TooLong { .. } | Refusal::Overloaded { .. } | Refusal::Unavailable { .. },
+            )
+            | Self::Json(_)
+            | Self::ContentType(_)
+            | Self::BodyTooLarge { .. }
+            | Self::UnknownPath(_)
+            | Self::WrongMethod { .. }
+            | Self::Interrupted
+            | Self::Panicked => None,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Param { code, .. } => code,
+            Self::Json(_) => "invalid_json",
+            Self::ContentType(_) => "unsupported_content_type",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::UnknownModel { .. } => "model_not_found",
+            Self::UnknownPath(_) => "unknown_path",
+            Self::WrongMethod { .. } => "method_not_allowed",
+            Self::Refused(Refusal::Invalid { .. }) => "invalid_value",
+            Self::Refused(Refusal::TooLong { .. }) => "context_length_exceeded",
+            Self::Refused(Refusal::Overloaded { .. }) => "overloaded",
+            Self::Refused(Refusal::Unavailable { .. }) => "unavailable",
+            Self::Interrupted => "generation_interrupted",
+            Self::Panicked => "internal_error",
+        }
+    }
+
+    fn retry_after_s(&self) -> Option<u32> {
+        match self {
+            Self::Refused(Refusal::Overloaded { retry_after_s }) => Some(*retry_after_s),
+            Self::Refused(Refusal::Unavailable { .. }) | Self::Interrupted => Some(RETRY_AFTER_S),
+            Self::Refused(Refusal::Invalid { .. } | Refusal::TooLong { .. })
+            | Self::Param { .. }
+            | Self::Json(_)
+            | Self::ContentType(_)
+            | Self::BodyTooLarge { .. }
+            | Self::UnknownModel { .. }
+            | Self::UnknownPath(_)
+            | Self::WrongMethod { .. }
+            | Self::Panicked => None,
+        }
+    }
+
+    fn count(&self) {
+        match self {
+            Self::Refused(refusal) => metrics::refused(refusal),
+            Self::Param { .. }
+            | Self::Json(_)
+            | Self::ContentType(_)
+            | Self::BodyTooLarge { .. }
+            | Self::UnknownModel { .. } => {
+                metrics::refused(&Refusal::Invalid { field: "body", reason: String::new() });
+            }
+            // Not requests for a generation, or not refused.
+            Self::UnknownPath(_)
+            | Self::WrongMethod { .. }
+            | Self::Interrupted
+            | Self::Panicked => {}
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        self.count();
+        let mut response = (self.status(), Json(self.body())).into_response();
+        if let Some(seconds) = self.retry_after_s() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// An error as OpenAI writes it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Body<'a> {
+    error: Inner<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct Inner<'a> {
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'a str>,
+    code: &'static str,
+}

@@ -1,0 +1,292 @@
+//! From token events to text, and to the client. A whole answer and a stream are made of the same
+//! pieces, so that both hold the same text.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use axum::response::sse::Event;
+use mtplx_core::batch::RowEvent;
+use mtplx_core::request::{Finish, Usage};
+use mtplx_core::stop::StopScan;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+
+use super::openai::ApiError;
+use super::openai::answer::{Answer, FinishReason};
+use super::text::Detokenizer;
+use crate::metrics;
+
+/// A choice in the making.
+pub(crate) struct Choice {
+    /// Gone once the choice has ended. That the receiver is dropped is what cancels the row.
+    events: Option<mpsc::Receiver<RowEvent>>,
+    detokenizer: Detokenizer,
+    scan: StopScan,
+    generated: usize,
+    watch: Watch,
+}
+
+/// What one event came to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Piece {
+    /// Text to show.
+    pub(crate) text: String,
+    /// Whether and how the choice ended with it.
+    pub(crate) end: Option<Result<End, Interrupted>>,
+}
+
+/// How a choice ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// Why.
+    pub(crate) reason: FinishReason,
+    /// Tokens up to and including the one that ended it.
+    pub(crate) generated: usize,
+    /// Unknown where a stop string ended the text: the row is taken away before it can tell.
+    pub(crate) cost: Option<Cost>,
+}
+
+/// What only the engine knows of a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// Prompt tokens that were warm.
+    pub(crate) cached: usize,
+    /// Tokens drafted.
+    pub(crate) drafted: usize,
+    /// Of these, accepted.
+    pub(crate) accepted: usize,
+}
+
+/// The engine stopped in the middle of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interrupted;
+
+impl Choice {
+    pub(crate) fn new(
+        events: mpsc::Receiver<RowEvent>,
+        detokenizer: Detokenizer,
+        stops: &[String],
+        watch: Watch,
+    ) -> Self {
+        let scan = StopScan::new(stops);
+        Self { events: Some(events), detokenizer, scan, generated: 0, watch }
+    }
+
+    /// The next piece; `None` after the end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
+        let Some(events) = &mut self.events else { return Poll::Ready(None) };
+        let event = ready!(events.poll_recv(cx));
+        let piece = match event {
+            Some(RowEvent::Tokens(tokens)) => self.take(&tokens),
+            Some(RowEvent::Finished(finish, usage)) => self.finish(finish, &usage),
+            None => Piece { text: String::new(), end: Some(Err(Interrupted)) },
+        };
+        if let Some(end) = piece.end {
+            self.events = None;
+            self.watch.ended(end);
+        }
+        Poll::Ready(Some(piece))
+    }
+
+    /// Token by token, so that what is counted does not depend on how many came together.
+    fn take(&mut self, tokens: &[u32]) -> Piece {
+        self.watch.tokens(tokens.len());
+        let (mut text, mut new) = (String::new(), String::new());
+        for &token in tokens {
+            self.generated += 1;
+            new.clear();
+            self.detokenizer.push(token, &mut new);
+            let scanned = self.scan.push(&new);
+            text.push_str(&scanned.text);
+            if scanned.stopped_by.is_some() {
+                let reason = FinishReason::Stop;
+                let end = End { reason, generated: self.generated, cost: None };
+                return Piece { text, end: Some(Ok(end)) };
+            }
+        }
+        Piece { text, end: None }
+    }
+
+    fn finish(&mut self, finish: Finish, usage: &Usage) -> Piece {
+        let reason = match finish {
+            Finish::Stop => FinishReason::Stop,
+            Finish::Length => FinishReason::Length,
+            // We are still here, so it was not our client who cancelled.
+            Finish::Cancelled | Finish::Fault => {
+                return Piece { text: self.scan.finish(), end: Some(Err(Interrupted)) };
+            }
+        };
+        let Usage { cached, drafted, accepted, .. } = *usage;
+        let cost = Some(Cost { cached, drafted, accepted });
+        let end = End { reason, generated: self.generated, cost };
+        Piece { text: self.scan.finish(), end: Some(Ok(end)) }
+    }
+}
+
+/// All choices of one request.
+pub(crate) struct Choices {
+    list: Vec<Choice>,
+    /// Where the next search for news begins, so that no choice starves the others.
+    turn: usize,
+}
+
+impl Choices {
+    pub(crate) fn new(list: Vec<Choice>) -> Self {
+        Self { list, turn: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The next piece of any choice with its index; `None` when all have ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, Piece)>> {
+        let n = self.list.len();
+        let mut all_ended = true;
+        for index in (0..n).map(|i| (self.turn + i) % n) {
+            match self.list[index].poll(cx) {
+                Poll::Ready(Some(piece)) => {
+                    self.turn = index + 1;
+                    return Poll::Ready(Some((index, piece)));
+                }
+                Poll::Ready(None) => {}
+                Poll::Pending => all_ended = false,
+            }
+        }
+        if all_ended { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    /// Waits for all: texts and ends, in the order of choices.
+    pub(crate) async fn whole(mut self) -> Result<(Vec<String>, Vec<End>), Interrupted> {
+        let mut texts = vec![String::new(); self.len()];
+        let mut ends = vec![None; self.len()];
+        while let Some((index, piece)) = poll_fn(|cx| self.poll(cx)).await {
+            texts[index].push_str(&piece.text);
+            ends[index] = piece.end.transpose()?;
+        }
+        let ends: Option<Vec<End>> = ends.into_iter().collect();
+        Ok((texts, ends.ok_or(Interrupted)?))
+    }
+}
+
+/// The events of a streamed answer. It is the response's body: when the client goes, it is dropped
+/// with all receivers in it.
+pub(crate) struct Events {
+    answer: Answer,
+    choices: Choices,
+    ends: Vec<Option<End>>,
+    include_usage: bool,
+    ready: VecDeque<String>,
+    over: bool,
+}
+
+impl Events {
+    pub(crate) fn new(answer: Answer, choices: Choices, include_usage: bool) -> Self {
+        let ready = (0..choices.len()).filter_map(|i| answer.opening(i, include_usage)).collect();
+        let ends = vec![None; choices.len()];
+        Self { answer, choices, ends, include_usage, ready, over: false }
+    }
+
+    fn take(&mut self, index: usize, piece: &Piece) {
+        if !piece.text.is_empty() {
+            self.ready.push_back(self.answer.text(index, &piece.text, self.include_usage));
+        }
+        match piece.end {
+            Some(Ok(end)) => {
+                let last = self.answer.finish(index, end.reason, self.include_usage);
+                self.ready.push_back(last);
+                self.ends[index] = Some(end);
+            }
+            // An answer that breaks off must not look like one that ended.
+            Some(Err(Interrupted)) => self.break_off(),
+            None => {}
+        }
+    }
+
+    fn break_off(&mut self) {
+        let body = ApiError::Interrupted;
+        let error = serde_json::to_string(&body.body());
+        self.ready.extend(error.ok());
+        self.over = true;
+        self.choices = Choices::new(Vec::new());
+    }
+
+    fn close(&mut self) {
+        let ends: Option<Vec<End>> = self.ends.iter().copied().collect();
+        if let Some(ends) = ends.filter(|_| self.include_usage) {
+            self.ready.push_back(self.answer.closing(&ends));
+        }
+        self.ready.push_back("[DONE]".into());
+        self.over = true;
+    }
+}
+
+impl Stream for Events {
+    type Item = Result<Event, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(data) = this.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Event::default().data(data))));
+            }
+            if this.over {
+                return Poll::Ready(None);
+            }
+            match ready!(this.choices.poll(cx)) {
+                Some((index, piece)) => this.take(index, &piece),
+                None => this.close(),
+            }
+        }
+    }
+}
+
+/// Measures one choice.
+pub(crate) struct Watch {
+    route: &'static str,
+    arrived: Instant,
+    last: Option<Instant>,
+    over: bool,
+}
+
+impl Watch {
+    /// A choice of a request that arrived at `arrived`.
+    pub(crate) fn new(route: &'static str, arrived: Instant) -> Self {
+        Self { route, arrived, last: None, over: false }
+    }
+
+    fn tokens(&mut self, count: usize) {
+        let now = Instant::now();
+        match self.last {
+            None => metrics::first_token(self.route, now - self.arrived),
+            Some(last) => metrics::more_tokens(self.route, now - last, count),
+        }
+        self.last = Some(now);
+    }
+
+    fn ended(&mut self, end: Result<End, Interrupted>) {
+        self.over = true;
+        let finish = match end {
+            Ok(End { reason: FinishReason::Stop, .. }) => Finish::Stop,
+            Ok(End { reason: FinishReason::Length, .. }) => Finish::Length,
+            Err(Interrupted) => Finish::Fault,
+        };
+        metrics::request_finished(self.route, finish);
+        metrics::request_duration(self.route, self.arrived.elapsed());
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.over {
+            metrics::request_finished(self.route, Finish::Cancelled);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! The door over real sockets, with banks of our own behind it.
+
+mod any_body;
+mod harness;
+mod life;
+mod refusals;
+mod texts;

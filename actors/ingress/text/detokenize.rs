@@ -1,0 +1,107 @@
+//! Tokens to text, as they come: byte-level BPE, so that a token may end within a character.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use mtplx_core::Token;
+use tokenizers::AddedToken;
+
+/// The bytes of every token, in one allocation.
+pub(super) struct Pieces {
+    bytes: Vec<u8>,
+    /// Where each token's bytes end; they begin where the previous token's end.
+    ends: Vec<usize>,
+}
+
+impl Pieces {
+    /// Special tokens have no bytes: they are never text. Other added tokens are themselves.
+    pub(super) fn new(
+        vocabulary: &HashMap<String, Token>,
+        added: &BTreeMap<Token, AddedToken>,
+    ) -> Self {
+        let byte_of = byte_of_char();
+        let mut words: BTreeMap<Token, Vec<u8>> = BTreeMap::new();
+        for (word, &id) in vocabulary {
+            let bytes: Option<Vec<u8>> = word.chars().map(|c| byte_of.get(&c).copied()).collect();
+            words.insert(id, bytes.unwrap_or_else(|| word.clone().into_bytes()));
+        }
+        for (&id, token) in added {
+            let text = if token.special { "" } else { &token.content };
+            words.insert(id, text.as_bytes().to_vec());
+        }
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for (id, word) in words {
+            // Ids that nobody uses have no bytes either.
+            ends.resize(id as usize, bytes.len());
+            bytes.extend_from_slice(&word);
+            ends.push(bytes.len());
+        }
+        Self { bytes, ends }
+    }
+
+    fn get(&self, token: Token) -> &[u8] {
+        let i = token as usize;
+        let Some(&end) = self.ends.get(i) else { return &[] };
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.bytes[start..end]
+    }
+}
+
+/// GPT-2's alphabet: printable bytes stand for themselves, the others for characters from U+0100.
+fn byte_of_char() -> HashMap<char, u8> {
+    let mut map = HashMap::new();
+    let mut next = 0x100;
+    for byte in 0..=u8::MAX {
+        let printable = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+        let c = if printable {
+            char::from(byte)
+        } else {
+            next += 1;
+            char::from_u32(next - 1).unwrap_or_default()
+        };
+        map.insert(c, byte);
+    }
+    map
+}
+
+/// The text of one answer in the making.
+pub(crate) struct Detokenizer {
+    pieces: Arc<Pieces>,
+    /// The beginning of a character whose end has not come: at most three bytes.
+    pending: Vec<u8>,
+}
+
+impl Detokenizer {
+    pub(super) fn new(pieces: Arc<Pieces>) -> Self {
+        Self { pieces, pending: Vec::new() }
+    }
+
+    /// Appends to `out` all characters that are complete with this token. What can never become
+    /// a character turns into U+FFFD, as Python's decoder does; what ends the answer unfinished is
+    /// not shown.
+    pub(crate) fn push(&mut self, token: Token, out: &mut String) {
+        self.pending.extend_from_slice(self.pieces.get(token));
+        let mut rest = self.pending.as_slice();
+        loop {
+            match std::str::from_utf8(rest) {
+                Ok(text) => {
+                    out.push_str(text);
+                    rest = &[];
+                    break;
+                }
+                Err(error) => {
+                    let (good, bad) = rest.split_at(error.valid_up_to());
+                    out.push_str(std::str::from_utf8(good).unwrap_or_default());
+                    let Some(len) = error.error_len() else {
+                        rest = bad;
+                        break;
+                    };
+                    out.push(char::REPLACEMENT_CHARACTER);
+                    rest = &bad[len..];
+                }
+            }
+        }
+        let kept = rest.len();
+        self.pending.drain(..self.pending.len() - kept);
+    }
+}

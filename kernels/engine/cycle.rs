@@ -1,0 +1,351 @@
+//! One cycle: draft, one forward pass over drafts and prompt chunks, accept.
+
+use std::time::Instant;
+
+use mlx_rs::{Array, Dtype};
+use mtplx_core::Slot;
+use mtplx_core::accept::{draft, draw, verdict};
+use mtplx_core::batch::Row;
+use mtplx_core::engine::{Emitted, Plan, Prefill, RowOutcome, Rows, Verify};
+use mtplx_core::sample::{Dist, NotFinite};
+use rayon::prelude::*;
+
+use super::{Arc, Error, FeedRow, MlxEngine, Result, SlotState, micros, take_rows};
+use crate::model::join_rows;
+
+/// Pairs that a row without drafts may leave to the head for later.
+const PENDING_MAX: usize = 64;
+
+/// A verify row on its way through a cycle.
+struct Drafted<'a> {
+    plan: &'a Verify,
+    row: &'a Row,
+    drafts: Vec<u32>,
+    q: Vec<Dist>,
+}
+
+/// Rows and tokens of a pass under construction.
+#[derive(Default)]
+struct Feed {
+    tokens: Vec<u32>,
+    rows: Vec<FeedRow>,
+}
+
+impl Feed {
+    fn push(&mut self, slot: Slot, state: &SlotState, at: Range, tokens: &[u32]) {
+        self.rows.push(FeedRow {
+            slot: usize::from(slot.0),
+            start: self.tokens.len(),
+            len: tokens.len(),
+            position: at.position,
+            keep: at.keep,
+            commit: at.commit,
+            pages: Arc::clone(&state.pages),
+        });
+        self.tokens.extend_from_slice(tokens);
+    }
+}
+
+/// Where a row's tokens go.
+struct Range {
+    position: usize,
+    keep: usize,
+    commit: bool,
+}
+
+impl MlxEngine {
+    pub(super) fn cycle(&mut self, plan: &Plan, rows: &Rows) -> Result<Vec<RowOutcome>> {
+        let row = |slot: Slot| {
+            rows.get(&slot).ok_or_else(|| Error::Plan(format!("there is no row in {slot:?}")))
+        };
+        let mut verify = Vec::with_capacity(plan.verify.len());
+        for plan in &plan.verify {
+            let (drafts, q) = (Vec::new(), Vec::new());
+            verify.push(Drafted { plan, row: row(plan.slot)?, drafts, q });
+        }
+        let mut prefill = Vec::with_capacity(plan.prefill.len());
+        for chunk in &plan.prefill {
+            prefill.push((chunk, row(chunk.slot)?));
+        }
+        let start = Instant::now();
+        self.draft_all(&mut verify)?;
+        self.phases.draft_us = micros(start);
+        let start = Instant::now();
+        let logits = self.forward(&verify, &prefill)?;
+        self.phases.verify_us = micros(start);
+        let start = Instant::now();
+        let outcomes = self.accept(&logits, &verify, &prefill);
+        self.phases.accept_us = micros(start);
+        outcomes
+    }
+
+    /// Proposes tokens for every row that asks for some, one depth at a time for all rows.
+    fn draft_all(&mut self, rows: &mut [Drafted<'_>]) -> Result<()> {
+        let Some(mut hidden) = self.first_draft(rows)? else { return Ok(()) };
+        let mut active: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].plan.depth > 0).collect();
+        for step in 1.. {
+            let logits = self.logits(&hidden)?;
+            Self::eval(&mut self.phases, [&logits, &hidden])?;
+            propose(rows, &active, logits.as_slice())?;
+            let mut kept = Vec::new();
+            active = (0_i32..)
+                .zip(active)
+                .filter(|&(_, i)| {
+                    // A row whose head gave nonsense stops drafting; the trunk will judge.
+                    rows[i].plan.depth > step && rows[i].drafts.len() == usize::from(step)
+                })
+                .map(|(at, i)| {
+                    kept.push(at);
+                    i
+                })
+                .collect();
+            if active.is_empty() {
+                return Ok(());
+            }
+            let mut feed = Feed::default();
+            for &i in &active {
+                let Drafted { plan, drafts, .. } = &rows[i];
+                let state = &self.slots[usize::from(plan.slot.0)];
+                let position = plan.position + usize::from(step);
+                let at = Range { position, keep: 0, commit: true };
+                feed.push(plan.slot, state, at, &drafts[drafts.len() - 1..]);
+            }
+            let before = take_rows(&hidden, &kept)?;
+            hidden = self.model.draft(&before, &feed.tokens, &feed.rows, &mut self.pools)?;
+        }
+        Ok(())
+    }
+
+    /// Shows the head all that it has not seen, up to each row's pending token; its hidden state
+    /// there, one row for every row that drafts.
+    fn first_draft(&mut self, rows: &[Drafted<'_>]) -> Result<Option<Array>> {
+        let mut feed = Feed::default();
+        let (mut tails, mut last) = (Vec::new(), Vec::new());
+        for Drafted { plan, row, .. } in rows {
+            let index = usize::from(plan.slot.0);
+            self.cut_tail(index, plan.position)?;
+            let state = &mut self.slots[index];
+            if plan.depth == 0 {
+                if plan.position - state.head_next >= PENDING_MAX {
+                    self.remember_until(index, plan.position)?;
+                }
+                continue;
+            }
+            let tail = state.tail.clone().ok_or_else(|| nothing_fed(plan.slot))?;
+            let position = state.head_next;
+            let at = Range { position, keep: 0, commit: true };
+            feed.push(plan.slot, state, at, &row.tokens()[position..=plan.position]);
+            tails.push(tail);
+            last.push(feed.tokens.len() as i32 - 1);
+            state.head_next = plan.position + 1;
+            (state.tail, state.fed) = (None, Vec::new());
+        }
+        if last.is_empty() {
+            return Ok(None);
+        }
+        let before = join_rows(&tails)?;
+        let hidden = self.model.draft(&before, &feed.tokens, &feed.rows, &mut self.pools)?;
+        Ok(Some(take_rows(&hidden, &last)?))
+    }
+
+    /// Drops what the last verdict rejected: hidden states stand up to the one before `position`.
+    fn cut_tail(&mut self, index: usize, position: usize) -> Result<()> {
+        let has_mtp = self.model.has_mtp();
+        let state = &mut self.slots[index];
+        let Some(tail) = &state.tail else { return Ok(()) };
+        let stand = position + 1 - state.head_next;
+        if !has_mtp {
+            // Only the last one is ever needed again.
+            state.tail = Some(take_rows(tail, &[stand as i32 - 1])?);
+            state.head_next = position;
+            state.fed.clear();
+        } else if stand < tail.dim(0) as usize {
+            state.tail = Some(take_rows(tail, &(0..stand as i32).collect::<Vec<_>>())?);
+            state.fed.truncate(stand - 1);
+        }
+        Ok(())
+    }
+
+    /// The trunk over all rows; logits [rows, V] evaluated: one for each prefill that samples, then
+    /// depth + 1 for each verify row.
+    fn forward(&mut self, verify: &[Drafted<'_>], prefill: &[(&Prefill, &Row)]) -> Result<Array> {
+        let mut feed = Feed::default();
+        for Drafted { plan, row, drafts, .. } in verify {
+            let state = &self.slots[usize::from(plan.slot.0)];
+            let (position, keep) = (plan.position, kept(state, plan.slot, plan.position)?);
+            let tokens = [&row.tokens()[position..=position], drafts].concat();
+            feed.push(plan.slot, state, Range { position, keep, commit: false }, &tokens);
+        }
+        for &(chunk, row) in prefill.iter().filter(|(c, _)| c.end > c.start) {
+            let state = &self.slots[usize::from(chunk.slot.0)];
+            let (position, keep) = (chunk.start, kept(state, chunk.slot, chunk.start)?);
+            let at = Range { position, keep, commit: true };
+            feed.push(chunk.slot, state, at, &row.tokens()[chunk.start..chunk.end]);
+        }
+        let mut sampled = Vec::new();
+        if !feed.rows.is_empty() {
+            let hidden = self.model.trunk(&feed.tokens, &feed.rows, &mut self.pools)?;
+            let (verified, chunks) = feed.rows.split_at(verify.len());
+            self.note_chunks(&hidden, &feed.tokens, chunks)?;
+            sampled = self.note_verified(&hidden, verified, verify)?;
+        }
+        let mut last = Vec::new();
+        for (chunk, _) in prefill.iter().filter(|(c, _)| c.sample) {
+            let tail = &self.slots[usize::from(chunk.slot.0)].tail;
+            last.push(tail.clone().ok_or_else(|| nothing_fed(chunk.slot))?);
+        }
+        last.append(&mut sampled);
+        let logits = match last.as_slice() {
+            [] => Array::from_f32(0.0),
+            parts => self.logits(&join_rows(parts)?)?,
+        };
+        let tails = self.slots.iter().filter_map(|s| s.tail.as_ref());
+        let arrays = [&logits].into_iter().chain(self.pools.arrays()).chain(tails);
+        Self::eval(&mut self.phases, arrays)?;
+        Ok(logits)
+    }
+
+    /// Books prompt chunks: the head sees them at the cost of keys and values alone.
+    fn note_chunks(&mut self, hidden: &Array, tokens: &[u32], rows: &[FeedRow]) -> Result<()> {
+        let mut seen = Feed::default();
+        let mut parts = Vec::new();
+        for row in rows {
+            let state = &mut self.slots[row.slot];
+            let end = row.start + row.len;
+            // The pair of the chunk's first token needs the hidden state before the chunk.
+            let (first, from) = match state.tail.take() {
+                Some(tail) => {
+                    parts.push(tail);
+                    (row.start, row.position)
+                }
+                None => (row.start + 1, row.position + 1),
+            };
+            let rest: Vec<i32> = (row.start as i32..end as i32 - 1).collect();
+            if !rest.is_empty() {
+                parts.push(take_rows(hidden, &rest)?);
+            }
+            if first < end {
+                let at = Range { position: from, keep: 0, commit: true };
+                let slot = Slot(u16::try_from(row.slot).unwrap_or(u16::MAX));
+                seen.push(slot, state, at, &tokens[first..end]);
+            }
+            state.committed = row.position + row.len;
+            state.head_next = state.committed;
+            state.tail = Some(take_rows(hidden, &[end as i32 - 1])?);
+            state.fed.clear();
+        }
+        if seen.rows.is_empty() || !self.model.has_mtp() {
+            return Ok(());
+        }
+        self.model.remember(&join_rows(&parts)?, &seen.tokens, &seen.rows, &mut self.pools)
+    }
+
+    /// Books verify rows; their hidden states, whose logits are wanted, in order.
+    fn note_verified(
+        &mut self,
+        hidden: &Array,
+        rows: &[FeedRow],
+        verify: &[Drafted<'_>],
+    ) -> Result<Vec<Array>> {
+        let mut all = Vec::with_capacity(rows.len());
+        for (row, Drafted { plan, row: of, drafts, .. }) in rows.iter().zip(verify) {
+            let index: Vec<i32> = (row.start as i32..(row.start + row.len) as i32).collect();
+            let own = take_rows(hidden, &index)?;
+            let state = &mut self.slots[row.slot];
+            state.committed = plan.position;
+            // Tokens the head has not seen stay in front of the new ones.
+            state.tail = Some(match state.tail.take() {
+                Some(tail) => join_rows(&[tail, own.clone()])?,
+                None => own.clone(),
+            });
+            state.fed = [&of.tokens()[state.head_next..=plan.position], drafts].concat();
+            all.push(own);
+        }
+        Ok(all)
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array> {
+        Ok(self.model.logits(hidden)?.as_dtype(Dtype::Float32)?)
+    }
+
+    fn accept(
+        &self,
+        logits: &Array,
+        verify: &[Drafted<'_>],
+        prefill: &[(&Prefill, &Row)],
+    ) -> Result<Vec<RowOutcome>> {
+        let vocab = self.info.vocab;
+        let mut rows = logits.as_slice::<f32>().chunks_exact(vocab);
+        let mut outcomes = Vec::with_capacity(verify.len() + prefill.len());
+        for (chunk, row) in prefill.iter().filter(|(c, _)| c.sample) {
+            let logits = rows.next().ok_or_else(|| nothing_fed(chunk.slot))?;
+            outcomes.push(RowOutcome { slot: chunk.slot, result: first_token(logits, row) });
+        }
+        let rest: Vec<&[f32]> = rows.collect();
+        let mut from = 0;
+        let jobs: Vec<(&Drafted<'_>, &[&[f32]])> = verify
+            .iter()
+            .map(|d| {
+                let to = from + d.drafts.len() + 1;
+                let part = &rest[from..to];
+                from = to;
+                (d, part)
+            })
+            .collect();
+        outcomes.par_extend(
+            jobs.into_par_iter()
+                .map(|(d, logits)| RowOutcome { slot: d.plan.slot, result: judge(d, logits) }),
+        );
+        Ok(outcomes)
+    }
+}
+
+/// Draws one draft for every active row from the head's logits, `[active, V]` row after row.
+fn propose(rows: &mut [Drafted<'_>], active: &[usize], logits: &[f32]) -> Result<()> {
+    let vocab = logits.len() / active.len().max(1);
+    let proposals: Vec<Result<(u32, Dist), NotFinite>> = active
+        .par_iter()
+        .zip(logits.par_chunks_exact(vocab))
+        .map(|(&i, logits)| {
+            let Drafted { row, drafts, .. } = &rows[i];
+            let s = &row.request().sampling;
+            let q = Dist::from_logits(logits, s, row.seen(), drafts)?;
+            let position = row.tokens().len() + drafts.len();
+            Ok((draft(s.rule, s.seed, position as u64, &q), q))
+        })
+        .collect();
+    for (&i, proposal) in active.iter().zip(proposals) {
+        if let Ok((token, q)) = proposal {
+            rows[i].drafts.push(token);
+            rows[i].q.push(q);
+        }
+    }
+    Ok(())
+}
+
+fn first_token(logits: &[f32], row: &Row) -> Result<Emitted, NotFinite> {
+    let s = &row.request().sampling;
+    let p = Dist::from_logits(logits, s, row.seen(), &[])?;
+    let token = draw(s.rule, s.seed, row.tokens().len() as u64, &p);
+    Ok(Emitted { tokens: vec![token], drafted: 0 })
+}
+
+fn judge(d: &Drafted<'_>, logits: &[&[f32]]) -> Result<Emitted, NotFinite> {
+    let s = &d.row.request().sampling;
+    let first = d.row.tokens().len() as u64;
+    let p = |i: usize| Dist::from_logits(logits[i], s, d.row.seen(), &d.drafts[..i]);
+    let verdict = verdict(s.rule, s.seed, first, (&d.drafts, &d.q), p)?;
+    let mut tokens = d.drafts[..verdict.accepted].to_vec();
+    tokens.push(verdict.next);
+    Ok(Emitted { tokens, drafted: d.drafts.len() })
+}
+
+/// Tape entries accepted since the last pass.
+fn kept(state: &SlotState, slot: Slot, position: usize) -> Result<usize> {
+    let keep = position.checked_sub(state.committed);
+    keep.ok_or_else(|| Error::Plan(format!("{slot:?} is committed past {position}")))
+}
+
+fn nothing_fed(slot: Slot) -> Error {
+    Error::Plan(format!("{slot:?} was fed nothing yet"))
+}

@@ -1,0 +1,296 @@
+//! Gated DeltaNet over a ragged batch, with rollback for free: a verify cycle leaves the committed
+//! state where it was and puts its tokens on a tape; the next call replays what was accepted before
+//! it goes on. One read and one write of the state a cycle, whatever was accepted.
+//!
+//! Maths: Yang et al. 2024 (Gated Delta Networks), in the form of Qwen3.5's linear attention.
+
+use mlx_rs::{Array, Dtype};
+
+use crate::checkpoint::{GdnWeights, ModelConfig};
+use crate::error::Result;
+use crate::linear::Matrix;
+use crate::place::Place;
+#[cfg(target_os = "linux")]
+use crate::pool::in_place;
+#[cfg(target_os = "linux")]
+use crate::{
+    cpu,
+    host::{self, Input, Output, OutputSpec},
+};
+#[cfg(target_os = "linux")]
+use std::sync::Arc;
+
+mod plain;
+
+/// What one row does in a call: `keep` tokens of its tape are folded into the committed state, then
+/// tokens `start..start + len` of the flattened batch are processed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GdnRow {
+    /// The slot that holds its state.
+    pub slot: usize,
+    /// First token in the flattened batch.
+    pub start: usize,
+    /// Tokens; 0 only folds.
+    pub len: usize,
+    /// Tape entries that were accepted.
+    pub keep: usize,
+    /// Prefill: the tokens stand at once and the tape is empty afterwards.
+    pub commit: bool,
+}
+
+/// Shapes of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GdnShape {
+    /// Hk.
+    pub key_heads: usize,
+    /// Hv, a multiple of Hk.
+    pub value_heads: usize,
+    /// Dk.
+    pub key_dim: usize,
+    /// Dv.
+    pub value_dim: usize,
+    /// T: most tokens of a verify cycle.
+    pub verify_max: usize,
+}
+
+impl GdnShape {
+    /// C: channels of the convolution, `q | k | v`.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+    }
+
+    fn of(config: &ModelConfig, verify_max: usize) -> Self {
+        let g = &config.gdn;
+        let (key_heads, value_heads) = (g.key_heads, g.value_heads);
+        Self { key_heads, value_heads, key_dim: g.key_dim, value_dim: g.value_dim, verify_max }
+    }
+}
+
+/// One layer's weights.
+#[derive(Debug)]
+pub struct Gdn {
+    shape: GdnShape,
+    place: Place,
+    /// `qkv | z | b | a`.
+    input: Matrix,
+    output: Matrix,
+    core: Core,
+}
+
+#[derive(Debug)]
+enum Core {
+    #[cfg(target_os = "linux")]
+    Host(Arc<cpu::Gdn>),
+    Mlx(plain::PlainGdn),
+}
+
+/// One layer's state of all slots. Handles are replaced by every call: no other may be kept.
+#[derive(Debug)]
+pub struct GdnPool {
+    /// [slots, Hv, Dv, Dk] fp32, as of the last commit.
+    state: Array,
+    /// Inputs of the convolution, [slots, 3 + T, C]: three before the tape, then the tape's.
+    window: Array,
+    /// What a replay needs; laid out by the path.
+    tape: Vec<Array>,
+}
+
+/// A slot's committed state, parked.
+#[derive(Clone, Debug)]
+pub struct GdnSnapshot {
+    /// [Hv, Dv, Dk].
+    pub state: Array,
+    /// [3, C].
+    pub window: Array,
+}
+
+impl Gdn {
+    /// Prepares a layer for a place.
+    ///
+    /// # Errors
+    /// When weights cannot be prepared.
+    pub fn load(
+        place: Place,
+        w: &GdnWeights,
+        config: &ModelConfig,
+        verify_max: usize,
+    ) -> Result<Self> {
+        let shape = GdnShape::of(config, verify_max);
+        let input = Matrix::load(place, &[&w.in_qkv, &w.in_z, &w.in_b, &w.in_a])?;
+        let output = Matrix::load(place, &[&w.out])?;
+        let core = match place {
+            #[cfg(target_os = "linux")]
+            Place::Host => {
+                let params = cpu::GdnParams {
+                    conv: &w.conv,
+                    a_log: &w.a_log,
+                    dt_bias: &w.dt_bias,
+                    gain: &w.norm,
+                    eps: config.norm_eps,
+                };
+                Core::Host(Arc::new(cpu::Gdn::new(shape.host(), params)?))
+            }
+            Place::Mlx(dtype) => Core::Mlx(plain::PlainGdn::load(w, shape, config, dtype)?),
+        };
+        Ok(Self { shape, place, input, output, core })
+    }
+
+    /// State of `slots` sequences, all empty.
+    ///
+    /// # Errors
+    /// When MLX cannot allocate.
+    pub fn pool(&self, slots: usize) -> Result<GdnPool> {
+        let s = &self.shape;
+        let zeros = |shape: &[usize]| -> Result<Array> {
+            let shape: Vec<i32> = shape.iter().map(|&n| n as i32).collect();
+            Ok(mlx_rs::ops::zeros_dtype(&shape, Dtype::Float32)?)
+        };
+        let window = zeros(&[slots, 3 + s.verify_max, s.channels()])?;
+        let tape = match &self.core {
+            #[cfg(target_os = "linux")]
+            Core::Host(_) => vec![zeros(&[slots, s.host().tape_len()])?],
+            Core::Mlx(_) => vec![
+                zeros(&[slots, s.verify_max, s.value_heads, s.key_dim])?,
+                zeros(&[slots, s.verify_max, s.value_heads, s.value_dim])?,
+                zeros(&[slots, s.verify_max, s.value_heads])?,
+                zeros(&[slots, s.verify_max, s.value_heads])?,
+            ],
+        };
+        let state = zeros(&[slots, s.value_heads, s.value_dim, s.key_dim])?;
+        Ok(GdnPool { state, window: window.as_dtype(self.place.dtype())?, tape })
+    }
+
+    /// `x [M, H]` normalised → mixer output added to `residual [M, H]`. Slots of a call differ.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn apply(
+        &self,
+        x: &Array,
+        residual: &Array,
+        rows: &[GdnRow],
+        pool: &mut GdnPool,
+    ) -> Result<Array> {
+        let proj = self.input.apply(x)?;
+        let y = self.mix(&proj, rows, pool)?;
+        self.output.apply_add(&y, residual)
+    }
+
+    /// Folds the first `keep` tape entries of a slot into its committed state.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn fold(&self, slot: usize, keep: usize, pool: &mut GdnPool) -> Result<()> {
+        let proj = mlx_rs::ops::zeros_dtype(&[1, self.input.rows()], self.place.dtype())?;
+        let row = GdnRow { slot, start: 0, len: 0, keep, commit: true };
+        self.mix(&proj, &[row], pool).map(drop)
+    }
+
+    /// `proj [M, C + Hv·Dv + 2·Hv]` → `[M, Hv·Dv]`.
+    fn mix(&self, proj: &Array, rows: &[GdnRow], pool: &mut GdnPool) -> Result<Array> {
+        match &self.core {
+            #[cfg(target_os = "linux")]
+            Core::Host(layer) => {
+                let width = (self.shape.value_heads * self.shape.value_dim) as i32;
+                mix_on_host(layer, width, proj, rows, pool)
+            }
+            Core::Mlx(plain) => plain.mix(proj, rows, pool),
+        }
+    }
+}
+
+impl GdnShape {
+    #[cfg(target_os = "linux")]
+    fn host(&self) -> cpu::GdnDims {
+        cpu::GdnDims {
+            key_heads: self.key_heads,
+            value_heads: self.value_heads,
+            key_dim: self.key_dim,
+            value_dim: self.value_dim,
+            verify_max: self.verify_max,
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn mix_on_host(
+    layer: &Arc<cpu::Gdn>,
+    width: i32,
+    proj: &Array,
+    rows: &[GdnRow],
+    pool: &mut GdnPool,
+) -> Result<Array> {
+    let layer = Arc::clone(layer);
+    let rows: Vec<cpu::GdnRow> = rows
+        .iter()
+        .map(|r| cpu::GdnRow {
+            slot: r.slot,
+            start: r.start,
+            len: r.len,
+            keep: r.keep,
+            commit: r.commit,
+        })
+        .collect();
+    let shape = [proj.dim(0), width];
+    let outputs = [
+        OutputSpec::new(&shape, Dtype::Float32),
+        in_place(&pool.state, 1),
+        in_place(&pool.window, 2),
+        in_place(&pool.tape[0], 3),
+    ];
+    let f = move |i: &[Input<'_>], o: &mut [Output<'_>]| {
+        let [out, state, window, tape] = o else { return Ok(()) };
+        let pools = cpu::GdnPools {
+            state: state.as_mut_slice()?,
+            window: window.as_mut_slice()?,
+            tape: tape.as_mut_slice()?,
+        };
+        cpu::gated_delta(&layer, i[0].as_slice()?, &rows, pools, out.as_mut_slice()?);
+        Ok(())
+    };
+    let inputs = [proj, &pool.state, &pool.window, &pool.tape[0]];
+    let [out, state, window, tape] = host::call(&inputs, outputs, f)?;
+    *pool = GdnPool { state, window, tape: vec![tape] };
+    Ok(out)
+}
+
+impl GdnPool {
+    /// Arrays to evaluate so that no graph outlives its cycle.
+    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
+        [&self.state, &self.window].into_iter().chain(&self.tape)
+    }
+
+    /// Copies a slot's committed state out; its tape must be folded.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn save(&self, slot: usize) -> Result<GdnSnapshot> {
+        let at = Array::from_int(slot as i32);
+        let history = Array::from_slice(&[0, 1, 2], &[3]);
+        // Gathers copy: a view would keep the whole pool alive and see it change.
+        let state = self.state.take_axis(&at, 0)?;
+        let window = self.window.take_axis(&at, 0)?.take_axis(&history, 0)?;
+        Ok(GdnSnapshot { state, window })
+    }
+
+    /// Makes a slot's committed state `snapshot`, or empty.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn restore(&mut self, slot: usize, snapshot: Option<&GdnSnapshot>) -> Result<()> {
+        let zero = |a: &Array, rows: i32| -> Result<Array> {
+            let mut shape = a.shape()[1..].to_vec();
+            if rows > 0 {
+                shape[0] = rows;
+            }
+            Ok(mlx_rs::ops::zeros_dtype(&shape, a.dtype())?)
+        };
+        let (state, window) = match snapshot {
+            Some(s) => (s.state.clone(), s.window.clone()),
+            None => (zero(&self.state, 0)?, zero(&self.window, 3)?),
+        };
+        crate::pool::write(&mut self.state, slot, &state)?;
+        crate::pool::write(&mut self.window, slot, &window)
+    }
+}

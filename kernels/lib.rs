@@ -1,0 +1,22 @@
+//! What mtplx computes: the model on MLX, behind the core's [`mtplx_core::engine::Engine`].
+//!
+//! Every operation of the model stands in a file of its own with one contract and several ways of
+//! doing it: MLX's own operations (any device), and on Linux's CPU the Rust kernels of [`cpu`],
+//! which run inside MLX's graph through [`host`].
+
+pub mod attention;
+pub mod checkpoint;
+#[cfg(target_os = "linux")]
+pub mod cpu;
+pub mod engine;
+pub mod error;
+pub mod gdn;
+#[cfg(target_os = "linux")]
+pub mod host;
+pub mod linear;
+pub mod model;
+pub mod norm;
+pub mod place;
+pub mod pool;
+
+pub use engine::{EngineOptions, MlxEngine, open};

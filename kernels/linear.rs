@@ -1,0 +1,246 @@
+//! Products with weights: `y [M, N] = x [M, K] · Wᵀ`, W dense or affine quantised, several
+//! matrices of one input stacked along N and computed at once.
+
+use mlx_rs::ops::{concatenate, dequantize, quantized_matmul};
+use mlx_rs::{Array, Dtype};
+
+use crate::checkpoint::{self, Format, Linear, Tensor};
+use crate::error::Result;
+use crate::place::Place;
+#[cfg(target_os = "linux")]
+use crate::{
+    cpu,
+    host::{Input, Output, call_one as host_call},
+};
+#[cfg(target_os = "linux")]
+use std::sync::Arc;
+
+/// One or more stacked weight matrices, prepared for a place.
+#[derive(Debug)]
+pub struct Matrix {
+    rows: i32,
+    weights: Weights,
+}
+
+#[derive(Debug)]
+enum Weights {
+    #[cfg(target_os = "linux")]
+    Host(Arc<cpu::Weight>),
+    Mlx(Vec<Part>),
+}
+
+#[derive(Debug)]
+struct Part {
+    /// Dense [N, K], or packed words [N, K·bits/32].
+    weight: Array,
+    affine: Option<Affine>,
+}
+
+#[derive(Debug)]
+struct Affine {
+    /// [N, K/group].
+    scales: Array,
+    /// [N, K/group].
+    biases: Array,
+    bits: i32,
+    group: i32,
+}
+
+impl Matrix {
+    /// Stacks `parts`, all of the same input width, along their outputs.
+    ///
+    /// # Errors
+    /// When a part's format cannot be prepared.
+    pub fn load(place: Place, parts: &[&Linear]) -> Result<Self> {
+        let rows = parts.iter().map(|p| p.out).sum::<usize>() as i32;
+        let weights = match place {
+            #[cfg(target_os = "linux")]
+            Place::Host => {
+                let parts = parts.iter().map(|p| host_weight(p)).collect::<Result<_>>()?;
+                Weights::Host(Arc::new(cpu::Weight::stack(parts)?))
+            }
+            Place::Mlx(dtype) => {
+                let parts: Vec<Part> =
+                    parts.iter().map(|p| Part::load(p, dtype)).collect::<Result<_>>()?;
+                Weights::Mlx(Part::stack(parts)?)
+            }
+        };
+        Ok(Self { rows, weights })
+    }
+
+    /// Outputs, N.
+    #[must_use]
+    pub fn rows(&self) -> i32 {
+        self.rows
+    }
+
+    /// `x [M, K]` → `[M, N]`.
+    ///
+    /// # Errors
+    /// When shapes disagree or MLX fails.
+    pub fn apply(&self, x: &Array) -> Result<Array> {
+        match &self.weights {
+            #[cfg(target_os = "linux")]
+            Weights::Host(w) => {
+                let w = Arc::clone(w);
+                let shape = [x.dim(0), self.rows];
+                let f = move |i: &[Input<'_>], o: &mut [Output<'_>]| {
+                    cpu::linear(i[0].as_slice()?, &w, o[0].as_mut_slice()?);
+                    Ok(())
+                };
+                host_call(&[x], &shape, f)
+            }
+            Weights::Mlx(parts) => {
+                let y: Vec<Array> = parts.iter().map(|p| p.apply(x)).collect::<Result<_>>()?;
+                if let [only] = y.as_slice() {
+                    return Ok(only.clone());
+                }
+                Ok(concatenate(&y, -1)?)
+            }
+        }
+    }
+
+    /// `residual [M, N] + x Wᵀ`.
+    ///
+    /// # Errors
+    /// When shapes disagree or MLX fails.
+    pub fn apply_add(&self, x: &Array, residual: &Array) -> Result<Array> {
+        match &self.weights {
+            #[cfg(target_os = "linux")]
+            Weights::Host(w) => {
+                let w = Arc::clone(w);
+                let shape = [x.dim(0), self.rows];
+                let f = move |i: &[Input<'_>], o: &mut [Output<'_>]| {
+                    cpu::linear_add(i[0].as_slice()?, &w, i[1].as_slice()?, o[0].as_mut_slice()?);
+                    Ok(())
+                };
+                host_call(&[x, residual], &shape, f)
+            }
+            Weights::Mlx(_) => Ok(self.apply(x)?.add(residual)?),
+        }
+    }
+
+    /// Rows `ids` of W as values: embeddings `[ids, K]`.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn gather(&self, ids: &[u32]) -> Result<Array> {
+        match &self.weights {
+            #[cfg(target_os = "linux")]
+            Weights::Host(w) => {
+                let (w, ids) = (Arc::clone(w), ids.to_vec());
+                let shape = [ids.len() as i32, w.cols() as i32];
+                let f = move |_: &[Input<'_>], o: &mut [Output<'_>]| {
+                    cpu::gather_rows(&w, &ids, o[0].as_mut_slice()?);
+                    Ok(())
+                };
+                host_call(&[], &shape, f)
+            }
+            Weights::Mlx(parts) => parts[0].gather(ids),
+        }
+    }
+}
+
+impl Part {
+    fn load(linear: &Linear, dtype: Dtype) -> Result<Self> {
+        match &linear.format {
+            Format::Dense(tensor) => {
+                Ok(Self { weight: array(tensor)?.as_dtype(dtype)?, affine: None })
+            }
+            Format::Affine { bits, group, words, scales, biases } => Ok(Self {
+                weight: array(words)?,
+                affine: Some(Affine {
+                    scales: array(scales)?.as_dtype(dtype)?,
+                    biases: array(biases)?.as_dtype(dtype)?,
+                    bits: *bits as i32,
+                    group: *group as i32,
+                }),
+            }),
+        }
+    }
+
+    /// Joins parts of one format into a single matrix, so that one launch computes them all.
+    fn stack(parts: Vec<Self>) -> Result<Vec<Self>> {
+        let format = |p: &Self| p.affine.as_ref().map(|a| (a.bits, a.group));
+        let Some(first) = parts.first().map(format) else { return Ok(parts) };
+        if parts.len() == 1 || parts.iter().any(|p| format(p) != first) {
+            return Ok(parts);
+        }
+        let join = |pick: &dyn Fn(&Self) -> Option<Array>| -> Result<Array> {
+            let arrays: Vec<Array> = parts.iter().filter_map(pick).collect();
+            Ok(concatenate(&arrays, 0)?)
+        };
+        let weight = join(&|p| Some(p.weight.clone()))?;
+        let affine = match first {
+            None => None,
+            Some((bits, group)) => Some(Affine {
+                scales: join(&|p| p.affine.as_ref().map(|a| a.scales.clone()))?,
+                biases: join(&|p| p.affine.as_ref().map(|a| a.biases.clone()))?,
+                bits,
+                group,
+            }),
+        };
+        Ok(vec![Self { weight, affine }])
+    }
+
+    fn apply(&self, x: &Array) -> Result<Array> {
+        Ok(match &self.affine {
+            None => x.matmul(self.weight.transpose()?)?,
+            Some(a) => {
+                quantized_matmul(x, &self.weight, &a.scales, &a.biases, true, a.group, a.bits)?
+            }
+        })
+    }
+
+    fn gather(&self, ids: &[u32]) -> Result<Array> {
+        let ids = Array::from_slice(ids, &[ids.len() as i32]);
+        let take = |a: &Array| a.take_axis(&ids, 0);
+        Ok(match &self.affine {
+            None => take(&self.weight)?,
+            Some(a) => {
+                let biases = take(&a.biases)?;
+                dequantize(take(&self.weight)?, take(&a.scales)?, &biases, a.group, a.bits)?
+            }
+        })
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn host_weight(linear: &Linear) -> Result<cpu::Weight> {
+    let (rows, cols) = (linear.out, linear.input);
+    Ok(match &linear.format {
+        // Half types stay half in memory: they are widened on the way into registers.
+        Format::Dense(t) => match t.dtype() {
+            checkpoint::Dtype::BF16 => cpu::Weight::bf16(&t.as_u16(), rows, cols)?,
+            checkpoint::Dtype::F16 => cpu::Weight::f16(&t.as_u16(), rows, cols)?,
+            checkpoint::Dtype::F32 | checkpoint::Dtype::U32 => {
+                cpu::Weight::f32(&t.to_f32(), rows, cols)?
+            }
+        },
+        Format::Affine { bits, group, words, scales, biases } => {
+            let (words, scales, biases) = (words.as_u32(), scales.to_f32(), biases.to_f32());
+            let (scales, biases) = (scales.as_slice(), biases.as_slice());
+            let codes =
+                cpu::Affine { bits: *bits as u32, group: *group, words: &words, scales, biases };
+            cpu::Weight::affine(codes, rows, cols)?
+        }
+    })
+}
+
+/// A tensor of the checkpoint as an array of its own type.
+///
+/// # Errors
+/// When MLX fails.
+fn array(tensor: &Tensor) -> Result<Array> {
+    let shape: Vec<i32> = tensor.shape().iter().map(|&n| n as i32).collect();
+    Ok(match tensor.dtype() {
+        checkpoint::Dtype::F32 => Array::from_slice(&tensor.to_f32(), &shape),
+        checkpoint::Dtype::U32 => Array::from_slice(&tensor.as_u32(), &shape),
+        checkpoint::Dtype::BF16 => {
+            Array::from_slice(&tensor.as_u16(), &shape).view_dtype(Dtype::Bfloat16)?
+        }
+        checkpoint::Dtype::F16 => {
+            Array::from_slice(&tensor.as_u16(), &shape).view_dtype(Dtype::Float16)?
+        }
+    })
+}

@@ -1,0 +1,367 @@
+//! The model's forward pass, top to bottom: a ragged batch of tokens in, hidden states out. Rows of
+//! any length travel in one pass; nothing is padded here.
+
+use std::sync::Arc;
+
+use mlx_rs::Array;
+use mlx_rs::ops::concatenate;
+
+use crate::attention::{Attention, AttentionRow, KvPool};
+use crate::checkpoint::{self, Checkpoint, Mixer, ModelConfig};
+use crate::error::Result;
+use crate::gdn::{Gdn, GdnPool, GdnRow};
+use crate::linear::Matrix;
+use crate::norm::{Norm, norm_pair, silu_mul};
+use crate::place::Place;
+
+/// Weights of trunk and MTP head, prepared for a place. Immutable once loaded.
+#[derive(Debug)]
+pub struct Model {
+    place: Place,
+    embed: Matrix,
+    layers: Vec<Layer>,
+    norm: Norm,
+    /// `None` when tied to `embed`.
+    head: Option<Matrix>,
+    mtp: Option<MtpHead>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    input_norm: Norm,
+    mixer: LayerMixer,
+    post_norm: Norm,
+    ffn: Ffn,
+}
+
+#[derive(Debug)]
+enum LayerMixer {
+    Gdn(Gdn),
+    Attention(Attention),
+}
+
+#[derive(Debug)]
+struct Ffn {
+    gate_up: Matrix,
+    down: Matrix,
+}
+
+#[derive(Debug)]
+struct MtpHead {
+    embedding_norm: Norm,
+    hidden_norm: Norm,
+    fc: Matrix,
+    input_norm: Norm,
+    attention: Attention,
+    post_norm: Norm,
+    ffn: Ffn,
+    norm: Norm,
+}
+
+/// What outlives a pass: recurrent states by slot, keys and values by page.
+#[derive(Debug)]
+pub struct Pools {
+    /// One for every GDN layer, in order.
+    pub gdn: Vec<GdnPool>,
+    /// One for every attention layer, in order.
+    pub kv: Vec<KvPool>,
+    /// The MTP head's.
+    pub mtp: Option<KvPool>,
+}
+
+/// One row of a pass: tokens `start..start + len` of the batch.
+#[derive(Clone, Debug)]
+pub struct FeedRow {
+    /// Slot of its recurrent state; unused by the MTP head.
+    pub slot: usize,
+    /// First token in the batch.
+    pub start: usize,
+    /// Tokens.
+    pub len: usize,
+    /// Index of the first token in its sequence.
+    pub position: usize,
+    /// Tape entries accepted since the last pass.
+    pub keep: usize,
+    /// Whether the tokens stand at once (prefill) or wait for a verdict.
+    pub commit: bool,
+    /// Its KV pages.
+    pub pages: Arc<[u32]>,
+}
+
+impl FeedRow {
+    fn attention(&self) -> AttentionRow {
+        let (start, len, position) = (self.start, self.len, self.position);
+        AttentionRow { start, len, position, pages: Arc::clone(&self.pages) }
+    }
+
+    fn gdn(&self) -> GdnRow {
+        let Self { slot, start, len, keep, commit, .. } = *self;
+        GdnRow { slot, start, len, keep, commit }
+    }
+}
+
+impl Model {
+    /// Prepares a checkpoint for a place. `verify_max` is the longest verify row.
+    ///
+    /// # Errors
+    /// When weights cannot be prepared.
+    pub fn load(
+        place: Place,
+        checkpoint: &Checkpoint,
+        page_tokens: usize,
+        verify_max: usize,
+    ) -> Result<Self> {
+        let config = &checkpoint.config;
+        let layers = checkpoint
+            .layers
+            .iter()
+            .map(|layer| Layer::load(place, layer, config, page_tokens, verify_max))
+            .collect::<Result<_>>()?;
+        let mtp = checkpoint.mtp.as_ref().ok();
+        let mtp = mtp.map(|w| MtpHead::load(place, w, config, page_tokens)).transpose()?;
+        Ok(Self {
+            place,
+            embed: Matrix::load(place, &[&checkpoint.embed])?,
+            layers,
+            norm: Norm::load(place, &checkpoint.norm, config.norm_eps)?,
+            head: checkpoint.head.as_ref().map(|h| Matrix::load(place, &[h])).transpose()?,
+            mtp,
+        })
+    }
+
+    /// Empty state for `slots` sequences and `pages` pages.
+    ///
+    /// # Errors
+    /// When MLX cannot allocate.
+    pub fn pools(&self, slots: usize, pages: usize) -> Result<Pools> {
+        let (mut gdn, mut kv) = (Vec::new(), Vec::new());
+        for layer in &self.layers {
+            match &layer.mixer {
+                LayerMixer::Gdn(g) => gdn.push(g.pool(slots)?),
+                LayerMixer::Attention(a) => kv.push(a.pool(pages)?),
+            }
+        }
+        let mtp = self.mtp.as_ref().map(|m| m.attention.pool(pages)).transpose()?;
+        Ok(Pools { gdn, kv, mtp })
+    }
+
+    /// Whether there is an MTP head.
+    #[must_use]
+    pub fn has_mtp(&self) -> bool {
+        self.mtp.is_some()
+    }
+
+    /// The trunk: `tokens` [M] → hidden states after the final norm, `[M, H]`.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn trunk(&self, tokens: &[u32], rows: &[FeedRow], pools: &mut Pools) -> Result<Array> {
+        let gdn_rows: Vec<GdnRow> = rows.iter().map(FeedRow::gdn).collect();
+        let kv_rows: Vec<AttentionRow> = rows.iter().map(FeedRow::attention).collect();
+        let (mut gdn, mut kv) = (pools.gdn.iter_mut(), pools.kv.iter_mut());
+        let mut x = self.embed.gather(tokens)?;
+        for layer in &self.layers {
+            let n = layer.input_norm.apply(&x)?;
+            x = match &layer.mixer {
+                LayerMixer::Gdn(g) => {
+                    g.apply(&n, &x, &gdn_rows, gdn.next().expect("a pool for every GDN layer"))?
+                }
+                LayerMixer::Attention(a) => {
+                    a.apply(&n, &x, &kv_rows, kv.next().expect("a pool for every attention layer"))?
+                }
+            };
+            x = layer.ffn.apply(self.place, &layer.post_norm.apply(&x)?, &x)?;
+        }
+        self.norm.apply(&x)
+    }
+
+    /// Hidden states `[M, H]` of trunk or head → logits `[M, V]`.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn logits(&self, hidden: &Array) -> Result<Array> {
+        self.head.as_ref().unwrap_or(&self.embed).apply(hidden)
+    }
+
+    /// Folds the accepted part of a slot's tapes into its state.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn fold(&self, slot: usize, keep: usize, pools: &mut Pools) -> Result<()> {
+        let gdn = self.layers.iter().filter_map(|l| match &l.mixer {
+            LayerMixer::Gdn(g) => Some(g),
+            LayerMixer::Attention(_) => None,
+        });
+        for (layer, pool) in gdn.zip(&mut pools.gdn) {
+            layer.fold(slot, keep, pool)?;
+        }
+        Ok(())
+    }
+
+    /// The MTP head: pairs (hidden state before a token, the token) → its own hidden states after
+    /// its final norm, `[M, H]`. A pair stands at its token's index.
+    ///
+    /// # Errors
+    /// When MLX fails or there is no head.
+    pub fn draft(
+        &self,
+        hidden: &Array,
+        tokens: &[u32],
+        rows: &[FeedRow],
+        pools: &mut Pools,
+    ) -> Result<Array> {
+        let (mtp, pool) = self.mtp_parts(&mut pools.mtp)?;
+        let x = self.mtp_input(mtp, hidden, tokens)?;
+        let rows: Vec<AttentionRow> = rows.iter().map(FeedRow::attention).collect();
+        let x = mtp.attention.apply(&mtp.input_norm.apply(&x)?, &x, &rows, pool)?;
+        let x = mtp.ffn.apply(self.place, &mtp.post_norm.apply(&x)?, &x)?;
+        mtp.norm.apply(&x)
+    }
+
+    /// Fills the MTP head's cache with pairs that nobody drafts from: keys and values only.
+    ///
+    /// # Errors
+    /// When MLX fails or there is no head.
+    pub fn remember(
+        &self,
+        hidden: &Array,
+        tokens: &[u32],
+        rows: &[FeedRow],
+        pools: &mut Pools,
+    ) -> Result<()> {
+        let (mtp, pool) = self.mtp_parts(&mut pools.mtp)?;
+        let x = self.mtp_input(mtp, hidden, tokens)?;
+        let rows: Vec<AttentionRow> = rows.iter().map(FeedRow::attention).collect();
+        mtp.attention.append(&mtp.input_norm.apply(&x)?, &rows, pool)
+    }
+
+    fn mtp_parts<'a>(
+        &'a self,
+        pool: &'a mut Option<KvPool>,
+    ) -> Result<(&'a MtpHead, &'a mut KvPool)> {
+        let parts = self.mtp.as_ref().zip(pool.as_mut());
+        parts.ok_or_else(|| crate::error::Error::Plan("this model has no MTP head".into()))
+    }
+
+    /// `fc(rms(embedding) | rms(hidden))`, the embedding first.
+    fn mtp_input(&self, mtp: &MtpHead, hidden: &Array, tokens: &[u32]) -> Result<Array> {
+        let embedding = self.embed.gather(tokens)?;
+        let pair = norm_pair((&embedding, &mtp.embedding_norm), (hidden, &mtp.hidden_norm))?;
+        mtp.fc.apply(&pair)
+    }
+}
+
+impl Layer {
+    fn load(
+        place: Place,
+        w: &checkpoint::Layer,
+        config: &ModelConfig,
+        page_tokens: usize,
+        verify_max: usize,
+    ) -> Result<Self> {
+        let mixer = match &w.mixer {
+            Mixer::Gdn(g) => LayerMixer::Gdn(Gdn::load(place, g, config, verify_max)?),
+            Mixer::Attention(a) => {
+                LayerMixer::Attention(Attention::load(place, a, config, page_tokens, false)?)
+            }
+        };
+        Ok(Self {
+            input_norm: Norm::load(place, &w.input_norm, config.norm_eps)?,
+            mixer,
+            post_norm: Norm::load(place, &w.post_norm, config.norm_eps)?,
+            ffn: Ffn::load(place, &w.mlp)?,
+        })
+    }
+}
+
+impl Ffn {
+    fn load(place: Place, w: &checkpoint::Mlp) -> Result<Self> {
+        let gate_up = Matrix::load(place, &[&w.gate, &w.up])?;
+        Ok(Self { gate_up, down: Matrix::load(place, &[&w.down])? })
+    }
+
+    /// `x` normalised → `residual + down(silu(gate x) · up x)`.
+    fn apply(&self, place: Place, x: &Array, residual: &Array) -> Result<Array> {
+        let gated = silu_mul(place, &self.gate_up.apply(x)?)?;
+        self.down.apply_add(&gated, residual)
+    }
+}
+
+impl MtpHead {
+    fn load(
+        place: Place,
+        w: &checkpoint::MtpWeights,
+        config: &ModelConfig,
+        page_tokens: usize,
+    ) -> Result<Self> {
+        let refuse = |reason: &str| crate::error::Error::Plan(format!("MTP head: {reason}"));
+        let layer = w.layers.first().ok_or_else(|| refuse("no layer"))?;
+        let Mixer::Attention(attention) = &layer.mixer else {
+            return Err(refuse("its layer is not of the attention kind"));
+        };
+        let norm = |gain: &[f32]| Norm::load(place, gain, config.norm_eps);
+        Ok(Self {
+            embedding_norm: norm(&w.embedding_norm)?,
+            hidden_norm: norm(&w.hidden_norm)?,
+            fc: Matrix::load(place, &[&w.fc])?,
+            input_norm: norm(&layer.input_norm)?,
+            attention: Attention::load(place, attention, config, page_tokens, true)?,
+            post_norm: norm(&layer.post_norm)?,
+            ffn: Ffn::load(place, &layer.mlp)?,
+            norm: norm(&w.norm)?,
+        })
+    }
+}
+
+impl Pools {
+    /// Arrays to evaluate so that no graph outlives its cycle.
+    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
+        let gdn = self.gdn.iter().flat_map(GdnPool::arrays);
+        gdn.chain(self.kv_pools().flat_map(KvPool::arrays))
+    }
+
+    /// Pages there is room for.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.kv_pools().map(KvPool::pages).min().unwrap_or(usize::MAX)
+    }
+
+    /// Makes room for `pages` pages in every cache.
+    ///
+    /// # Errors
+    /// When MLX cannot allocate.
+    pub fn grow(&mut self, pages: usize) -> Result<()> {
+        self.kv.iter_mut().chain(&mut self.mtp).try_for_each(|pool| pool.grow(pages))
+    }
+
+    /// Copies a page of every cache.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn copy_page(&mut self, from: usize, to: usize) -> Result<()> {
+        self.kv.iter_mut().chain(&mut self.mtp).try_for_each(|pool| pool.copy(from, to))
+    }
+
+    fn kv_pools(&self) -> impl Iterator<Item = &KvPool> {
+        self.kv.iter().chain(&self.mtp)
+    }
+}
+
+/// Rows `index` of `x [M, H]`.
+///
+/// # Errors
+/// When MLX fails.
+pub fn take_rows(x: &Array, index: &[i32]) -> Result<Array> {
+    Ok(x.take_axis(Array::from_slice(index, &[index.len() as i32]), 0)?)
+}
+
+/// Rows of several `[m, H]` as one batch.
+///
+/// # Errors
+/// When MLX fails.
+pub fn join_rows(parts: &[Array]) -> Result<Array> {
+    match parts {
+        [only] => Ok(only.clone()),
+        _ => Ok(concatenate(parts, 0)?),
+    }
+}

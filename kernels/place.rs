@@ -1,0 +1,63 @@
+//! Where the model runs, and what follows from it.
+
+use mlx_rs::{Device, DeviceType, Dtype};
+
+use crate::error::Result;
+
+/// Where arrays are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// MLX's CPU stream with the Rust kernels of [`crate::cpu`] in its graph; fp32 throughout.
+    #[cfg(target_os = "linux")]
+    Host,
+    /// MLX's default device with MLX's own operations, activations in this type.
+    Mlx(Dtype),
+}
+
+impl Place {
+    /// The best place this process has: the GPU if MLX has one, else the CPU.
+    ///
+    /// # Errors
+    /// When MLX cannot name its default device.
+    pub fn detect(checkpoint: Dtype) -> Result<Self> {
+        let gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
+        #[cfg(target_os = "linux")]
+        if !gpu {
+            return Ok(Self::Host);
+        }
+        let _ = gpu;
+        Ok(Self::Mlx(checkpoint))
+    }
+
+    /// The type of activations and caches.
+    #[must_use]
+    pub fn dtype(self) -> Dtype {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Host => Dtype::Float32,
+            Self::Mlx(dtype) => dtype,
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Host => "cpu, fp32, host kernels".into(),
+            Self::Mlx(dtype) => format!("mlx default device, {dtype:?}"),
+        }
+    }
+}
+
+/// Evaluates `arrays`; what failed in a Rust kernel of their graph is an error too.
+///
+/// # Errors
+/// What MLX or a kernel met.
+pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a mlx_rs::Array>) -> Result<()> {
+    #[cfg(target_os = "linux")]
+    crate::host::eval(arrays)?;
+    #[cfg(not(target_os = "linux"))]
+    mlx_rs::transforms::eval(arrays)?;
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! Writing into arrays that outlive a cycle. The old handle is given up, so that MLX reuses its
+//! buffer instead of copying it.
+
+use mlx_rs::Array;
+use mlx_rs::ops::indexing::TryIndexMutOp;
+use mlx_rs::ops::{concatenate, zeros_dtype};
+
+use crate::error::Result;
+
+/// Puts `values [m ≤ n, …]` at the beginning of row `row` of `pool [rows, n, …]`.
+///
+/// # Errors
+/// When MLX fails.
+pub fn write(pool: &mut Array, row: usize, values: &Array) -> Result<()> {
+    let row = row as i32;
+    let mut shape = vec![1];
+    shape.extend_from_slice(values.shape());
+    let values = values.reshape(&shape)?;
+    pool.try_index_mut((row..row + 1, 0..shape[1]), values)?;
+    Ok(())
+}
+
+/// Copies row `from` of `pool` over row `to`.
+///
+/// # Errors
+/// When MLX fails.
+pub fn copy(pool: &mut Array, from: usize, to: usize) -> Result<()> {
+    let values = pool.take_axis(Array::from_int(from as i32), 0)?;
+    // The copy is real before the pool is written to again.
+    crate::place::eval([&values])?;
+    write(pool, to, &values)
+}
+
+/// Gives `pool` room for `rows` along the first axis; the new ones are zero.
+///
+/// # Errors
+/// When MLX cannot allocate.
+pub fn grow(pool: &mut Array, rows: usize) -> Result<()> {
+    let mut shape = pool.shape().to_vec();
+    shape[0] = rows as i32 - shape[0];
+    let more = zeros_dtype(&shape, pool.dtype())?;
+    *pool = concatenate(&[&*pool, &more], 0)?;
+    crate::place::eval([&*pool])?;
+    Ok(())
+}
+
+/// The result of a host kernel that goes on living in the buffer of its `input`-th operand, which
+/// is `pool`.
+#[cfg(target_os = "linux")]
+pub fn in_place(pool: &Array, input: usize) -> crate::host::OutputSpec<'_> {
+    // SAFETY: pools have one owner, who replaces its handle by the result at once; what was gathered
+    // from a pool before is evaluated before the next kernel is added to the graph.
+    unsafe { crate::host::OutputSpec::taking(input, pool.shape(), pool.dtype()) }
+}

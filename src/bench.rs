@@ -1,0 +1,242 @@
+//! `mtplx bench`: what speculation brings on this machine, in one run. Depths take turns within
+//! every round, so that a machine whose speed drifts slows them all alike.
+
+#![allow(clippy::print_stdout, reason = "a command reports on stdout")]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use mtplx_actors::ingress::Chat;
+use mtplx_core::batch::{Batch, BatchLimits, Knobs, Tried};
+use mtplx_core::engine::Engine;
+use mtplx_core::request::{Limits, Request};
+use mtplx_core::sample::Sampling;
+use mtplx_core::{RequestId, Token};
+use mtplx_kernels::MlxEngine;
+use serde::Deserialize;
+
+use crate::model::Model;
+
+const PROMPTS: &str = include_str!("bench/prompts.toml");
+
+/// What is measured.
+#[derive(Args, Debug, Clone)]
+pub struct BenchArgs {
+    /// Temperature; top-k 20 and top-p 0.95 are always on.
+    #[arg(long, default_value_t = 0.6)]
+    pub temperature: f32,
+    /// Most tokens of a text.
+    #[arg(long, default_value_t = 96)]
+    pub tokens: usize,
+    /// Rounds; the median counts.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
+    /// Deepest draft.
+    #[arg(long, default_value_t = 3)]
+    pub depth_max: u8,
+    /// Texts at once for the second table.
+    #[arg(long, default_value_t = 8)]
+    pub clients: usize,
+}
+
+#[derive(Deserialize)]
+struct Prompts {
+    kind: Vec<Kind>,
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    name: String,
+    real: bool,
+    #[serde(default)]
+    text: Vec<String>,
+    #[serde(default)]
+    chat: Vec<String>,
+}
+
+/// Prompts of one kind, tokenized.
+struct Texts {
+    name: String,
+    real: bool,
+    prompts: Vec<Vec<Token>>,
+}
+
+/// What one measurement gave.
+#[derive(Default, Clone)]
+struct Figures {
+    tokens: usize,
+    seconds: f64,
+    device_s: f64,
+    positions: Vec<Tried>,
+}
+
+impl Figures {
+    fn rate(&self) -> f64 {
+        self.tokens as f64 / self.seconds
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.tokens += other.tokens;
+        self.seconds += other.seconds;
+        self.device_s += other.device_s;
+        if self.positions.len() < other.positions.len() {
+            self.positions.resize(other.positions.len(), Tried::default());
+        }
+        for (sum, part) in self.positions.iter_mut().zip(&other.positions) {
+            sum.tried += part.tried;
+            sum.accepted += part.accepted;
+        }
+    }
+
+    fn acceptance(&self) -> String {
+        let rate = |t: &Tried| format!("{:.2}", f64::from(t.accepted) / f64::from(t.tried.max(1)));
+        self.positions.iter().map(rate).collect::<Vec<_>>().join(" / ")
+    }
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When the engine fails.
+pub fn run(model: &Model, engine: MlxEngine, args: &BenchArgs) -> Result<()> {
+    let texts = load(model)?;
+    println!("model {}, {}", model.name, engine.info().device);
+    if let Some(reason) = &engine.info().mtp_absent {
+        println!("no MTP head: {reason}");
+    }
+    let mut bench = Bench::new(engine, model, args.clone());
+    let depth_max = args.depth_max.min(bench.engine.info().depth_max);
+    // Everything is touched once before anything counts.
+    bench.measure(&texts[0].prompts[..1], depth_max)?;
+    let alone = |prompts: &[Vec<Token>]| prompts.iter().map(|p| vec![p.clone()]).collect();
+    println!("\none text at a time, temperature {}", args.temperature);
+    bench.table(&texts, depth_max, &alone)?;
+    let clients = args.clients;
+    let together = |prompts: &[Vec<Token>]| {
+        vec![prompts.iter().cycle().take(clients).cloned().collect::<Vec<_>>()]
+    };
+    println!("\n{clients} texts at once, aggregate");
+    bench.table(&texts, depth_max, &together)
+}
+
+fn load(model: &Model) -> Result<Vec<Texts>> {
+    let Prompts { kind } = toml::from_str(PROMPTS).context("prompts of the bench")?;
+    kind.into_iter()
+        .map(|kind| {
+            let text = kind.text.iter().map(|t| model.text.raw(t));
+            let chat = kind.chat.iter().map(|c| model.text.chat(&Chat::question(c)));
+            let prompts = text.chain(chat).map(|p| Ok(p?.tokens)).collect::<Result<_>>()?;
+            Ok(Texts { name: kind.name, real: kind.real, prompts })
+        })
+        .collect()
+}
+
+struct Bench {
+    engine: MlxEngine,
+    batch: Batch,
+    limits: Limits,
+    sampling: Sampling,
+    rounds: usize,
+    next: u64,
+}
+
+type Groups<'a> = dyn Fn(&[Vec<Token>]) -> Vec<Vec<Vec<Token>>> + 'a;
+
+impl Bench {
+    fn new(engine: MlxEngine, model: &Model, args: BenchArgs) -> Self {
+        // Nothing is kept: every text starts cold.
+        let limits = BatchLimits { snapshots_max: 0, chunk_grain: 64 };
+        let batch = Batch::new(engine.info().clone(), limits);
+        let stop_tokens = Arc::clone(model.text.stop_tokens());
+        Self {
+            engine,
+            batch,
+            limits: Limits { new_tokens_max: args.tokens, stop_tokens },
+            sampling: Sampling {
+                temperature: args.temperature,
+                top_k: 20,
+                top_p: 0.95,
+                ..Sampling::default()
+            },
+            rounds: args.rounds.max(1),
+            next: 0,
+        }
+    }
+
+    fn table(&mut self, texts: &[Texts], depth_max: u8, groups: &Groups<'_>) -> Result<()> {
+        println!(
+            "{:<10} {:<9} {:>2}  {:>9}  {:>6}  {:>6}  acceptance",
+            "text", "", "K", "tokens/s", "ratio", "device"
+        );
+        for texts in texts {
+            let groups = groups(&texts.prompts);
+            let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); usize::from(depth_max) + 1];
+            for _ in 0..self.rounds {
+                for (depth, rounds) in (0..).zip(&mut rounds) {
+                    let mut sum = Figures::default();
+                    for group in &groups {
+                        sum.add(&self.measure(group, depth)?);
+                    }
+                    rounds.push(sum);
+                }
+            }
+            let medians: Vec<Figures> = rounds.into_iter().filter_map(median).collect();
+            let plain = medians.first().map_or(1.0, Figures::rate);
+            for (depth, f) in medians.iter().enumerate() {
+                println!(
+                    "{:<10} {:<9} {:>2}  {:>9.1}  {:>5.2}x  {:>5.0}%  {}",
+                    texts.name,
+                    if texts.real { "real" } else { "synthetic" },
+                    depth,
+                    f.rate(),
+                    f.rate() / plain,
+                    100.0 * f.device_s / f.seconds,
+                    f.acceptance()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves `prompts` at once at one depth; decoding alone is timed.
+    fn measure(&mut self, prompts: &[Vec<Token>], depth: u8) -> Result<Figures> {
+        for (i, prompt) in prompts.iter().enumerate() {
+            self.next += 1;
+            self.batch.admit(
+                Request {
+                    id: RequestId(self.next),
+                    prompt: prompt.as_slice().into(),
+                    sampling: Sampling { seed: i as u64, ..self.sampling.clone() },
+                    limits: self.limits.clone(),
+                    draft_tokens: Some(depth),
+                    boundaries: Vec::new(),
+                },
+                None,
+            );
+        }
+        let mut figures = Figures::default();
+        while self.batch.is_busy() {
+            let knobs = Knobs { depth, rows_max: 64, prefill_busy: 4096, prefill_idle: 4096 };
+            let start = Instant::now();
+            let plan = self.batch.plan(knobs);
+            let outcome = self.engine.run(&plan, self.batch.rows())?;
+            let settled = self.batch.settle(&plan, outcome);
+            let seconds = start.elapsed().as_secs_f64();
+            if plan.prefill.is_empty() {
+                let report = settled.report;
+                let device_s = report.phases.device_us as f64 / 1e6;
+                let (tokens, positions) = (report.emitted, report.positions);
+                figures.add(&Figures { tokens, seconds, device_s, positions });
+            }
+        }
+        Ok(figures)
+    }
+}
+
+fn median(mut rounds: Vec<Figures>) -> Option<Figures> {
+    rounds.sort_by(|a, b| a.rate().total_cmp(&b.rate()));
+    let middle = rounds.len() / 2;
+    rounds.into_iter().nth(middle)
+}

@@ -1,0 +1,270 @@
+//! Settings: `config/mtplx.toml` holds every default; a file and the command line lay differences
+//! over it; the result is checked once and never changes.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+
+use mtplx_actors::{bank, decode, root, thermal, tuner};
+use serde::Deserialize;
+use toml::{Table, Value};
+
+/// All defaults, with their reasons.
+const DEFAULTS: &str = include_str!("../config/mtplx.toml");
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {reason}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        reason: std::io::Error,
+    },
+    /// The file is not TOML, or holds keys or types that are not settings.
+    #[error("{origin}: {reason}")]
+    Parse {
+        /// The file, or "defaults".
+        origin: String,
+        /// What is wrong, with line and column where known.
+        reason: String,
+    },
+    /// An actor's settings contradict themselves or each other.
+    #[error("{0}")]
+    Part(String),
+    /// A value is outside its domain.
+    #[error("{key} = {value}: {expected}")]
+    Value {
+        /// The setting.
+        key: &'static str,
+        /// What was written.
+        value: String,
+        /// What is allowed.
+        expected: &'static str,
+    },
+}
+
+/// Settings as written: one complete file.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    server: Server,
+    model: Model,
+    engine: Engine,
+    decode: decode::Config,
+    bank: bank::Config,
+    tuner: tuner::Config,
+    thermal: thermal::Config,
+    root: root::Config,
+    log: Log,
+}
+
+/// Where and for how many the server answers.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Address to listen on.
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// Requests in the house at once.
+    pub requests_max: NonZeroU16,
+    /// Largest body.
+    pub body_bytes_max: usize,
+    /// Most tokens of one answer; 0 for what the context holds.
+    pub new_tokens_max: usize,
+    /// Seconds of silence after which a stream says that it is alive.
+    pub keep_alive_s: NonZeroU16,
+}
+
+/// What is served.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Folder of a checkpoint; empty for the embedded model.
+    pub path: PathBuf,
+    /// Its name for clients; empty for the folder's.
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Engine {
+    slots: usize,
+    page_tokens: usize,
+    context_tokens_max: usize,
+    draft_tokens_max: u8,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// As RUST_LOG.
+    pub filter: String,
+    /// The shape of lines.
+    pub format: LogFormat,
+}
+
+/// The shape of log lines.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// For collectors.
+    Json,
+}
+
+/// Settings as checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where and for how many.
+    pub server: Server,
+    /// What.
+    pub model: Model,
+    /// How large the engine is.
+    pub engine: mtplx_kernels::EngineOptions,
+    /// Every actor's own settings.
+    pub actors: root::Configs,
+    /// What is logged.
+    pub log: Log,
+}
+
+impl Config {
+    /// The defaults, `file` and `overrides` laid over each other and checked. Overrides are
+    /// `(section, key, value)`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the file and key at fault.
+    pub fn load(
+        file: Option<&Path>,
+        overrides: &[(&str, &str, Value)],
+    ) -> Result<Self, ConfigError> {
+        let mut table = parse(DEFAULTS, "defaults")?;
+        let mut origin = "defaults".to_owned();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })?;
+            origin = path.display().to_string();
+            lay(&mut table, parse(&text, &origin)?);
+        }
+        for (section, key, value) in overrides {
+            if let Some(Value::Table(section)) = table.get_mut(*section) {
+                section.insert((*key).to_owned(), value.clone());
+            }
+        }
+        let written: Result<Written, _> = table.try_into();
+        let written =
+            written.map_err(|e| ConfigError::Parse { origin, reason: e.message().to_owned() })?;
+        written.check()
+    }
+}
+
+fn parse(text: &str, origin: &str) -> Result<Table, ConfigError> {
+    text.parse().map_err(|e: toml::de::Error| ConfigError::Parse {
+        origin: origin.to_owned(),
+        reason: e.to_string(),
+    })
+}
+
+/// Puts `over` onto `base`, section by section.
+fn lay(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => lay(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Refuses `value` of `key` unless `fine`.
+fn demand(
+    fine: bool,
+    key: &'static str,
+    value: impl ToString,
+    expected: &'static str,
+) -> Result<(), ConfigError> {
+    let value = value.to_string();
+    if fine { Ok(()) } else { Err(ConfigError::Value { key, value, expected }) }
+}
+
+impl Written {
+    fn check(self) -> Result<Config, ConfigError> {
+        let Self { server, model, engine, decode, bank, tuner, thermal, root, log } = self;
+        let key = "server.body_bytes_max";
+        demand(server.body_bytes_max > 0, key, server.body_bytes_max, "must be at least 1")?;
+        demand_engine(&engine)?;
+        let actors = root::Configs { root, decode, bank, tuner, thermal };
+        actors.check().map_err(ConfigError::Part)?;
+        let context = engine.context_tokens_max;
+        let engine = mtplx_kernels::EngineOptions {
+            slots: engine.slots,
+            page_tokens: engine.page_tokens,
+            depth_max: engine.draft_tokens_max,
+            context_tokens_max: (context > 0).then_some(context),
+            bank_bytes: bank.bytes_max,
+            place: None,
+        };
+        Ok(Config { server, model, engine, actors, log })
+    }
+}
+
+fn demand_engine(e: &Engine) -> Result<(), ConfigError> {
+    demand((1..=256).contains(&e.slots), "engine.slots", e.slots, "must be from 1 to 256")?;
+    let pages = e.page_tokens.is_power_of_two() && (8..=1024).contains(&e.page_tokens);
+    let expected = "must be a power of two from 8 to 1024";
+    demand(pages, "engine.page_tokens", e.page_tokens, expected)?;
+    let key = "engine.draft_tokens_max";
+    demand(e.draft_tokens_max <= 4, key, e.draft_tokens_max, "must be from 0 to 4")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("my.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path), &[])
+    }
+
+    #[test]
+    fn the_defaults_are_complete_and_sound() {
+        let config = Config::load(None, &[]).unwrap();
+        assert_eq!(config.server.port, 8000);
+        assert!(config.server.host.is_loopback());
+    }
+
+    #[test]
+    fn a_file_holds_differences_only_and_the_command_line_wins() {
+        let config = load("[server]\nport = 9\n[engine]\nslots = 3").unwrap();
+        assert_eq!((config.server.port, config.engine.slots), (9, 3));
+        let over = [("server", "port", Value::Integer(11))];
+        assert_eq!(Config::load(None, &over).unwrap().server.port, 11);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, named) in [
+            ("[server]\nprot = 9", "prot"),
+            ("[sever]\nport = 9", "sever"),
+            ("[server]\nport = \"x\"", "u16"),
+            ("[engine]\nslots = 0", "engine.slots"),
+            ("[engine]\npage_tokens = 33", "engine.page_tokens"),
+            ("[thermal]\nwarm_celsius = 120.0", "thermal"),
+            ("[root]\nbackoff_s = -1.0", "root.backoff_s"),
+            ("[server", "line 1"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains(named), "{text:?}: {error}");
+        }
+        let missing = Config::load(Some(Path::new("/nonexistent/x.toml")), &[]).unwrap_err();
+        assert!(missing.to_string().contains("/nonexistent/x.toml"));
+    }
+}

@@ -1,0 +1,41 @@
+//! Logs and metrics: set up once, before anything else.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// Sends log lines to stderr; stdout belongs to commands.
+///
+/// # Errors
+/// When the filter cannot be read.
+pub fn logs(settings: &Log) -> Result<()> {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| settings.filter.clone());
+    let filter = EnvFilter::try_new(&filter).with_context(|| format!("log filter {filter:?}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let installed = match settings.format {
+        LogFormat::Pretty => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    installed.map_err(|e| anyhow::anyhow!("cannot install the logger: {e}"))
+}
+
+/// Installs the recorder of the process and describes every metric.
+///
+/// # Errors
+/// When there is a recorder already.
+pub fn metrics() -> Result<PrometheusHandle> {
+    Ok(mtplx_actors::metrics::install(PrometheusBuilder::new())?)
+}
+
+/// Folds what was recorded into the histograms, so that they do not grow between two scrapes.
+pub async fn upkeep(metrics: PrometheusHandle) {
+    let mut beat = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        beat.tick().await;
+        metrics.run_upkeep();
+    }
+}

@@ -1,0 +1,36 @@
+//! What the command line says, above all when something is wrong.
+
+use crate::house::mtplx;
+
+/// Runs the binary to its end; its exit code and everything it said on stderr.
+fn fails(args: &[&str]) -> String {
+    let out = mtplx().args(args).output().unwrap();
+    assert!(!out.status.success(), "{args:?} succeeded");
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+#[test]
+fn help_names_the_commands() {
+    let out = mtplx().arg("--help").output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && text.contains("serve") && text.contains("bench"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_served_is_named_before_anything_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("my.toml");
+    std::fs::write(&path, "[server]\nprot = 1\n").unwrap();
+    let error = fails(&["serve", "--config", path.to_str().unwrap()]);
+    assert!(error.contains("prot"), "{error}");
+    let error = fails(&["serve", "--model", "/nonexistent/model"]);
+    assert!(error.contains("/nonexistent/model"), "{error}");
+    let error = fails(&["serve", "--model", dir.path().to_str().unwrap()]);
+    assert!(error.contains("config.json"), "{error}");
+    let error = fails(&["serve", "--port", "70000"]);
+    assert!(error.contains("70000"), "{error}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let error = fails(&["serve", "--port", &port]);
+    assert!(error.contains(&port) && error.contains("in use"), "{error}");
+}

@@ -1,0 +1,26 @@
+//! The whole, from outside. One binary:
+//!
+//! * `house`: starts the real binary on a free port; everybody below uses it;
+//! * `cli`: what the command line says, above all when something is wrong;
+//! * `config`: every file in config/ parses and checks;
+//! * `openai`: the official Python client against the real server;
+//! * `leaving`: a client that goes away takes its row along;
+//! * `metrics`: what /metrics shows is what was served;
+//! * `drain`: SIGTERM lets running requests finish;
+//! * `tidy`: the rules of the house itself.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    unreachable_pub,
+    reason = "this is a test: what fails must fail loudly, and figures are printed"
+)]
+
+mod cli;
+mod config;
+mod drain;
+mod house;
+mod leaving;
+mod metrics;
+mod openai;
+mod tidy;

@@ -1,0 +1,47 @@
+//! The official OpenAI client for Python, from PyPI, against the real server.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::house::{House, question, root};
+
+/// A Python with the judges installed; made once below the checkout.
+pub fn judges() -> PathBuf {
+    let made = Command::new("make").arg("--silent").arg("judges").current_dir(root()).output();
+    let made = made.unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    root().join(".native/judges/bin/python")
+}
+
+#[test]
+fn the_official_client_is_served() {
+    let house = House::shared();
+    let script = root().join("tests/judges/openai_client.py");
+    let out = Command::new(judges()).arg(script).arg(&house.url).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
+    println!("{text}");
+}
+
+#[test]
+fn many_at_once_get_the_text_they_would_get_alone() {
+    let house = House::shared();
+    let ask = |i: usize| {
+        let mut body = question(&format!("Tell me a short story about a dragon, number {i}."));
+        body["max_tokens"] = 48.into();
+        if i % 2 == 1 {
+            body["temperature"] = 0.8.into();
+            body["seed"] = i.into();
+        }
+        let (status, answer) = house.post("/v1/chat/completions", &body);
+        assert_eq!(status, 200, "{answer}");
+        answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    };
+    let alone: Vec<String> = (0..10).map(ask).collect();
+    let together: Vec<String> = std::thread::scope(|s| {
+        let ask = &ask;
+        let threads: Vec<_> = (0..10).map(|i| s.spawn(move || ask(i))).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert_eq!(alone, together);
+}
