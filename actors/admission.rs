@@ -1,5 +1,5 @@
-//! What travels from the door to the engine: a checked request, the permit that bounds the house and
-//! the sender of its stream. And what travels back: whether the door is open.
+//! What travels from the door to the engine: a checked request, the permit that bounds the house
+//! and the sender of its stream. And what travels back: whether the door is open.
 
 use mtplx_core::batch::RowEvent;
 use mtplx_core::engine::EngineInfo;

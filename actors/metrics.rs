@@ -166,7 +166,7 @@ inventory! {
     GENERATED_SIZE = metric(SIZES, Tokens, "mtplx_request_generated_tokens",
         "Tokens generated for requests that ended.");
     PROMPT_TOKENS = metric(Counter, Tokens, "mtplx_prompt_tokens_total",
-        "Prompt tokens forwarded through the model or restored from the session bank.").by(&[SOURCE]);
+        "Prompt tokens forwarded through the model or restored from the bank.").by(&[SOURCE]);
     GENERATED_TOKENS = metric(Counter, Tokens, "mtplx_generated_tokens_total",
         "Tokens generated.");
     DRAFT_JUDGED = metric(Counter, Tokens, "mtplx_draft_judged_tokens_total",

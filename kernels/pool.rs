@@ -48,7 +48,7 @@ pub fn grow(pool: &mut Array, rows: usize) -> Result<()> {
 /// is `pool`.
 #[cfg(target_os = "linux")]
 pub fn in_place(pool: &Array, input: usize) -> crate::host::OutputSpec<'_> {
-    // SAFETY: pools have one owner, who replaces its handle by the result at once; what was gathered
-    // from a pool before is evaluated before the next kernel is added to the graph.
+    // SAFETY: pools have one owner, who replaces its handle by the result at once; what was
+    // gathered from a pool before is evaluated before the next kernel is added to the graph.
     unsafe { crate::host::OutputSpec::taking(input, pool.shape(), pool.dtype()) }
 }

@@ -44,12 +44,16 @@ fn files_are_short_narrow_and_begin_with_what_they_are() {
         if lines > LINES_MAX {
             wrong.push(format!("{name}: {lines} lines"));
         }
-        if let Some(i) = text.lines().position(|l| l.chars().count() > COLUMNS_MAX) {
+        // Data and templates in strings keep their lines.
+        let long =
+            |l: &str| l.chars().count() > COLUMNS_MAX && l.contains(' ') && !l.contains("{%");
+        if let Some(i) = text.lines().position(long) {
             wrong.push(format!("{name}:{}: over {COLUMNS_MAX} columns", i + 1));
         }
         let begins =
             text.starts_with("//!") || text.starts_with("\"\"\"") || text.starts_with("#!");
-        if !begins {
+        // Tests of a file stand in a child of it and need no word.
+        if !begins && path.file_name().is_none_or(|name| name != "tests.rs") {
             wrong.push(format!("{name}: no word on what it is"));
         }
     }

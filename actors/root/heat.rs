@@ -1,5 +1,5 @@
-//! The thermal actor as the root sees it: started with the first generation, told of each new tuner,
-//! restarted alone.
+//! The thermal actor as the root sees it: started with the first generation, told of each new
+//! tuner, restarted alone.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,6 +11,7 @@ use super::simd::Tier;
 use super::weight::{Part, Weight, coded::Coded, dense::Dense};
 use fixed::Fixed;
 use output::Output;
+use std::cell::Cell;
 use std::ops::Range;
 
 mod coded;
@@ -49,6 +50,11 @@ enum Operands<'a> {
     Coded(&'a Fixed, &'a Coded),
 }
 
+thread_local! {
+    // Kept from call to call: fresh memory would have to be mapped each time.
+    static FIXED: Cell<Vec<Fixed>> = const { Cell::new(Vec::new()) };
+}
+
 impl Stripe<'_> {
     /// Vector operations of all tiles, for `rows` rows of x.
     fn ops(&self, rows: usize, cols: usize) -> usize {
@@ -68,8 +74,8 @@ fn multiply(x: &[f32], w: &Weight, residual: Option<&[f32]>, out: &mut [f32]) {
     let rows = x.len() / cols;
     assert_eq!(out.len(), rows * columns, "linear: out is not [M, N]");
     let tier = Tier::current();
-    let fixed = fixed_points(tier, x, w);
-    let stripes = stripes(x, &fixed, w);
+    let mut kept = FIXED.take();
+    let stripes = stripes(x, fix(tier, x, w, &mut kept), w);
     let output = Output { columns, residual, out: Shared::new(out) };
     let tiles: usize = stripes.iter().map(|stripe| stripe.tiles).sum();
     let chunks = rows.div_ceil(TILE_ROWS);
@@ -79,6 +85,7 @@ fn multiply(x: &[f32], w: &Weight, residual: Option<&[f32]>, out: &mut [f32]) {
         let rows = first..rows.min(first + TILE_ROWS);
         multiply_tile(tier, &stripes, unit / chunks, rows, &output);
     });
+    FIXED.set(kept);
 }
 
 fn multiply_tile(
@@ -101,17 +108,22 @@ fn multiply_tile(
     }
 }
 
-/// `x` as fixed-point numbers, for each size of group in `w`.
-fn fixed_points(tier: Tier, x: &[f32], w: &Weight) -> Vec<Fixed> {
-    let mut all: Vec<Fixed> = Vec::new();
+/// `x` as fixed-point numbers, for each size of group in `w`: into the first of `fixed`, whose
+/// memory is used again.
+fn fix<'a>(tier: Tier, x: &[f32], w: &Weight, fixed: &'a mut Vec<Fixed>) -> &'a [Fixed] {
+    let mut count = 0;
     for part in w.parts() {
         if let Part::Coded(part) = part
-            && all.iter().all(|fixed| fixed.group != part.group)
+            && fixed[..count].iter().all(|fixed| fixed.group != part.group)
         {
-            all.push(Fixed::new(tier, x, part.cols, part.group));
+            if fixed.len() == count {
+                fixed.push(Fixed::default());
+            }
+            fixed[count].set(tier, x, part.cols, part.group);
+            count += 1;
         }
     }
-    all
+    &fixed[..count]
 }
 
 fn stripes<'a>(x: &'a [f32], fixed: &'a [Fixed], w: &'a Weight) -> Vec<Stripe<'a>> {

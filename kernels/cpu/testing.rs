@@ -63,6 +63,14 @@ pub(super) fn assert_same(got: &[f32], expected: &[f32], what: &str) {
     }
 }
 
+/// A hash of the bits (FNV-1a), to be compared with what another machine found.
+pub(super) fn fingerprint(values: &[f32]) -> u64 {
+    let bytes = values.iter().flat_map(|value| value.to_bits().to_le_bytes());
+    bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    })
+}
+
 /// Runs `body` on each tier of this machine.
 pub(super) fn on_all_tiers(body: impl Fn()) {
     for tier in Tier::all() {

@@ -3,7 +3,9 @@
 //! A step of the engine is three calls around one device call:
 //!
 //! ```text
-//! batch.plan(knobs) -> Plan      engine.run(&plan, rows) -> Outcome      batch.settle(&plan, outcome) -> Settled
+//! batch.plan(knobs) -> Plan
+//! engine.run(&plan, rows) -> Outcome
+//! batch.settle(&plan, outcome) -> Settled
 //! ```
 //!
 //! Everything here is a plain value that prints and compares, so a whole server can be simulated

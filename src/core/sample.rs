@@ -19,7 +19,7 @@ pub struct Sampling {
     pub top_k: usize,
     /// Drop tokens less likely than this share of the likeliest; 0 keeps all.
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is off.
+    /// Divides positive and multiplies negative logits of tokens in prompt or output; 1 is off.
     pub repetition_penalty: f32,
     /// Subtracted once from logits of tokens in the output; 0 is off.
     pub presence_penalty: f32,
@@ -252,18 +252,20 @@ impl Dist {
 /// # Errors
 /// [`NotFinite`] if the row is empty or holds NaN or infinity.
 pub fn argmax(logits: &[f32]) -> Result<Token, NotFinite> {
-    let mut best: Option<(usize, f32)> = None;
-    let mut finite = true;
-    for (i, &logit) in logits.iter().enumerate() {
-        finite &= logit.is_finite();
-        if best.is_none_or(|(_, top)| logit > top) {
-            best = Some((i, logit));
-        }
+    // In integers both maxima are reduced by vectors: floats ordered by `f32::total_cmp`'s key,
+    // and magnitudes, which are largest for NaN and infinity.
+    let (top, magnitude) = logits.iter().fold((i32::MIN, 0), |(top, magnitude), logit| {
+        let bits = logit.to_bits().cast_signed();
+        let key = bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed();
+        (top.max(key), magnitude.max(bits & i32::MAX))
+    });
+    if magnitude >= f32::INFINITY.to_bits().cast_signed() {
+        return Err(NotFinite);
     }
-    match best {
-        Some((i, _)) if finite => Token::try_from(i).map_err(|_| NotFinite),
-        _ => Err(NotFinite),
-    }
+    let bits = top ^ ((top >> 31).cast_unsigned() >> 1).cast_signed();
+    let top = f32::from_bits(bits.cast_unsigned());
+    let at = logits.iter().position(|&logit| logit == top).ok_or(NotFinite)?;
+    Token::try_from(at).map_err(|_| NotFinite)
 }
 
 fn truncated(logits: &[f32], s: &Sampling) -> Result<Dist, NotFinite> {
@@ -289,13 +291,33 @@ fn truncated(logits: &[f32], s: &Sampling) -> Result<Dist, NotFinite> {
 
 /// The `top_k` (0: all) largest logits as (id, logit), ascending by id; ties keep the lowest ids.
 fn candidates(logits: &[f32], top_k: usize) -> Vec<(Token, f32)> {
-    let mut all: Vec<(Token, f32)> = (0..).zip(logits.iter().copied()).collect();
-    if top_k > 0 && top_k < all.len() {
-        all.select_nth_unstable_by(top_k - 1, by_weight_then_id);
-        all.truncate(top_k);
-        all.sort_unstable_by_key(|&(id, _)| id);
+    let all = (0..).zip(logits.iter().copied());
+    if top_k == 0 || top_k >= logits.len() {
+        return all.collect();
     }
-    all
+    // Most logits are below what the best so far have set as the bar: one comparison each.
+    let room = 4 * top_k;
+    let mut best: Vec<(Token, f32)> = Vec::with_capacity(room);
+    let mut bar = f32::NEG_INFINITY;
+    for (id, logit) in all {
+        if logit >= bar {
+            if best.len() == room {
+                keep_best(&mut best, top_k);
+                bar = best.iter().map(|&(_, logit)| logit).fold(f32::INFINITY, f32::min);
+            }
+            best.push((id, logit));
+        }
+    }
+    keep_best(&mut best, top_k);
+    best.sort_unstable_by_key(|&(id, _)| id);
+    best
+}
+
+fn keep_best(best: &mut Vec<(Token, f32)>, top_k: usize) {
+    if best.len() > top_k {
+        best.select_nth_unstable_by(top_k - 1, by_weight_then_id);
+        best.truncate(top_k);
+    }
 }
 
 /// Keeps the fewest heaviest entries whose share reaches `top_p`; the order by id remains.
@@ -351,6 +373,28 @@ mod tests {
     fn top_k_keeps_the_lowest_ids_at_a_tie() {
         let s = Sampling { top_k: 2, ..Sampling::default() };
         assert_eq!(dist(&[5.0, 1.0, 5.0, 5.0], &s).ids(), [0, 2]);
+    }
+
+    #[test]
+    fn top_k_of_many_is_what_sorting_gives() {
+        let logits: Vec<f32> =
+            (0..5000_u64).map(|i| (i.wrapping_mul(2_654_435_761) % 997) as f32 - 400.0).collect();
+        for top_k in [1, 3, 20, 400, 4999] {
+            let mut sorted: Vec<(Token, f32)> = (0..).zip(logits.iter().copied()).collect();
+            sorted.sort_by(by_weight_then_id);
+            sorted.truncate(top_k);
+            sorted.sort_by_key(|&(id, _)| id);
+            assert_eq!(candidates(&logits, top_k), sorted, "top {top_k}");
+        }
+        assert_eq!(argmax(&logits), Ok(sorted_first(&logits)));
+        assert_eq!(argmax(&[-3.0, -1.0, -1.0, -2.0]), Ok(1));
+        assert_eq!(argmax(&[-0.0, 0.0]), Ok(0), "zeros are equal");
+    }
+
+    fn sorted_first(logits: &[f32]) -> Token {
+        let mut all: Vec<(Token, f32)> = (0..).zip(logits.iter().copied()).collect();
+        all.sort_by(by_weight_then_id);
+        all[0].0
     }
 
     #[test]

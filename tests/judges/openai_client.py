@@ -24,7 +24,11 @@ def whole(**kwargs):
 def streamed(**kwargs):
     text, finish, usage, chunks = "", None, None, 0
     stream = client.chat.completions.create(
-        model=model, messages=MESSAGES, stream=True, stream_options={"include_usage": True}, **kwargs
+        model=model,
+        messages=MESSAGES,
+        stream=True,
+        stream_options={"include_usage": True},
+        **kwargs,
     )
     for chunk in stream:
         chunks += 1
@@ -70,7 +74,10 @@ assert short.usage.completion_tokens == 3, short
 
 # Text completion.
 story = client.completions.create(
-    model=model, prompt="Once upon a time, there was a little girl named", max_tokens=16, temperature=0
+    model=model,
+    prompt="Once upon a time, there was a little girl named",
+    max_tokens=16,
+    temperature=0,
 )
 assert story.choices[0].text and story.choices[0].finish_reason == "length", story
 seen["story"] = story.choices[0].text

@@ -10,6 +10,7 @@ use crate::cpu::simd::{Digits, Job, LANES, Simd, Tier, lanes};
 use crate::cpu::weight::coded::QUAD;
 
 /// `x [M, K]` in fixed point.
+#[derive(Default)]
 pub(super) struct Fixed {
     pub(super) group: usize,
     cols: usize,
@@ -33,10 +34,12 @@ pub(super) struct Unit {
 }
 
 impl Fixed {
-    pub(super) fn new(tier: Tier, x: &[f32], cols: usize, group: usize) -> Self {
-        let mut digits = vec![Digits::ZERO; x.len() / QUAD];
-        let mut units = vec![Unit::default(); x.len() / group];
-        let (all_digits, all_units) = (Shared::new(&mut digits), Shared::new(&mut units));
+    /// Converts `x` anew.
+    pub(super) fn set(&mut self, tier: Tier, x: &[f32], cols: usize, group: usize) {
+        (self.group, self.cols, self.groups) = (group, cols, cols / group);
+        self.digits.resize(x.len() / QUAD, Digits::ZERO);
+        self.units.resize(x.len() / group, Unit::default());
+        let (all_digits, all_units) = (Shared::new(&mut self.digits), Shared::new(&mut self.units));
         parallel::for_each(x.len() / cols, cols, |row| {
             let x = &x[row * cols..][..cols];
             // SAFETY: each row is visited once.
@@ -45,7 +48,6 @@ impl Fixed {
             let units = unsafe { all_units.part(row * (cols / group), cols / group) };
             tier.run(Convert { x, group, digits, units });
         });
-        Self { group, cols, groups: cols / group, digits, units }
     }
 
     /// The numbers of group `group` of `row`, by quads.

@@ -1,6 +1,6 @@
 use super::super::simd::Digits;
 use super::super::testing::{
-    Random, assert_close, assert_same, assert_same_on_all_tiers, on_all_tiers,
+    Random, assert_close, assert_same, assert_same_on_all_tiers, fingerprint, on_all_tiers,
 };
 use super::super::weight::Affine;
 use super::super::weight::tests::{Codes, all_codes};
@@ -118,6 +118,21 @@ fn tiers_agree() {
             assert_same_on_all_tiers(|| run(&x, &sample.w), &format!("{:?}", sample.w));
         }
     }
+}
+
+/// Found on x86-64 with AVX-512, and again on an emulated aarch64.
+#[test]
+fn machines_agree() {
+    if !Tier::current().is_fused() {
+        return;
+    }
+    let mut random = Random::new(18);
+    let mut all = vec![];
+    for sample in samples(&mut random) {
+        let x = random.values(5 * sample.w.cols());
+        all.extend(run(&x, &sample.w));
+    }
+    assert_eq!(fingerprint(&all), 6_520_460_802_532_110_740);
 }
 
 #[test]
