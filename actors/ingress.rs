@@ -13,6 +13,7 @@ use std::num::{NonZeroU16, NonZeroUsize};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use axum::serve::ListenerExt;
 use mtplx_core::engine::EngineInfo;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::{Deserialize, Serialize};
@@ -201,6 +202,12 @@ impl Actor for Ingress {
         let house = Arc::new(House::new(config, text, seen));
         let app = routes::router(Arc::clone(&house), render);
         let (stop, stopped) = oneshot::channel::<()>();
+        // Small events go out at once: waiting to fill a segment costs a client up to 40 ms.
+        let listener = listener.tap_io(|connection| {
+            if let Err(error) = connection.set_nodelay(true) {
+                tracing::debug!(%error, "cannot set TCP_NODELAY");
+            }
+        });
         let server = axum::serve(listener, app).with_graceful_shutdown(async {
             let _ = stopped.await;
         });

@@ -1,10 +1,10 @@
 //! Linear layers: `x Wᵀ` for any number of rows, each row as if it came alone.
 //!
-//! A tile of up to 64 outputs is read once and multiplied with every row of `x`, whatever M is,
-//! so that four rows cost little more than one. Within a block of K the products of an output
-//! are summed in a fixed way (in fp32 and in the order of k for plain values; exactly, as
-//! integers, for codes) and block after block is added to the output's total. That order is the
-//! same for all shapes of call.
+//! A tile of up to 64 outputs is read once and multiplied with every row of `x`, whatever M is:
+//! as long as weights come from memory, four rows cost little more than one. Within a block of K
+//! the products of an output are summed in a fixed way (in fp32 and in the order of k for plain
+//! values; exactly, as integers, for codes) and block after block is added to the output's
+//! total. That order is the same for all shapes of call.
 
 use super::parallel::{self, Shared};
 use super::simd::Tier;
