@@ -8,6 +8,7 @@ use mlx_rs::{Array, Dtype};
 use crate::checkpoint::{AttentionWeights, ModelConfig};
 use crate::error::Result;
 use crate::linear::Matrix;
+use crate::norm::Norm;
 use crate::place::Place;
 #[cfg(target_os = "linux")]
 use crate::pool::in_place;
@@ -15,6 +16,7 @@ use crate::pool::in_place;
 use crate::{
     cpu,
     host::{self, Input, Output, OutputSpec},
+    scratch,
 };
 
 mod plain;
@@ -49,24 +51,42 @@ pub struct AttentionShape {
     pub first_key: usize,
 }
 
-/// One layer's weights.
+/// One block's weights: `x + o(attention(rms(x)))`.
 #[derive(Debug)]
 pub struct Attention {
     shape: AttentionShape,
     place: Place,
-    /// `q and gate, interleaved by head | k | v`.
-    qkv: Matrix,
-    /// `k | v` alone, to fill a cache that nobody attends to yet.
-    kv: Option<Matrix>,
-    output: Matrix,
     core: Core,
 }
 
 #[derive(Debug)]
 enum Core {
     #[cfg(target_os = "linux")]
-    Host(Arc<cpu::Attention>),
-    Mlx(plain::PlainAttention),
+    Host(Arc<HostAttention>),
+    Mlx(Box<MlxAttention>),
+}
+
+#[derive(Debug)]
+struct MlxAttention {
+    norm: Norm,
+    /// `q and gate, interleaved by head | k | v`.
+    qkv: Matrix,
+    /// `k | v` alone, to fill a cache that nobody attends to yet.
+    kv: Option<Matrix>,
+    output: Matrix,
+    mixer: plain::PlainAttention,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+struct HostAttention {
+    gain: Vec<f32>,
+    eps: f32,
+    first_key: usize,
+    qkv: cpu::Weight,
+    kv: Option<cpu::Weight>,
+    output: cpu::Weight,
+    mixer: cpu::Attention,
 }
 
 /// One layer's pages. Handles are replaced by every call: no other may be kept.
@@ -79,16 +99,17 @@ pub struct KvPool {
 }
 
 impl Attention {
-    /// Prepares a layer for a place. `head` is true for the MTP head's layer.
+    /// Prepares a block for a place; `gain` [H] is the effective one of the norm before it, and
+    /// `head` is true for the MTP head's layer.
     ///
     /// # Errors
     /// When weights cannot be prepared.
     pub fn load(
         place: Place,
+        gain: &[f32],
         w: &AttentionWeights,
         config: &ModelConfig,
-        page_tokens: usize,
-        head: bool,
+        (page_tokens, head): (usize, bool),
     ) -> Result<Self> {
         let a = &config.attention;
         let shape = AttentionShape {
@@ -98,32 +119,40 @@ impl Attention {
             page_tokens,
             first_key: usize::from(head),
         };
+        let eps = config.norm_eps;
         let inv_freq = config.rope.frequencies();
         // YaRN lengthens what is rotated: the gains before the rotation take that over.
         let lengthened = |gain: &[f32]| -> Vec<f32> {
             let factor = |i| if i < config.rope.dims { config.rope.magnitude() } else { 1.0 };
             gain.iter().enumerate().map(|(i, g)| g * factor(i)).collect()
         };
-        let (q_gain, k_gain) = (lengthened(&w.q_norm), lengthened(&w.k_norm));
+        let norms = [lengthened(&w.q_norm), lengthened(&w.k_norm)];
+        let (qkv, kv) = ([&w.q, &w.k, &w.v], [&w.k, &w.v]);
         let core = match place {
             #[cfg(target_os = "linux")]
             Place::Host => {
-                let params = cpu::AttentionParams {
-                    q_gain: &q_gain,
-                    k_gain: &k_gain,
-                    inv_freq: &inv_freq,
-                    eps: config.norm_eps,
-                };
-                Core::Host(Arc::new(cpu::Attention::new(shape.host(), params)?))
+                let [q_gain, k_gain] = &norms;
+                let params = cpu::AttentionParams { q_gain, k_gain, inv_freq: &inv_freq, eps };
+                let kv = head.then(|| crate::linear::host_matrix(&kv));
+                Core::Host(Arc::new(HostAttention {
+                    gain: gain.to_vec(),
+                    eps,
+                    first_key: shape.first_key,
+                    qkv: crate::linear::host_matrix(&qkv)?,
+                    kv: kv.transpose()?,
+                    output: crate::linear::host_matrix(&[&w.o])?,
+                    mixer: cpu::Attention::new(shape.host(), params)?,
+                }))
             }
-            Place::Mlx(_) => {
-                let norms = [q_gain, k_gain];
-                Core::Mlx(plain::PlainAttention::load(place, norms, config, shape, &inv_freq)?)
-            }
+            Place::Mlx(_) => Core::Mlx(Box::new(MlxAttention {
+                norm: Norm::load(place, gain, eps)?,
+                qkv: Matrix::load(place, &qkv)?,
+                kv: head.then(|| Matrix::load(place, &kv)).transpose()?,
+                output: Matrix::load(place, &[&w.o])?,
+                mixer: plain::PlainAttention::load(place, norms, config, shape, &inv_freq)?,
+            })),
         };
-        let kv = head.then(|| Matrix::load(place, &[&w.k, &w.v])).transpose()?;
-        let qkv = Matrix::load(place, &[&w.q, &w.k, &w.v])?;
-        Ok(Self { shape, place, qkv, kv, output: Matrix::load(place, &[&w.o])?, core })
+        Ok(Self { shape, place, core })
     }
 
     /// An empty cache of `pages` pages.
@@ -137,94 +166,111 @@ impl Attention {
         Ok(KvPool { keys: zeros()?, values: zeros()? })
     }
 
-    /// `x [M, H]` normalised → mixer output added to `residual [M, H]`.
+    /// `[M, H]` → `[M, H]`, the residual included.
     ///
     /// # Errors
     /// When MLX fails.
-    pub fn apply(
-        &self,
-        x: &Array,
-        residual: &Array,
-        rows: &[AttentionRow],
-        pool: &mut KvPool,
-    ) -> Result<Array> {
-        let proj = self.qkv.apply(x)?;
-        let y = match &self.core {
+    pub fn apply(&self, x: &Array, rows: &[AttentionRow], pool: &mut KvPool) -> Result<Array> {
+        match &self.core {
             #[cfg(target_os = "linux")]
-            Core::Host(layer) => self.attend_on_host(layer, &proj, rows, pool)?,
-            Core::Mlx(plain) => plain.attend(&proj, rows, pool)?,
-        };
-        self.output.apply_add(&y, residual)
+            Core::Host(layer) => apply_on_host(layer, x, rows, pool),
+            Core::Mlx(layer) => {
+                let proj = layer.qkv.apply(&layer.norm.apply(x)?)?;
+                layer.output.apply_add(&layer.mixer.attend(&proj, rows, pool)?, x)
+            }
+        }
     }
 
-    /// Appends keys and values of `x [M, H]` normalised, and nothing else. Only for the MTP head's
-    /// layer.
+    /// Appends keys and values of `x [M, H]`, and nothing else. Only for the MTP head's layer.
     ///
     /// # Errors
     /// When MLX fails.
     pub fn append(&self, x: &Array, rows: &[AttentionRow], pool: &mut KvPool) -> Result<()> {
-        let Some(kv) = &self.kv else { return Ok(()) };
-        let proj = kv.apply(x)?;
         match &self.core {
             #[cfg(target_os = "linux")]
-            Core::Host(layer) => self.append_on_host(layer, &proj, rows, pool),
-            Core::Mlx(plain) => plain.append(&proj, rows, pool),
+            Core::Host(layer) => append_on_host(layer, x, rows, pool),
+            Core::Mlx(layer) => {
+                let Some(kv) = &layer.kv else { return Ok(()) };
+                let proj = kv.apply(&layer.norm.apply(x)?)?;
+                layer.mixer.append(&proj, rows, pool)
+            }
         }
     }
 }
 
 #[cfg(target_os = "linux")]
-impl Attention {
-    fn attend_on_host(
+fn apply_on_host(
+    layer: &Arc<HostAttention>,
+    x: &Array,
+    rows: &[AttentionRow],
+    pool: &mut KvPool,
+) -> Result<Array> {
+    let (layer, rows, m) = (Arc::clone(layer), rows.to_vec(), x.dim(0) as usize);
+    let outputs = [
+        OutputSpec::new(x.shape(), Dtype::Float32),
+        in_place(&pool.keys, 1),
+        in_place(&pool.values, 2),
+    ];
+    let f = move |i: &[Input<'_>], o: &mut [Output<'_>]| {
+        let [out, keys, values] = o else { return Ok(()) };
+        let rows = host_rows(&rows, layer.first_key);
+        let pools = cpu::KvPools { keys: keys.as_mut_slice()?, values: values.as_mut_slice()? };
+        layer.apply(m, i[0].as_slice()?, &rows, pools, out.as_mut_slice()?);
+        Ok(())
+    };
+    let inputs = [x, &pool.keys, &pool.values];
+    let [out, keys, values] = host::call(&inputs, outputs, f)?;
+    *pool = KvPool { keys, values };
+    Ok(out)
+}
+
+#[cfg(target_os = "linux")]
+fn append_on_host(
+    layer: &Arc<HostAttention>,
+    x: &Array,
+    rows: &[AttentionRow],
+    pool: &mut KvPool,
+) -> Result<()> {
+    let (layer, rows, m) = (Arc::clone(layer), rows.to_vec(), x.dim(0) as usize);
+    let outputs = [in_place(&pool.keys, 1), in_place(&pool.values, 2)];
+    let f = move |i: &[Input<'_>], o: &mut [Output<'_>]| {
+        let [keys, values] = o else { return Ok(()) };
+        let rows = host_rows(&rows, layer.first_key);
+        let pools = cpu::KvPools { keys: keys.as_mut_slice()?, values: values.as_mut_slice()? };
+        layer.append(m, i[0].as_slice()?, &rows, pools);
+        Ok(())
+    };
+    let [keys, values] = host::call(&[x, &pool.keys, &pool.values], outputs, f)?;
+    *pool = KvPool { keys, values };
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+impl HostAttention {
+    fn apply(
         &self,
-        layer: &Arc<cpu::Attention>,
-        proj: &Array,
-        rows: &[AttentionRow],
-        pool: &mut KvPool,
-    ) -> Result<Array> {
-        let (layer, rows) = (Arc::clone(layer), rows.to_vec());
-        let first_key = self.shape.first_key;
-        let width = (self.shape.query_heads * self.shape.head_dim) as i32;
-        let shape = [proj.dim(0), width];
-        let outputs = [
-            OutputSpec::new(&shape, Dtype::Float32),
-            in_place(&pool.keys, 1),
-            in_place(&pool.values, 2),
-        ];
-        let f = move |i: &[Input<'_>], o: &mut [Output<'_>]| {
-            let [out, keys, values] = o else { return Ok(()) };
-            let rows = host_rows(&rows, first_key);
-            let pools = cpu::KvPools { keys: keys.as_mut_slice()?, values: values.as_mut_slice()? };
-            cpu::attention(&layer, i[0].as_slice()?, &rows, pools, out.as_mut_slice()?);
-            Ok(())
-        };
-        let inputs = [proj, &pool.keys, &pool.values];
-        let [out, keys, values] = host::call(&inputs, outputs, f)?;
-        *pool = KvPool { keys, values };
-        Ok(out)
+        m: usize,
+        x: &[f32],
+        rows: &[cpu::AttentionRow<'_>],
+        pools: cpu::KvPools<'_>,
+        out: &mut [f32],
+    ) {
+        let (wide, width) = (self.qkv.rows(), self.output.cols());
+        scratch::with([x.len(), m * wide, m * width], |[n, proj, y]| {
+            cpu::rms_norm(x, &self.gain, self.eps, n);
+            cpu::linear(n, &self.qkv, proj);
+            cpu::attention(&self.mixer, proj, rows, pools, y);
+            cpu::linear_add(y, &self.output, x, out);
+        });
     }
 
-    fn append_on_host(
-        &self,
-        layer: &Arc<cpu::Attention>,
-        kv: &Array,
-        rows: &[AttentionRow],
-        pool: &mut KvPool,
-    ) -> Result<()> {
-        let (layer, rows) = (Arc::clone(layer), rows.to_vec());
-        let first_key = self.shape.first_key;
-        let stride = 2 * self.shape.kv_heads * self.shape.head_dim;
-        let outputs = [in_place(&pool.keys, 1), in_place(&pool.values, 2)];
-        let f = move |i: &[Input<'_>], o: &mut [Output<'_>]| {
-            let [keys, values] = o else { return Ok(()) };
-            let rows = host_rows(&rows, first_key);
-            let pools = cpu::KvPools { keys: keys.as_mut_slice()?, values: values.as_mut_slice()? };
-            cpu::append_kv(&layer, i[0].as_slice()?, stride, &rows, pools);
-            Ok(())
-        };
-        let [keys, values] = host::call(&[kv, &pool.keys, &pool.values], outputs, f)?;
-        *pool = KvPool { keys, values };
-        Ok(())
+    fn append(&self, m: usize, x: &[f32], rows: &[cpu::AttentionRow<'_>], pools: cpu::KvPools<'_>) {
+        let Some(kv) = &self.kv else { return };
+        scratch::with([x.len(), m * kv.rows(), 0], |[n, proj, _]| {
+            cpu::rms_norm(x, &self.gain, self.eps, n);
+            cpu::linear(n, kv, proj);
+            cpu::append_kv(&self.mixer, proj, kv.rows(), rows, pools);
+        });
     }
 }
 

@@ -9,6 +9,7 @@ use mlx_rs::{Array, Dtype};
 use crate::checkpoint::{GdnWeights, ModelConfig};
 use crate::error::Result;
 use crate::linear::Matrix;
+use crate::norm::Norm;
 use crate::place::Place;
 #[cfg(target_os = "linux")]
 use crate::pool::in_place;
@@ -16,6 +17,7 @@ use crate::pool::in_place;
 use crate::{
     cpu,
     host::{self, Input, Output, OutputSpec},
+    scratch,
 };
 #[cfg(target_os = "linux")]
 use std::sync::Arc;
@@ -67,22 +69,39 @@ impl GdnShape {
     }
 }
 
-/// One layer's weights.
+/// One block's weights: `x + out(gdn(rms(x)))`.
 #[derive(Debug)]
 pub struct Gdn {
     shape: GdnShape,
     place: Place,
-    /// `qkv | z | b | a`.
-    input: Matrix,
-    output: Matrix,
+    hidden: usize,
     core: Core,
 }
 
 #[derive(Debug)]
 enum Core {
     #[cfg(target_os = "linux")]
-    Host(Arc<cpu::Gdn>),
-    Mlx(plain::PlainGdn),
+    Host(Arc<HostGdn>),
+    Mlx(Box<MlxGdn>),
+}
+
+#[derive(Debug)]
+struct MlxGdn {
+    norm: Norm,
+    /// `qkv | z | b | a`.
+    input: Matrix,
+    output: Matrix,
+    mixer: plain::PlainGdn,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+struct HostGdn {
+    gain: Vec<f32>,
+    eps: f32,
+    input: cpu::Weight,
+    output: cpu::Weight,
+    mixer: cpu::Gdn,
 }
 
 /// One layer's state of all slots. Handles are replaced by every call: no other may be kept.
@@ -106,19 +125,20 @@ pub struct GdnSnapshot {
 }
 
 impl Gdn {
-    /// Prepares a layer for a place.
+    /// Prepares a block for a place; `gain` [H] is the effective one of the norm before it.
     ///
     /// # Errors
     /// When weights cannot be prepared.
     pub fn load(
         place: Place,
+        gain: &[f32],
         w: &GdnWeights,
         config: &ModelConfig,
         verify_max: usize,
     ) -> Result<Self> {
         let shape = GdnShape::of(config, verify_max);
-        let input = Matrix::load(place, &[&w.in_qkv, &w.in_z, &w.in_b, &w.in_a])?;
-        let output = Matrix::load(place, &[&w.out])?;
+        let eps = config.norm_eps;
+        let inputs = [&w.in_qkv, &w.in_z, &w.in_b, &w.in_a];
         let core = match place {
             #[cfg(target_os = "linux")]
             Place::Host => {
@@ -127,13 +147,24 @@ impl Gdn {
                     a_log: &w.a_log,
                     dt_bias: &w.dt_bias,
                     gain: &w.norm,
-                    eps: config.norm_eps,
+                    eps,
                 };
-                Core::Host(Arc::new(cpu::Gdn::new(shape.host(), params)?))
+                Core::Host(Arc::new(HostGdn {
+                    gain: gain.to_vec(),
+                    eps,
+                    input: crate::linear::host_matrix(&inputs)?,
+                    output: crate::linear::host_matrix(&[&w.out])?,
+                    mixer: cpu::Gdn::new(shape.host(), params)?,
+                }))
             }
-            Place::Mlx(dtype) => Core::Mlx(plain::PlainGdn::load(w, shape, config, dtype)?),
+            Place::Mlx(dtype) => Core::Mlx(Box::new(MlxGdn {
+                norm: Norm::load(place, gain, eps)?,
+                input: Matrix::load(place, &inputs)?,
+                output: Matrix::load(place, &[&w.out])?,
+                mixer: plain::PlainGdn::load(w, shape, config, dtype)?,
+            })),
         };
-        Ok(Self { shape, place, input, output, core })
+        Ok(Self { shape, place, hidden: config.hidden, core })
     }
 
     /// State of `slots` sequences, all empty.
@@ -161,20 +192,19 @@ impl Gdn {
         Ok(GdnPool { state, window: window.as_dtype(self.place.dtype())?, tape })
     }
 
-    /// `x [M, H]` normalised → mixer output added to `residual [M, H]`. Slots of a call differ.
+    /// `[M, H]` → `[M, H]`, the residual included. Slots of a call differ.
     ///
     /// # Errors
     /// When MLX fails.
-    pub fn apply(
-        &self,
-        x: &Array,
-        residual: &Array,
-        rows: &[GdnRow],
-        pool: &mut GdnPool,
-    ) -> Result<Array> {
-        let proj = self.input.apply(x)?;
-        let y = self.mix(&proj, rows, pool)?;
-        self.output.apply_add(&y, residual)
+    pub fn apply(&self, x: &Array, rows: &[GdnRow], pool: &mut GdnPool) -> Result<Array> {
+        match &self.core {
+            #[cfg(target_os = "linux")]
+            Core::Host(gdn) => apply_on_host(gdn, x, rows, pool),
+            Core::Mlx(gdn) => {
+                let proj = gdn.input.apply(&gdn.norm.apply(x)?)?;
+                gdn.output.apply_add(&gdn.mixer.mix(&proj, rows, pool)?, x)
+            }
+        }
     }
 
     /// Folds the first `keep` tape entries of a slot into its committed state.
@@ -182,21 +212,9 @@ impl Gdn {
     /// # Errors
     /// When MLX fails.
     pub fn fold(&self, slot: usize, keep: usize, pool: &mut GdnPool) -> Result<()> {
-        let proj = mlx_rs::ops::zeros_dtype(&[1, self.input.rows()], self.place.dtype())?;
+        let nothing = mlx_rs::ops::zeros_dtype(&[1, self.hidden as i32], self.place.dtype())?;
         let row = GdnRow { slot, start: 0, len: 0, keep, commit: true };
-        self.mix(&proj, &[row], pool).map(drop)
-    }
-
-    /// `proj [M, C + Hv·Dv + 2·Hv]` → `[M, Hv·Dv]`.
-    fn mix(&self, proj: &Array, rows: &[GdnRow], pool: &mut GdnPool) -> Result<Array> {
-        match &self.core {
-            #[cfg(target_os = "linux")]
-            Core::Host(layer) => {
-                let width = (self.shape.value_heads * self.shape.value_dim) as i32;
-                mix_on_host(layer, width, proj, rows, pool)
-            }
-            Core::Mlx(plain) => plain.mix(proj, rows, pool),
-        }
+        self.apply(&nothing, &[row], pool).map(drop)
     }
 }
 
@@ -214,27 +232,16 @@ impl GdnShape {
 }
 
 #[cfg(target_os = "linux")]
-fn mix_on_host(
-    layer: &Arc<cpu::Gdn>,
-    width: i32,
-    proj: &Array,
+fn apply_on_host(
+    gdn: &Arc<HostGdn>,
+    x: &Array,
     rows: &[GdnRow],
     pool: &mut GdnPool,
 ) -> Result<Array> {
-    let layer = Arc::clone(layer);
-    let rows: Vec<cpu::GdnRow> = rows
-        .iter()
-        .map(|r| cpu::GdnRow {
-            slot: r.slot,
-            start: r.start,
-            len: r.len,
-            keep: r.keep,
-            commit: r.commit,
-        })
-        .collect();
-    let shape = [proj.dim(0), width];
+    let (gdn, m) = (Arc::clone(gdn), x.dim(0) as usize);
+    let rows: Vec<cpu::GdnRow> = rows.iter().map(GdnRow::host).collect();
     let outputs = [
-        OutputSpec::new(&shape, Dtype::Float32),
+        OutputSpec::new(x.shape(), Dtype::Float32),
         in_place(&pool.state, 1),
         in_place(&pool.window, 2),
         in_place(&pool.tape[0], 3),
@@ -246,13 +253,41 @@ fn mix_on_host(
             window: window.as_mut_slice()?,
             tape: tape.as_mut_slice()?,
         };
-        cpu::gated_delta(&layer, i[0].as_slice()?, &rows, pools, out.as_mut_slice()?);
+        gdn.apply(m, i[0].as_slice()?, &rows, pools, out.as_mut_slice()?);
         Ok(())
     };
-    let inputs = [proj, &pool.state, &pool.window, &pool.tape[0]];
+    let inputs = [x, &pool.state, &pool.window, &pool.tape[0]];
     let [out, state, window, tape] = host::call(&inputs, outputs, f)?;
     *pool = GdnPool { state, window, tape: vec![tape] };
     Ok(out)
+}
+
+#[cfg(target_os = "linux")]
+impl HostGdn {
+    fn apply(
+        &self,
+        m: usize,
+        x: &[f32],
+        rows: &[cpu::GdnRow],
+        pools: cpu::GdnPools<'_>,
+        out: &mut [f32],
+    ) {
+        let (wide, width) = (self.input.rows(), self.output.cols());
+        scratch::with([x.len(), m * wide, m * width], |[n, proj, y]| {
+            cpu::rms_norm(x, &self.gain, self.eps, n);
+            cpu::linear(n, &self.input, proj);
+            cpu::gated_delta(&self.mixer, proj, rows, pools, y);
+            cpu::linear_add(y, &self.output, x, out);
+        });
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl GdnRow {
+    fn host(&self) -> cpu::GdnRow {
+        let Self { slot, start, len, keep, commit } = *self;
+        cpu::GdnRow { slot, start, len, keep, commit }
+    }
 }
 
 impl GdnPool {

@@ -10,13 +10,17 @@ pub mod checkpoint;
 pub mod cpu;
 pub mod engine;
 pub mod error;
+pub mod ffn;
 pub mod gdn;
 #[cfg(target_os = "linux")]
 pub mod host;
 pub mod linear;
 pub mod model;
 pub mod norm;
+pub mod pair;
 pub mod place;
 pub mod pool;
+#[cfg(target_os = "linux")]
+pub mod scratch;
 
 pub use engine::{EngineOptions, MlxEngine, open};

@@ -55,10 +55,7 @@ impl Matrix {
         let rows = parts.iter().map(|p| p.out).sum::<usize>() as i32;
         let weights = match place {
             #[cfg(target_os = "linux")]
-            Place::Host => {
-                let parts = parts.iter().map(|p| host_weight(p)).collect::<Result<_>>()?;
-                Weights::Host(Arc::new(cpu::Weight::stack(parts)?))
-            }
+            Place::Host => Weights::Host(Arc::new(host_matrix(parts)?)),
             Place::Mlx(dtype) => {
                 let parts: Vec<Part> =
                     parts.iter().map(|p| Part::load(p, dtype)).collect::<Result<_>>()?;
@@ -203,6 +200,16 @@ impl Part {
             }
         })
     }
+}
+
+/// Matrices of one input, stacked for the Rust kernels.
+///
+/// # Errors
+/// When a part's format cannot be prepared.
+#[cfg(target_os = "linux")]
+pub fn host_matrix(parts: &[&Linear]) -> Result<cpu::Weight> {
+    let parts = parts.iter().map(|p| host_weight(p)).collect::<Result<_>>()?;
+    Ok(cpu::Weight::stack(parts)?)
 }
 
 #[cfg(target_os = "linux")]

@@ -9,15 +9,16 @@ use mlx_rs::ops::concatenate;
 use crate::attention::{Attention, AttentionRow, KvPool};
 use crate::checkpoint::{self, Checkpoint, Mixer, ModelConfig};
 use crate::error::Result;
+use crate::ffn::Ffn;
 use crate::gdn::{Gdn, GdnPool, GdnRow};
 use crate::linear::Matrix;
-use crate::norm::{Norm, norm_pair, silu_mul};
+use crate::norm::Norm;
+use crate::pair::PairInput;
 use crate::place::Place;
 
 /// Weights of trunk and MTP head, prepared for a place. Immutable once loaded.
 #[derive(Debug)]
 pub struct Model {
-    place: Place,
     embed: Matrix,
     layers: Vec<Layer>,
     norm: Norm,
@@ -28,9 +29,7 @@ pub struct Model {
 
 #[derive(Debug)]
 struct Layer {
-    input_norm: Norm,
     mixer: LayerMixer,
-    post_norm: Norm,
     ffn: Ffn,
 }
 
@@ -41,19 +40,9 @@ enum LayerMixer {
 }
 
 #[derive(Debug)]
-struct Ffn {
-    gate_up: Matrix,
-    down: Matrix,
-}
-
-#[derive(Debug)]
 struct MtpHead {
-    embedding_norm: Norm,
-    hidden_norm: Norm,
-    fc: Matrix,
-    input_norm: Norm,
+    input: PairInput,
     attention: Attention,
-    post_norm: Norm,
     ffn: Ffn,
     norm: Norm,
 }
@@ -120,7 +109,6 @@ impl Model {
         let mtp = checkpoint.mtp.as_ref().ok();
         let mtp = mtp.map(|w| MtpHead::load(place, w, config, page_tokens)).transpose()?;
         Ok(Self {
-            place,
             embed: Matrix::load(place, &[&checkpoint.embed])?,
             layers,
             norm: Norm::load(place, &checkpoint.norm, config.norm_eps)?,
@@ -161,16 +149,15 @@ impl Model {
         let (mut gdn, mut kv) = (pools.gdn.iter_mut(), pools.kv.iter_mut());
         let mut x = self.embed.gather(tokens)?;
         for layer in &self.layers {
-            let n = layer.input_norm.apply(&x)?;
             x = match &layer.mixer {
                 LayerMixer::Gdn(g) => {
-                    g.apply(&n, &x, &gdn_rows, gdn.next().expect("a pool for every GDN layer"))?
+                    g.apply(&x, &gdn_rows, gdn.next().expect("a pool for every GDN layer"))?
                 }
                 LayerMixer::Attention(a) => {
-                    a.apply(&n, &x, &kv_rows, kv.next().expect("a pool for every attention layer"))?
+                    a.apply(&x, &kv_rows, kv.next().expect("a pool for every attention layer"))?
                 }
             };
-            x = layer.ffn.apply(self.place, &layer.post_norm.apply(&x)?, &x)?;
+            x = layer.ffn.apply(&x)?;
         }
         self.norm.apply(&x)
     }
@@ -211,11 +198,10 @@ impl Model {
         pools: &mut Pools,
     ) -> Result<Array> {
         let (mtp, pool) = self.mtp_parts(&mut pools.mtp)?;
-        let x = self.mtp_input(mtp, hidden, tokens)?;
+        let x = mtp.input.apply(&self.embed.gather(tokens)?, hidden)?;
         let rows: Vec<AttentionRow> = rows.iter().map(FeedRow::attention).collect();
-        let x = mtp.attention.apply(&mtp.input_norm.apply(&x)?, &x, &rows, pool)?;
-        let x = mtp.ffn.apply(self.place, &mtp.post_norm.apply(&x)?, &x)?;
-        mtp.norm.apply(&x)
+        let x = mtp.attention.apply(&x, &rows, pool)?;
+        mtp.norm.apply(&mtp.ffn.apply(&x)?)
     }
 
     /// Fills the MTP head's cache with pairs that nobody drafts from: keys and values only.
@@ -230,9 +216,9 @@ impl Model {
         pools: &mut Pools,
     ) -> Result<()> {
         let (mtp, pool) = self.mtp_parts(&mut pools.mtp)?;
-        let x = self.mtp_input(mtp, hidden, tokens)?;
+        let x = mtp.input.apply(&self.embed.gather(tokens)?, hidden)?;
         let rows: Vec<AttentionRow> = rows.iter().map(FeedRow::attention).collect();
-        mtp.attention.append(&mtp.input_norm.apply(&x)?, &rows, pool)
+        mtp.attention.append(&x, &rows, pool)
     }
 
     fn mtp_parts<'a>(
@@ -241,13 +227,6 @@ impl Model {
     ) -> Result<(&'a MtpHead, &'a mut KvPool)> {
         let parts = self.mtp.as_ref().zip(pool.as_mut());
         parts.ok_or_else(|| crate::error::Error::Plan("this model has no MTP head".into()))
-    }
-
-    /// `fc(rms(embedding) | rms(hidden))`, the embedding first.
-    fn mtp_input(&self, mtp: &MtpHead, hidden: &Array, tokens: &[u32]) -> Result<Array> {
-        let embedding = self.embed.gather(tokens)?;
-        let pair = norm_pair((&embedding, &mtp.embedding_norm), (hidden, &mtp.hidden_norm))?;
-        mtp.fc.apply(&pair)
     }
 }
 
@@ -259,31 +238,15 @@ impl Layer {
         page_tokens: usize,
         verify_max: usize,
     ) -> Result<Self> {
+        let gain = &w.input_norm;
         let mixer = match &w.mixer {
-            Mixer::Gdn(g) => LayerMixer::Gdn(Gdn::load(place, g, config, verify_max)?),
+            Mixer::Gdn(g) => LayerMixer::Gdn(Gdn::load(place, gain, g, config, verify_max)?),
             Mixer::Attention(a) => {
-                LayerMixer::Attention(Attention::load(place, a, config, page_tokens, false)?)
+                let kind = (page_tokens, false);
+                LayerMixer::Attention(Attention::load(place, gain, a, config, kind)?)
             }
         };
-        Ok(Self {
-            input_norm: Norm::load(place, &w.input_norm, config.norm_eps)?,
-            mixer,
-            post_norm: Norm::load(place, &w.post_norm, config.norm_eps)?,
-            ffn: Ffn::load(place, &w.mlp)?,
-        })
-    }
-}
-
-impl Ffn {
-    fn load(place: Place, w: &checkpoint::Mlp) -> Result<Self> {
-        let gate_up = Matrix::load(place, &[&w.gate, &w.up])?;
-        Ok(Self { gate_up, down: Matrix::load(place, &[&w.down])? })
-    }
-
-    /// `x` normalised → `residual + down(silu(gate x) · up x)`.
-    fn apply(&self, place: Place, x: &Array, residual: &Array) -> Result<Array> {
-        let gated = silu_mul(place, &self.gate_up.apply(x)?)?;
-        self.down.apply_add(&gated, residual)
+        Ok(Self { mixer, ffn: Ffn::load(place, &w.post_norm, config.norm_eps, &w.mlp)? })
     }
 }
 
@@ -299,16 +262,12 @@ impl MtpHead {
         let Mixer::Attention(attention) = &layer.mixer else {
             return Err(refuse("its layer is not of the attention kind"));
         };
-        let norm = |gain: &[f32]| Norm::load(place, gain, config.norm_eps);
+        let gain = &layer.input_norm;
         Ok(Self {
-            embedding_norm: norm(&w.embedding_norm)?,
-            hidden_norm: norm(&w.hidden_norm)?,
-            fc: Matrix::load(place, &[&w.fc])?,
-            input_norm: norm(&layer.input_norm)?,
-            attention: Attention::load(place, attention, config, page_tokens, true)?,
-            post_norm: norm(&layer.post_norm)?,
-            ffn: Ffn::load(place, &layer.mlp)?,
-            norm: norm(&w.norm)?,
+            input: PairInput::load(place, w, config.norm_eps)?,
+            attention: Attention::load(place, gain, attention, config, (page_tokens, true))?,
+            ffn: Ffn::load(place, &layer.post_norm, config.norm_eps, &layer.mlp)?,
+            norm: Norm::load(place, &w.norm, config.norm_eps)?,
         })
     }
 }

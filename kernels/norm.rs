@@ -1,6 +1,5 @@
-//! RMS normalisation and the gate of the feed-forward block.
+//! RMS normalisation.
 
-use mlx_rs::ops::{concatenate, sigmoid};
 use mlx_rs::{Array, fast};
 
 use crate::error::Result;
@@ -59,38 +58,6 @@ impl Norm {
                 host_call(&[x], x.shape(), f)
             }
             Gain::Mlx(gain) => Ok(fast::rms_norm(x, Some(gain), self.eps)?),
-        }
-    }
-}
-
-/// `rms(a) | rms(b)`: `[M, Ha]`, `[M, Hb]` → `[M, Ha + Hb]`, the input of the MTP head's `fc`.
-///
-/// # Errors
-/// When MLX fails.
-pub fn norm_pair(a: (&Array, &Norm), b: (&Array, &Norm)) -> Result<Array> {
-    Ok(concatenate(&[a.1.apply(a.0)?, b.1.apply(b.0)?], -1)?)
-}
-
-/// `silu(gate) · up` of a stacked product `[M, gate I | up I]` → `[M, I]`.
-///
-/// # Errors
-/// When MLX fails.
-pub fn silu_mul(place: Place, gate_up: &Array) -> Result<Array> {
-    let width = gate_up.dim(1) / 2;
-    match place {
-        #[cfg(target_os = "linux")]
-        Place::Host => {
-            let shape = [gate_up.dim(0), width];
-            let f = move |i: &[Input<'_>], o: &mut [Output<'_>]| {
-                cpu::silu_mul(i[0].as_slice()?, width as usize, o[0].as_mut_slice()?);
-                Ok(())
-            };
-            host_call(&[gate_up], &shape, f)
-        }
-        Place::Mlx(_) => {
-            let halves = gate_up.split_equal(2, -1)?;
-            let gate = &halves[0];
-            Ok(gate.multiply(sigmoid(gate)?)?.multiply(&halves[1])?)
         }
     }
 }

@@ -303,17 +303,18 @@ impl MlxEngine {
 /// Draws one draft for every active row from the head's logits, `[active, V]` row after row.
 fn propose(rows: &mut [Drafted<'_>], active: &[usize], logits: &[f32]) -> Result<()> {
     let vocab = logits.len() / active.len().max(1);
-    let proposals: Vec<Result<(u32, Dist), NotFinite>> = active
-        .par_iter()
-        .zip(logits.par_chunks_exact(vocab))
-        .map(|(&i, logits)| {
-            let Drafted { row, drafts, .. } = &rows[i];
-            let s = &row.request().sampling;
-            let q = Dist::from_logits(logits, s, row.seen(), drafts)?;
-            let position = row.tokens().len() + drafts.len();
-            Ok((draft(s.rule, s.seed, position as u64, &q), q))
-        })
-        .collect();
+    let propose_one = |(&i, logits): (&usize, &[f32])| -> Result<(u32, Dist), NotFinite> {
+        let Drafted { row, drafts, .. } = &rows[i];
+        let s = &row.request().sampling;
+        let q = Dist::from_logits(logits, s, row.seen(), drafts)?;
+        let position = row.tokens().len() + drafts.len();
+        Ok((draft(s.rule, s.seed, position as u64, &q), q))
+    };
+    let proposals: Vec<_> = if is_little(logits.len()) {
+        active.iter().zip(logits.chunks_exact(vocab)).map(propose_one).collect()
+    } else {
+        active.par_iter().zip(logits.par_chunks_exact(vocab)).map(propose_one).collect()
+    };
     for (&i, proposal) in active.iter().zip(proposals) {
         if let Ok((token, q)) = proposal {
             rows[i].drafts.push(token);
@@ -321,6 +322,11 @@ fn propose(rows: &mut [Drafted<'_>], active: &[usize], logits: &[f32]) -> Result
         }
     }
     Ok(())
+}
+
+/// Whether sampling from so many logits takes less time than waking a thread for it.
+fn is_little(logits: usize) -> bool {
+    logits < 300_000
 }
 
 fn first_token(logits: &[f32], row: &Row) -> Result<Emitted, NotFinite> {
