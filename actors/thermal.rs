@@ -92,7 +92,9 @@ impl fmt::Debug for Arguments {
 
 /// What it remembers.
 pub struct State {
-    sensor: Arc<Mutex<Box<dyn Sensor>>>,
+    make: MakeSensor,
+    /// Made with the first reading.
+    sensor: Arc<Mutex<Option<Box<dyn Sensor>>>>,
     thermostat: Thermostat,
     ceiling: Ceiling,
     celsius: Option<f32>,
@@ -112,9 +114,10 @@ impl Actor for Thermal {
     ) -> Result<State, ActorProcessingErr> {
         myself.cast(Message::Sample)?;
         myself.send_interval(Duration::from_secs_f64(config.sample_s), || Message::Sample);
-        let sensor = tokio::task::spawn_blocking(move || sensor()).await?;
+        // The root waits for this to return: nothing of the machine is asked before.
         Ok(State {
-            sensor: Arc::new(Mutex::new(sensor)),
+            make: sensor,
+            sensor: Arc::default(),
             thermostat: Thermostat::new(config.limits()),
             ceiling: Ceiling::Full,
             celsius: None,
@@ -144,9 +147,12 @@ impl Actor for Thermal {
 
 impl State {
     async fn sample(&mut self) -> Result<(), ActorProcessingErr> {
-        let sensor = Arc::clone(&self.sensor);
+        let (sensor, make) = (Arc::clone(&self.sensor), Arc::clone(&self.make));
         // Some sensors answer after tens of milliseconds; connections do not wait for them.
-        let read = move || sensor.lock().unwrap_or_else(PoisonError::into_inner).hottest();
+        let read = move || {
+            let mut sensor = sensor.lock().unwrap_or_else(PoisonError::into_inner);
+            sensor.get_or_insert_with(|| make()).hottest()
+        };
         self.celsius = tokio::task::spawn_blocking(read).await?;
         self.samples += 1;
         let ceiling = self.thermostat.read(self.celsius);

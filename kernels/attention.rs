@@ -301,7 +301,7 @@ impl AttentionShape {
 
 impl KvPool {
     /// Arrays to evaluate so that no graph outlives its cycle.
-    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         [&self.keys, &self.values].into_iter()
     }
 

@@ -274,6 +274,11 @@ impl HostGdn {
     ) {
         let (wide, width) = (self.input.rows(), self.output.cols());
         scratch::with([x.len(), m * wide, m * width], |[n, proj, y]| {
+            if rows.iter().all(|row| row.len == 0) {
+                // Only tapes are folded: there is nothing to project.
+                cpu::gated_delta(&self.mixer, proj, rows, pools, y);
+                return out.fill(0.0);
+            }
             cpu::rms_norm(x, &self.gain, self.eps, n);
             cpu::linear(n, &self.input, proj);
             cpu::gated_delta(&self.mixer, proj, rows, pools, y);
@@ -292,7 +297,7 @@ impl GdnRow {
 
 impl GdnPool {
     /// Arrays to evaluate so that no graph outlives its cycle.
-    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         [&self.state, &self.window].into_iter().chain(&self.tape)
     }
 

@@ -19,8 +19,8 @@ pub mod model;
 pub mod norm;
 pub mod pair;
 pub mod place;
-pub mod pool;
+mod pool;
 #[cfg(target_os = "linux")]
-pub mod scratch;
+mod scratch;
 
 pub use engine::{EngineOptions, MlxEngine, open};

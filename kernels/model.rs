@@ -274,7 +274,7 @@ impl MtpHead {
 
 impl Pools {
     /// Arrays to evaluate so that no graph outlives its cycle.
-    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         let gdn = self.gdn.iter().flat_map(GdnPool::arrays);
         gdn.chain(self.kv_pools().flat_map(KvPool::arrays))
     }

@@ -11,7 +11,7 @@ use crate::error::Result;
 ///
 /// # Errors
 /// When MLX fails.
-pub fn write(pool: &mut Array, row: usize, values: &Array) -> Result<()> {
+pub(crate) fn write(pool: &mut Array, row: usize, values: &Array) -> Result<()> {
     let row = row as i32;
     let mut shape = vec![1];
     shape.extend_from_slice(values.shape());
@@ -24,7 +24,7 @@ pub fn write(pool: &mut Array, row: usize, values: &Array) -> Result<()> {
 ///
 /// # Errors
 /// When MLX fails.
-pub fn copy(pool: &mut Array, from: usize, to: usize) -> Result<()> {
+pub(crate) fn copy(pool: &mut Array, from: usize, to: usize) -> Result<()> {
     let values = pool.take_axis(Array::from_int(from as i32), 0)?;
     // The copy is real before the pool is written to again.
     crate::place::eval([&values])?;
@@ -35,7 +35,7 @@ pub fn copy(pool: &mut Array, from: usize, to: usize) -> Result<()> {
 ///
 /// # Errors
 /// When MLX cannot allocate.
-pub fn grow(pool: &mut Array, rows: usize) -> Result<()> {
+pub(crate) fn grow(pool: &mut Array, rows: usize) -> Result<()> {
     let mut shape = pool.shape().to_vec();
     shape[0] = rows as i32 - shape[0];
     let more = zeros_dtype(&shape, pool.dtype())?;
@@ -47,7 +47,7 @@ pub fn grow(pool: &mut Array, rows: usize) -> Result<()> {
 /// The result of a host kernel that goes on living in the buffer of its `input`-th operand, which
 /// is `pool`.
 #[cfg(target_os = "linux")]
-pub fn in_place(pool: &Array, input: usize) -> crate::host::OutputSpec<'_> {
+pub(crate) fn in_place(pool: &Array, input: usize) -> crate::host::OutputSpec<'_> {
     // SAFETY: pools have one owner, who replaces its handle by the result at once; what was
     // gathered from a pool before is evaluated before the next kernel is added to the graph.
     unsafe { crate::host::OutputSpec::taking(input, pool.shape(), pool.dtype()) }

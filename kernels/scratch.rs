@@ -14,7 +14,7 @@ thread_local! {
 ///
 /// # Panics
 /// If `f` asks for room itself.
-pub fn with<R>(lens: [usize; PIECES], f: impl FnOnce([&mut [f32]; PIECES]) -> R) -> R {
+pub(crate) fn with<R>(lens: [usize; PIECES], f: impl FnOnce([&mut [f32]; PIECES]) -> R) -> R {
     ROOM.with_borrow_mut(|room| {
         for (piece, len) in room.iter_mut().zip(lens) {
             if piece.len() < len {

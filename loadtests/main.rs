@@ -90,7 +90,9 @@ async fn round(client: &Client, clients: usize, requests: usize, turn: usize) ->
             tokio::spawn(async move {
                 let mut seen = Vec::new();
                 for j in 0..requests {
-                    seen.push(client.chat(i * 31 + j * 7 + turn * 101).await?);
+                    // No prompt comes twice: every request starts cold but for the template.
+                    let number = ((turn * 100 + clients) * 100 + i) * 100 + j;
+                    seen.push(client.chat(number).await?);
                 }
                 anyhow::Ok(seen)
             })

@@ -210,7 +210,7 @@ impl Bench {
                     prompt: prompt.as_slice().into(),
                     sampling: Sampling { seed: i as u64, ..self.sampling.clone() },
                     limits: self.limits.clone(),
-                    draft_tokens: Some(depth),
+                    draft_tokens: mtplx_core::request::Drafts::Exactly(depth),
                     boundaries: Vec::new(),
                 },
                 None,

@@ -1,12 +1,12 @@
 //! Settings: `config/mtplx.toml` holds every default; a file and the command line lay differences
 //! over it; the result is checked once and never changes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use mtplx_actors::{bank, decode, root, thermal, tuner};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
 /// All defaults, with their reasons.
@@ -26,9 +26,9 @@ pub enum ConfigError {
     /// The file is not TOML, or holds keys or types that are not settings.
     #[error("{origin}: {reason}")]
     Parse {
-        /// The file, or "defaults".
+        /// The file, "the command line" or "defaults".
         origin: String,
-        /// What is wrong, with line and column where known.
+        /// What is wrong, with the key, and with line and column where known.
         reason: String,
     },
     /// An actor's settings contradict themselves or each other.
@@ -66,6 +66,7 @@ struct Written {
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// Address to listen on.
+    #[serde(deserialize_with = "host_of")]
     pub host: IpAddr,
     /// Port to listen on; 0 takes a free one.
     pub port: u16,
@@ -95,6 +96,7 @@ struct Engine {
     slots: usize,
     page_tokens: usize,
     context_tokens_max: usize,
+    kv_bytes_max: u64,
     draft_tokens_max: u8,
 }
 
@@ -144,23 +146,44 @@ impl Config {
         overrides: &[(&str, &str, Value)],
     ) -> Result<Self, ConfigError> {
         let mut table = parse(DEFAULTS, "defaults")?;
-        let mut origin = "defaults".to_owned();
         if let Some(path) = file {
             let text = std::fs::read_to_string(path)
                 .map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })?;
-            origin = path.display().to_string();
+            let origin = path.display().to_string();
             lay(&mut table, parse(&text, &origin)?);
+            // Read here already, so that an error names where the value was written.
+            read(table.clone(), &origin)?;
         }
         for (section, key, value) in overrides {
             if let Some(Value::Table(section)) = table.get_mut(*section) {
                 section.insert((*key).to_owned(), value.clone());
             }
         }
-        let written: Result<Written, _> = table.try_into();
-        let written =
-            written.map_err(|e| ConfigError::Parse { origin, reason: e.message().to_owned() })?;
-        written.check()
+        read(table, "the command line")?.check()
     }
+}
+
+/// An address to listen on, or the one name that needs no resolver.
+///
+/// # Errors
+/// What is accepted.
+pub fn host(text: &str) -> Result<IpAddr, String> {
+    if text == "localhost" {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    let expected = "is not an IP address; write for example 127.0.0.1, 0.0.0.0, ::1 or localhost";
+    text.parse().map_err(|_| format!("{text:?} {expected}"))
+}
+
+fn host_of<'de, D: Deserializer<'de>>(from: D) -> Result<IpAddr, D::Error> {
+    host(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+}
+
+fn read(table: Table, origin: &str) -> Result<Written, ConfigError> {
+    table.try_into().map_err(|e: toml::de::Error| ConfigError::Parse {
+        origin: origin.to_owned(),
+        reason: e.to_string().trim_end().replace('\n', " "),
+    })
 }
 
 fn parse(text: &str, origin: &str) -> Result<Table, ConfigError> {
@@ -207,6 +230,7 @@ impl Written {
             page_tokens: engine.page_tokens,
             depth_max: engine.draft_tokens_max,
             context_tokens_max: (context > 0).then_some(context),
+            kv_bytes_max: (engine.kv_bytes_max > 0).then_some(engine.kv_bytes_max),
             bank_bytes: bank.bytes_max,
             place: None,
         };
@@ -250,11 +274,26 @@ mod tests {
     }
 
     #[test]
+    fn localhost_is_an_address() {
+        let config = load("[server]\nhost = \"localhost\"").unwrap();
+        assert_eq!(config.server.host, host("127.0.0.1").unwrap());
+    }
+
+    #[test]
+    fn kv_memory_is_bounded_unless_it_is_0() {
+        assert!(Config::load(None, &[]).unwrap().engine.kv_bytes_max.is_some());
+        assert_eq!(load("[engine]\nkv_bytes_max = 0").unwrap().engine.kv_bytes_max, None);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, named) in [
             ("[server]\nprot = 9", "prot"),
             ("[sever]\nport = 9", "sever"),
+            ("[server]\nport = \"x\"", "server.port"),
             ("[server]\nport = \"x\"", "u16"),
+            ("[server]\nport = \"x\"", "my.toml"),
+            ("[server]\nhost = \"home\"", "server.host"),
             ("[engine]\nslots = 0", "engine.slots"),
             ("[engine]\npage_tokens = 33", "engine.page_tokens"),
             ("[thermal]\nwarm_celsius = 120.0", "thermal"),
@@ -264,6 +303,9 @@ mod tests {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains(named), "{text:?}: {error}");
         }
+        let over = [("server", "port", Value::String("x".into()))];
+        let error = Config::load(None, &over).unwrap_err().to_string();
+        assert!(error.contains("the command line") && error.contains("server.port"), "{error}");
         let missing = Config::load(Some(Path::new("/nonexistent/x.toml")), &[]).unwrap_err();
         assert!(missing.to_string().contains("/nonexistent/x.toml"));
     }

@@ -15,14 +15,25 @@ use mtplx_actors::ingress::{self, RenderMetrics};
 use mtplx_actors::root::{self, Blueprint, End, House};
 use mtplx_actors::thermal;
 
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
 use crate::config::Config;
 use crate::model::Model;
+
+/// An idle house gets this long to end, even if its guests took all of the time there was.
+const LEAVE_TIME: Duration = Duration::from_secs(1);
+
+/// Between two looks whether the first engine is open.
+const LOOK_TIME: Duration = Duration::from_millis(20);
 
 /// A running server.
 #[derive(Debug)]
 pub struct App {
     house: House,
     ingress: ingress::Handle,
+    /// Ends with the ingress.
+    listening: JoinHandle<()>,
     drain: Duration,
 }
 
@@ -42,7 +53,8 @@ impl App {
             new_tokens_max: NonZeroUsize::new(server.new_tokens_max),
             keep_alive_s: server.keep_alive_s,
         };
-        let (ingress, _) = ingress::start(door, Arc::clone(&model.text), render).await?;
+        let (ingress, listening) = ingress::start(door, Arc::clone(&model.text), render).await?;
+        tracing::info!(model = model.name, "listening on http://{}, loading", ingress.address);
         let blueprint = Blueprint {
             configs: config.actors,
             open: Arc::new(model.opener(config.engine.clone())),
@@ -51,7 +63,7 @@ impl App {
         };
         let house = root::start(blueprint).await.context("cannot start the root actor")?;
         let drain = Duration::from_secs_f64(config.actors.root.drain_s);
-        Ok(Self { house, ingress, drain })
+        Ok(Self { house, ingress, listening, drain })
     }
 
     /// Where it listens.
@@ -61,21 +73,47 @@ impl App {
     }
 
     /// Serves until `stop` comes about or the house gives up; running requests are let finish.
+    /// `announce` is called once, when the first engine is open and the door knows it.
     ///
     /// # Errors
-    /// When the house gave up: the process should end with an error.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<()> {
+    /// When the house gave up or the door closed: the process should end with an error.
+    pub async fn run(
+        mut self,
+        stop: impl Future<Output = ()>,
+        announce: impl FnOnce(),
+    ) -> Result<()> {
+        let door = self.ingress.clone();
+        let opened = async move {
+            // The door is asked, not the root: once it knows who serves, nobody is refused.
+            while door.observe().await.is_none_or(|seen| seen.between.is_some()) {
+                tokio::time::sleep(LOOK_TIME).await;
+            }
+            announce();
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             end = self.house.end() => return ended(end),
+            _ = &mut self.listening => bail!("the HTTP listener ended by itself, see the log"),
+            () = opened => {}
             () = stop => {}
         }
-        tracing::info!("stopping: nobody new, running requests may finish");
-        let cut = self.ingress.drain(self.drain).await;
-        if cut > 0 {
-            tracing::warn!(cut, "requests were cut off");
+        self.leave().await
+    }
+
+    /// Closes the door, waits for those inside, then ends the house, all by one deadline. The
+    /// house is told last: the door may be about to hand in a request that it admitted, and decode
+    /// would end before.
+    async fn leave(mut self) -> Result<()> {
+        let deadline = Instant::now() + self.drain;
+        tracing::info!(seconds = self.drain.as_secs_f64(), "stopping: running requests may finish");
+        let left = self.ingress.drain(self.drain).await;
+        let least = if left == 0 { LEAVE_TIME } else { Duration::ZERO };
+        self.house.drain(deadline.saturating_duration_since(Instant::now()).max(least));
+        let end = self.house.end().await;
+        if end == End::CutOff {
+            tracing::warn!(requests = left, "root.drain_s was over: what still ran was cut off");
         }
-        self.house.drain();
-        ended(self.house.end().await)
+        ended(end)
     }
 }
 

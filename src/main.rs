@@ -1,15 +1,17 @@
 //! The command line: arguments, settings, logs, then one of the commands. No logic.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use mtplx::bench::{self, BenchArgs};
-use mtplx::config::Config;
+use mtplx::config::{self, Config};
 use mtplx::model::Model;
 use mtplx::{App, telemetry};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value;
 
 /// Native MTP speculative decoding for a whole team on one machine.
@@ -30,9 +32,9 @@ enum Command {
 
 #[derive(Args)]
 struct Serve {
-    /// Address to listen on.
-    #[arg(long)]
-    host: Option<String>,
+    /// Address to listen on, or localhost.
+    #[arg(long, value_parser = config::host)]
+    host: Option<IpAddr>,
     /// Port to listen on; 0 takes a free one.
     #[arg(long)]
     port: Option<u16>,
@@ -83,26 +85,34 @@ fn main() -> ExitCode {
 
 fn serve(args: &Serve) -> Result<()> {
     let mut overrides = Vec::new();
-    overrides.extend(args.host.clone().map(|host| ("server", "host", Value::String(host))));
+    overrides.extend(args.host.map(|host| ("server", "host", Value::String(host.to_string()))));
     overrides.extend(args.port.map(|port| ("server", "port", Value::Integer(port.into()))));
     let config = args.common.load(overrides)?;
     telemetry::logs(&config.log)?;
     let metrics = telemetry::metrics()?;
     let model = Model::open(&config.model)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
+        let mut signals = Signals::listen()?;
         tokio::spawn(telemetry::upkeep(metrics.clone()));
         let render = Arc::new(move || metrics.render());
         let app = App::start(&config, &model, render).await?;
-        announce(&model.name, &app);
-        app.run(asked_to_stop()).await
-    })
+        let address = app.address();
+        let stop = async move {
+            signals.next().await;
+            tokio::spawn(leave_at_the_next(signals));
+        };
+        app.run(stop, || announce(&model.name, address)).await
+    });
+    // A sensor or a device that hangs would hold up the end for ever.
+    runtime.shutdown_background();
+    done
 }
 
 /// The one line on stdout, for people and for whoever started us on port 0.
 #[expect(clippy::print_stdout, reason = "the address is what the command returns")]
-fn announce(name: &str, app: &App) {
-    println!("serving {name} on http://{}", app.address());
+fn announce(name: &str, address: SocketAddr) {
+    println!("serving {name} on http://{address}");
 }
 
 fn measure(args: &Bench) -> Result<()> {
@@ -115,17 +125,32 @@ fn measure(args: &Bench) -> Result<()> {
     bench::run(&model, engine, &args.bench)
 }
 
-/// SIGINT or SIGTERM.
-async fn asked_to_stop() {
-    let mut term = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(term) => term,
-        Err(error) => {
-            tracing::error!(%error, "cannot listen for SIGTERM");
-            return std::future::pending().await;
-        }
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+/// SIGINT and SIGTERM, from the first on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        let interrupt = listen(SignalKind::interrupt())?;
+        Ok(Self { interrupt, terminate: listen(SignalKind::terminate())? })
     }
+
+    /// Waits for one of them; the exit code by which a shell knows a process that it ended.
+    async fn next(&mut self) -> i32 {
+        let kind = tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+        };
+        128 + kind.as_raw_value()
+    }
+}
+
+/// Who asks twice does not want to wait.
+async fn leave_at_the_next(mut signals: Signals) {
+    let code = signals.next().await;
+    tracing::warn!("asked twice: leaving at once, running requests are cut off");
+    std::process::exit(code)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use mtplx_actors::ingress::{self, Text};
-use mtplx_core::engine::Fault;
+use mtplx_core::engine::{Engine, EngineInfo, Fault};
 use mtplx_kernels::checkpoint::{Checkpoint, Files};
 use mtplx_kernels::{EngineOptions, MlxEngine};
 
@@ -54,6 +54,7 @@ impl Model {
         let (files, name) = locate(&settings.path)?;
         let name = if settings.name.is_empty() { name } else { settings.name.clone() };
         let checkpoint = Arc::new(Checkpoint::load(&files)?);
+        warn_of_unused(&checkpoint.unused);
         let text = Arc::new(text(&files).with_context(|| format!("in {}", files.label()))?);
         Ok(Self { name, checkpoint, text })
     }
@@ -64,7 +65,35 @@ impl Model {
         options: EngineOptions,
     ) -> impl Fn() -> Result<MlxEngine, Fault> + Send + Sync + 'static {
         let checkpoint = Arc::clone(&self.checkpoint);
-        move || mtplx_kernels::open(&checkpoint, &options).map_err(Fault::from)
+        move || {
+            let engine = mtplx_kernels::open(&checkpoint, &options)?;
+            warn_of_bounds(engine.info(), &options, checkpoint.config.positions_max);
+            Ok(engine)
+        }
+    }
+}
+
+/// A tensor that nobody reads is often a spelling that was not understood.
+fn warn_of_unused(unused: &[String]) {
+    const NAMED: usize = 4;
+    if !unused.is_empty() {
+        let first = unused[..unused.len().min(NAMED)].join(", ");
+        tracing::warn!(count = unused.len(), first, "the checkpoint holds tensors without a use");
+    }
+}
+
+/// What settings take away from the model, before a client meets it.
+fn warn_of_bounds(info: &EngineInfo, options: &EngineOptions, positions_max: usize) {
+    let wanted = options.context_tokens_max.unwrap_or(usize::MAX).min(positions_max);
+    let tokens = info.context_tokens_max;
+    if tokens < wanted {
+        let what = "engine.kv_bytes_max bounds the longest request: raise it for more";
+        tracing::warn!(tokens, wanted, "{what}");
+    }
+    if info.snapshot_bytes > options.bank_bytes / 4 {
+        let (one, bank) = (info.snapshot_bytes, options.bank_bytes);
+        let what = "bank.bytes_max holds fewer than four warm prefixes: raise it for reuse";
+        tracing::warn!(snapshot_bytes = one, bank_bytes = bank, "{what}");
     }
 }
 
@@ -96,4 +125,26 @@ fn text(files: &Files) -> Result<Text> {
         generation_config: generation_config.as_deref(),
         config: config.as_deref(),
     })?)
+}
+
+#[cfg(feature = "embedded-model")]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(kv_bytes_max: Option<u64>) -> EngineInfo {
+        let settings = config::Config::load(None, &[]).unwrap().model;
+        let model = Model::open(&settings).unwrap();
+        let options = EngineOptions { kv_bytes_max, ..EngineOptions::default() };
+        model.opener(options)().unwrap().info().clone()
+    }
+
+    #[test]
+    fn kv_memory_bounds_the_pages_and_with_them_the_longest_request() {
+        let free = info(None);
+        let tight = info(Some(10 * free.page_bytes + 1));
+        assert_eq!((tight.pages_max, tight.context_tokens_max), (10, 10 * tight.page_tokens));
+        assert_eq!(info(Some(u64::MAX)), free);
+        assert_eq!(info(Some(0)).pages_max, 1);
+    }
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -53,10 +53,15 @@ impl House {
         house
     }
 
-    /// One server for all tests that leave it as it was.
-    pub fn shared() -> &'static Self {
-        static HOUSE: OnceLock<House> = OnceLock::new();
-        HOUSE.get_or_init(|| Self::start(&[]))
+    /// One server for all tests that leave it as it was; it ends with the last that holds it.
+    pub fn shared() -> Arc<Self> {
+        static HOUSE: Mutex<Weak<House>> = Mutex::new(Weak::new());
+        let mut house = HOUSE.lock().unwrap_or_else(PoisonError::into_inner);
+        house.upgrade().unwrap_or_else(|| {
+            let new = Arc::new(Self::start(&[]));
+            *house = Arc::downgrade(&new);
+            new
+        })
     }
 
     pub fn get(&self, path: &str) -> (u16, String) {

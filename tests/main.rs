@@ -3,6 +3,7 @@
 //! * `house`: starts the real binary on a free port; everybody below uses it;
 //! * `cli`: what the command line says, above all when something is wrong;
 //! * `config`: every file in config/ parses and checks;
+//! * `dashboards`: every metric that is drawn exists;
 //! * `openai`: the official Python client against the real server;
 //! * `leaving`: a client that goes away takes its row along;
 //! * `metrics`: what /metrics shows is what was served;
@@ -18,6 +19,7 @@
 
 mod cli;
 mod config;
+mod dashboards;
 mod drain;
 mod house;
 mod leaving;

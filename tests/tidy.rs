@@ -123,4 +123,6 @@ fn the_top_level_is_what_was_asked_for() {
         .filter(|name| !name.starts_with('.') && !allowed.contains(&name.as_str()))
         .collect();
     assert!(extra.is_empty(), "{extra:?}");
+    let missing: Vec<_> = allowed.iter().filter(|name| !root().join(name).exists()).collect();
+    assert!(missing.iter().all(|name| **name == "target"), "{missing:?}");
 }

@@ -19,6 +19,9 @@ struct Stream {
     _permit: OwnedSemaphorePermit,
     since: Instant,
     waiting: Option<Waiting>,
+    /// What its row cost so far, for the books if it is taken out before its end. Until its first
+    /// tokens it counts for nothing.
+    usage: Option<Usage>,
 }
 
 /// What is remembered of a request until it has a slot.
@@ -47,7 +50,7 @@ impl Streams {
         let id = request.id;
         let waiting = Some(Waiting { request, warm });
         let since = Instant::now();
-        self.0.insert(id, Stream { events, _permit: permit, since, waiting });
+        self.0.insert(id, Stream { events, _permit: permit, since, waiting, usage: None });
     }
 
     /// Drops the streams whose clients have left and says whose they were.
@@ -55,7 +58,9 @@ impl Streams {
         let closed = self.0.iter().filter(|(_, stream)| stream.events.is_closed());
         let closed: Vec<RequestId> = closed.map(|(&id, _)| id).collect();
         for id in &closed {
-            self.0.remove(id);
+            if let Some(usage) = self.0.remove(id).and_then(|stream| stream.usage) {
+                metrics::row_finished(&usage);
+            }
         }
         closed
     }
@@ -95,18 +100,20 @@ impl Streams {
     /// Sends an event; the last one closes the stream. A client that has left is not missed here:
     /// its row goes before the next cycle.
     pub(super) fn publish(&mut self, id: RequestId, event: RowEvent) -> Result<(), Full> {
-        let last = match &event {
-            RowEvent::Finished(_, usage) => {
-                metrics::row_finished(usage);
-                true
-            }
-            RowEvent::Tokens(_) => false,
+        let Some(stream) = self.0.get_mut(&id) else { return Ok(()) };
+        let (usage, last) = match &event {
+            RowEvent::Tokens(_, usage) => (*usage, false),
+            RowEvent::Finished(_, usage) => (*usage, true),
         };
-        let Some(stream) = self.0.get(&id) else { return Ok(()) };
+        stream.usage = Some(usage);
         let full = matches!(stream.events.try_send(event), Err(TrySendError::Full(_)));
         if last || full {
+            metrics::row_finished(&usage);
             self.0.remove(&id);
         }
         if full { Err(Full) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests;

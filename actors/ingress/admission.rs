@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use mtplx_core::engine::EngineInfo;
 use mtplx_core::random::derive;
-use mtplx_core::request::{Limits, Refusal, Request};
+use mtplx_core::request::{Drafts, Limits, Refusal, Request};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Token};
 use ractor::ActorRef;
@@ -80,12 +80,16 @@ impl House {
         };
         check(&wanted, &info)?;
         let mut permits = self.permits(&wanted)?;
-        let prompts = self.prompts(std::mem::take(&mut wanted.sources)).await?;
+        let sources = std::mem::take(&mut wanted.sources);
+        let fields: Vec<_> = sources.iter().map(Source::field).collect();
+        let prompts = self.prompts(sources).await?;
         let limits = self.limits(&wanted);
         let mut admissions = Vec::new();
-        for prompt in &prompts {
+        for (prompt, field) in prompts.iter().zip(fields) {
+            // A tokenizer may know tokens that the model has no embedding for.
+            in_vocabulary(field, &prompt.tokens, &info)?;
             let tokens: Arc<[Token]> = Arc::from(prompt.tokens.as_slice());
-            let room = self.room(tokens.len(), wanted.new_tokens_max, &info)?;
+            let room = self.room((tokens.len(), field), &wanted, &info)?;
             for index in 0..wanted.choices {
                 // Room for every event there can be. The channel takes memory for those that are
                 // in it only, in blocks of 32.
@@ -152,15 +156,15 @@ impl House {
     /// Tokens that may be generated after a prompt.
     fn room(
         &self,
-        prompt: usize,
-        asked: Option<(usize, &'static str)>,
+        (prompt, field): (usize, &'static str),
+        wanted: &Wanted,
         info: &EngineInfo,
     ) -> Result<usize, Refusal> {
         let context = context(info);
         let left = context.saturating_sub(prompt);
-        let wanted = asked.map_or(1, |(n, _)| n);
-        if left == 0 || wanted > left {
-            return Err(Refusal::TooLong { prompt, wanted, context });
+        let asked = wanted.new_tokens_max;
+        if left == 0 || asked.is_some_and(|(n, _)| n > left) {
+            return Err(Refusal::TooLong { field, prompt, wanted: asked, context });
         }
         let most = self.config.new_tokens_max.map_or(usize::MAX, |n| n.get());
         match asked {
@@ -169,7 +173,8 @@ impl House {
                 Err(Refusal::Invalid { field, reason })
             }
             Some((n, _)) => Ok(n),
-            None => Ok(left.min(most)),
+            // Nobody asked for the default, so it gives way to what there is room for.
+            None => Ok(left.min(most).min(wanted.new_tokens_default.unwrap_or(usize::MAX))),
         }
     }
 }
@@ -188,18 +193,15 @@ fn overloaded() -> Refusal {
 fn check(wanted: &Wanted, info: &EngineInfo) -> Result<(), Refusal> {
     wanted.sampling.check(info.vocab)?;
     in_vocabulary("stop_token_ids", &wanted.stop_tokens, info)?;
-    for source in &wanted.sources {
-        if let Source::Tokens(tokens) = source {
-            in_vocabulary("prompt", tokens, info)?;
-        }
-    }
     let Drafting { tokens, demanded_by } = wanted.drafting;
     let Some(field) = demanded_by else { return Ok(()) };
-    if let Some(absent) = info.mtp_absent.as_ref().filter(|_| info.depth_max == 0) {
-        let reason = format!("this model has no MTP head to draft with: {absent}");
-        return Err(Refusal::Invalid { field, reason });
+    if info.depth_max == 0 {
+        // Why is for the log: it names the server's files.
+        let reason = "this model is served without an MTP head, so nothing can be drafted; leave \
+                      it out";
+        return Err(Refusal::Invalid { field, reason: reason.into() });
     }
-    if tokens.is_some_and(|n| n > info.depth_max) {
+    if matches!(tokens, Drafts::Exactly(n) if n > info.depth_max) {
         let reason =
             format!("must be at most {}, which is what this engine drafts", info.depth_max);
         return Err(Refusal::Invalid { field, reason });
@@ -218,10 +220,11 @@ fn in_vocabulary(field: &'static str, tokens: &[Token], info: &EngineInfo) -> Re
 }
 
 fn prompt_of(text: &Text, source: Source) -> Result<Prompt, Refusal> {
-    let (field, prompt) = match source {
-        Source::Chat(chat) => ("messages", text.chat(&chat)?),
-        Source::Text(raw) => ("prompt", text.raw(&raw)?),
-        Source::Tokens(tokens) => ("prompt", Prompt { tokens, boundaries: Vec::new() }),
+    let field = source.field();
+    let prompt = match source {
+        Source::Chat(chat) => text.chat(&chat)?,
+        Source::Text(raw) => text.raw(&raw)?,
+        Source::Tokens(tokens) => Prompt { tokens, boundaries: Vec::new() },
     };
     if prompt.tokens.is_empty() {
         let reason = "must come to at least one token".into();

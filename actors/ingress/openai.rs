@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mtplx_core::Token;
 use mtplx_core::accept::Rule;
+use mtplx_core::request::Drafts;
 use mtplx_core::sample::Sampling;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -18,12 +19,13 @@ pub(crate) mod completions;
 pub(crate) mod error;
 mod message;
 mod one_or_many;
+mod source;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::error::ApiError;
 use self::one_or_many::OneOrMany;
-use super::text::Chat;
+pub(crate) use self::source::Source;
 
 /// Most choices of one prompt.
 pub(crate) const CHOICES_MAX: usize = 8;
@@ -46,6 +48,8 @@ pub(crate) struct Wanted {
     pub(crate) sampling: Sampling,
     /// Most tokens of an answer, and the parameter that said so.
     pub(crate) new_tokens_max: Option<(usize, &'static str)>,
+    /// Most tokens of an answer where no parameter said so; without it whatever there is room for.
+    pub(crate) new_tokens_default: Option<usize>,
     /// Text that ends an answer.
     pub(crate) stops: Vec<String>,
     /// Tokens that end an answer besides the model's own.
@@ -58,43 +62,11 @@ pub(crate) struct Wanted {
     pub(crate) delivery: Delivery,
 }
 
-/// A prompt before it is tokens.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Source {
-    /// A conversation, to be rendered.
-    Chat(Chat),
-    /// Text as it is.
-    Text(String),
-    /// Tokens already.
-    Tokens(Vec<Token>),
-}
-
-impl Source {
-    /// Roughly its bytes.
-    pub(crate) fn size(&self) -> usize {
-        match self {
-            Self::Chat(chat) => chat.messages.iter().map(size_of_json).sum(),
-            Self::Text(text) => text.len(),
-            // Nothing is to be done to them.
-            Self::Tokens(_) => 0,
-        }
-    }
-}
-
-fn size_of_json(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 1,
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(size_of_json).sum(),
-        Value::Object(map) => map.values().map(size_of_json).sum(),
-    }
-}
-
 /// What a client wants of speculation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Drafting {
-    /// Most tokens a cycle; `None` leaves it to the tuner.
-    pub(crate) tokens: Option<u8>,
+    /// How many tokens a cycle.
+    pub(crate) tokens: Drafts,
     /// The parameter, if any, that cannot be honoured without an MTP head.
     pub(crate) demanded_by: Option<&'static str>,
 }
@@ -273,6 +245,7 @@ impl Shared {
             choices,
             sampling: self.sampling(defaults)?,
             new_tokens_max: self.max_tokens.map(|n| (n, "max_tokens")),
+            new_tokens_default: None,
             stops: self.stops()?,
             stop_tokens: self.stop_token_ids.take().unwrap_or_default(),
             ignore_eos: self.ignore_eos.unwrap_or(false),
@@ -347,7 +320,7 @@ impl Shared {
         };
         match (self.generation_mode, tokens) {
             (Some(GenerationMode::Ar), None | Some(0)) | (None, Some(0)) => {
-                Ok(Drafting { tokens: Some(0), demanded_by: None })
+                Ok(Drafting { tokens: Drafts::Exactly(0), demanded_by: None })
             }
             (Some(GenerationMode::Ar), Some(_)) => {
                 let reason = "must be 0 or absent with generation_mode \"ar\"";
@@ -358,23 +331,27 @@ impl Shared {
                 Err(ApiError::invalid("draft_tokens", reason))
             }
             (Some(GenerationMode::Mtp), None) => {
-                Ok(Drafting { tokens: None, demanded_by: Some("generation_mode") })
+                Ok(Drafting { tokens: Drafts::AtLeast(1), demanded_by: Some("generation_mode") })
             }
-            (_, Some(_)) => Ok(Drafting { tokens, demanded_by: Some("draft_tokens") }),
+            (_, Some(n)) => {
+                Ok(Drafting { tokens: Drafts::Exactly(n), demanded_by: Some("draft_tokens") })
+            }
             (None, None) => Ok(Drafting::default()),
         }
     }
 
     fn delivery(&self) -> Result<Delivery, ApiError> {
+        let stream = self.stream.unwrap_or(false);
         let options = self.stream_options.unwrap_or_default();
         if options.include_obfuscation == Some(true) {
             let reason = "not supported; leave it out or set it to false";
             return Err(ApiError::unsupported("stream_options.include_obfuscation", reason));
         }
-        Ok(Delivery {
-            stream: self.stream.unwrap_or(false),
-            include_usage: options.include_usage.unwrap_or(false),
-        })
+        if self.stream_options.is_some() && !stream {
+            let reason = "only allowed with \"stream\": true; add that or leave it out";
+            return Err(ApiError::invalid("stream_options", reason));
+        }
+        Ok(Delivery { stream, include_usage: options.include_usage.unwrap_or(false) })
     }
 }
 

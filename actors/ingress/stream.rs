@@ -27,6 +27,8 @@ pub(crate) struct Choice {
     detokenizer: Detokenizer,
     scan: StopScan,
     generated: usize,
+    /// As of the last event.
+    cost: Cost,
     watch: Watch,
 }
 
@@ -46,12 +48,12 @@ pub(crate) struct End {
     pub(crate) reason: FinishReason,
     /// Tokens up to and including the one that ended it.
     pub(crate) generated: usize,
-    /// Unknown where a stop string ended the text: the row is taken away before it can tell.
-    pub(crate) cost: Option<Cost>,
+    /// Where a stop string ended the text, all of its last cycle.
+    pub(crate) cost: Cost,
 }
 
 /// What only the engine knows of a choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cost {
     /// Prompt tokens that were warm.
     pub(crate) cached: usize,
@@ -59,6 +61,12 @@ pub(crate) struct Cost {
     pub(crate) drafted: usize,
     /// Of these, accepted.
     pub(crate) accepted: usize,
+}
+
+impl From<Usage> for Cost {
+    fn from(Usage { cached, drafted, accepted, .. }: Usage) -> Self {
+        Self { cached, drafted, accepted }
+    }
 }
 
 /// The engine stopped in the middle of an answer.
@@ -73,7 +81,8 @@ impl Choice {
         watch: Watch,
     ) -> Self {
         let scan = StopScan::new(stops);
-        Self { events: Some(events), detokenizer, scan, generated: 0, watch }
+        let cost = Cost::default();
+        Self { events: Some(events), detokenizer, scan, generated: 0, cost, watch }
     }
 
     /// The next piece; `None` after the end.
@@ -81,8 +90,14 @@ impl Choice {
         let Some(events) = &mut self.events else { return Poll::Ready(None) };
         let event = ready!(events.poll_recv(cx));
         let piece = match event {
-            Some(RowEvent::Tokens(tokens)) => self.take(&tokens),
-            Some(RowEvent::Finished(finish, usage)) => self.finish(finish, &usage),
+            Some(RowEvent::Tokens(tokens, usage)) => {
+                self.cost = usage.into();
+                self.take(&tokens)
+            }
+            Some(RowEvent::Finished(finish, usage)) => {
+                self.cost = usage.into();
+                self.finish(finish)
+            }
             None => Piece { text: String::new(), end: Some(Err(Interrupted)) },
         };
         if let Some(end) = piece.end {
@@ -104,14 +119,14 @@ impl Choice {
             text.push_str(&scanned.text);
             if scanned.stopped_by.is_some() {
                 let reason = FinishReason::Stop;
-                let end = End { reason, generated: self.generated, cost: None };
+                let end = End { reason, generated: self.generated, cost: self.cost };
                 return Piece { text, end: Some(Ok(end)) };
             }
         }
         Piece { text, end: None }
     }
 
-    fn finish(&mut self, finish: Finish, usage: &Usage) -> Piece {
+    fn finish(&mut self, finish: Finish) -> Piece {
         let reason = match finish {
             Finish::Stop => FinishReason::Stop,
             Finish::Length => FinishReason::Length,
@@ -120,9 +135,7 @@ impl Choice {
                 return Piece { text: self.scan.finish(), end: Some(Err(Interrupted)) };
             }
         };
-        let Usage { cached, drafted, accepted, .. } = *usage;
-        let cost = Some(Cost { cached, drafted, accepted });
-        let end = End { reason, generated: self.generated, cost };
+        let end = End { reason, generated: self.generated, cost: self.cost };
         Piece { text: self.scan.finish(), end: Some(Ok(end)) }
     }
 }

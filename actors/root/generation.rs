@@ -10,6 +10,7 @@ use ractor::{Actor, ActorCell, ActorId, ActorRef, ActorStatus, RpcReplyPort};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::{Blueprint, Message};
 use crate::metrics::Part;
@@ -26,8 +27,8 @@ pub(super) struct Generation {
     pub(super) decode: ActorRef<decode::Message>,
     /// Ends when decode's state is dropped: not before then is the device's memory free again.
     thread: JoinHandle<()>,
-    /// The last question whether decode answers.
-    pulse: Option<oneshot::Receiver<decode::Snapshot>>,
+    /// The last question whether decode answers, and when it was asked.
+    pulse: Option<(oneshot::Receiver<decode::Snapshot>, Instant)>,
 }
 
 /// Spawns a generation, downstream first.
@@ -101,20 +102,19 @@ impl Generation {
         self.parts().iter().all(|cell| cell.get_status() < ActorStatus::Stopping)
     }
 
-    /// Whether the last question was not answered yet; asks the next. A thread within a device call
-    /// that does not return answers nothing.
-    pub(super) fn is_stuck(&mut self) -> bool {
-        let silent = |pulse: &mut oneshot::Receiver<_>| match pulse.try_recv() {
-            Err(TryRecvError::Empty) => true,
-            // Closed: decode is gone, which is heard of otherwise.
-            Ok(_) | Err(TryRecvError::Closed) => false,
-        };
-        if self.pulse.as_mut().is_some_and(silent) {
-            return true;
+    /// Whether the last question has not been answered for `limit`; once it was, asks the next. A
+    /// thread within a device call that does not return answers nothing.
+    pub(super) fn is_stuck(&mut self, limit: Duration) -> bool {
+        if let Some((pulse, asked)) = &mut self.pulse {
+            match pulse.try_recv() {
+                Err(TryRecvError::Empty) => return asked.elapsed() >= limit,
+                // Closed: decode is gone, which is heard of otherwise.
+                Ok(_) | Err(TryRecvError::Closed) => {}
+            }
         }
         let (port, pulse) = oneshot::channel();
         let asked = self.decode.cast(decode::Message::Observe(RpcReplyPort::from(port)));
-        self.pulse = asked.ok().map(|()| pulse);
+        self.pulse = asked.ok().map(|()| (pulse, Instant::now()));
         false
     }
 

@@ -47,16 +47,10 @@ pub async fn start<E: Engine + 'static>(blueprint: Blueprint<E>) -> Result<House
 }
 
 impl House {
-    /// The root, to ask it.
-    #[must_use]
-    pub fn root(&self) -> ActorRef<Message> {
-        self.root.clone()
-    }
-
-    /// Asks everybody to finish. The end follows.
-    pub fn drain(&self) {
+    /// Asks everybody to finish; who has not after `patience` is cut off. The end follows.
+    pub fn drain(&self, patience: Duration) {
         // A root that is gone has ended already.
-        let _ = self.root.cast(Message::Drain);
+        let _ = self.root.cast(Message::Drain(patience));
     }
 
     /// Waits for the end, once.

@@ -16,6 +16,9 @@ use crate::oracle::{Guest, admit, alone, request, script, varied};
 use crate::thermal::{MakeSensor, Sensor};
 use crate::tuner;
 
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(1000);
+
 pub(super) fn configs() -> Configs {
     Configs {
         root: Config {
@@ -302,7 +305,7 @@ async fn drained_the_house_ends_after_its_last_row() {
     for id in 1..=12 {
         guests.push(world.ask(1, varied(id)).await);
     }
-    world.house.drain();
+    world.house.drain(LONG);
     for guest in guests {
         guest.hear_truth().await;
     }
@@ -314,7 +317,7 @@ async fn drained_the_house_ends_after_its_last_row() {
 #[tokio::test]
 async fn a_house_that_is_still_opening_can_be_drained() {
     let mut world = world(configs(), || Ok(small())).await;
-    world.house.drain();
+    world.house.drain(LONG);
     assert_eq!(world.house.end().await, End::Drained);
 }
 
@@ -348,10 +351,10 @@ async fn gated(configs: Configs) -> (World, mpsc::Sender<()>) {
 #[tokio::test]
 async fn at_the_deadline_of_a_drain_rows_are_cut_off() {
     let mut configs = configs();
-    (configs.root.drain_s, configs.root.bury_s) = (0.01, 0.01);
+    configs.root.bury_s = 0.01;
     let (mut world, word) = gated(configs).await;
     let guest = world.ask(1, request(1, &[1, 2, 3], 200)).await;
-    world.house.drain();
+    world.house.drain(Duration::from_millis(10));
     assert_eq!(world.house.end().await, End::CutOff);
     drop(word);
     assert_eq!(guest.hear().await.end, None);

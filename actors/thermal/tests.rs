@@ -65,6 +65,20 @@ async fn a_new_tuner_hears_the_ceiling_at_once() {
     assert_eq!(ceiling(heard.recv().await), Ceiling::Low);
 }
 
+#[tokio::test]
+async fn a_sensor_that_hangs_does_not_hold_up_the_start() {
+    let (tuner, _heard) = probe().await;
+    let (release, hung) = std::sync::mpsc::channel::<()>();
+    let hung = Mutex::new(hung);
+    let sensor: MakeSensor = Arc::new(move || {
+        let _ = hung.lock().unwrap().recv();
+        Box::new(Written(VecDeque::new()))
+    });
+    let arguments = Arguments { config: config(), sensor, tuner };
+    Actor::spawn(None, Thermal, arguments).await.unwrap();
+    drop(release);
+}
+
 #[test]
 fn processors_are_told_from_batteries_and_disks() {
     for label in ["PMU tdie1", "pACC MTR Temp Sensor2", "coretemp Package id 0", "k10temp Tctl"] {

@@ -17,6 +17,8 @@ pub struct EngineOptions {
     pub depth_max: u8,
     /// Most tokens of one sequence; the model's own bound if `None`.
     pub context_tokens_max: Option<usize>,
+    /// Most bytes of KV pages, running rows and snapshots together; what they can need if `None`.
+    pub kv_bytes_max: Option<u64>,
     /// Bytes of KV pages that snapshots may hold beyond those of running rows.
     pub bank_bytes: u64,
     /// Where to run; the best place if `None`.
@@ -30,6 +32,7 @@ impl Default for EngineOptions {
             page_tokens: 32,
             depth_max: 4,
             context_tokens_max: None,
+            kv_bytes_max: None,
             bank_bytes: 256 << 20,
             place: None,
         }
@@ -74,13 +77,18 @@ fn facts(
     let state = g.value_heads * g.value_dim * g.key_dim * 4 + 3 * g.channels() * float;
     let context = options.context_tokens_max.unwrap_or(usize::MAX).min(config.positions_max);
     let rows_pages = options.slots * context.div_ceil(options.page_tokens);
-    let bank_pages = usize::try_from(options.bank_bytes / page_bytes.max(1)).unwrap_or(usize::MAX);
+    let pages = |bytes: u64| usize::try_from(bytes / page_bytes.max(1)).unwrap_or(usize::MAX);
+    let needed = rows_pages.saturating_add(pages(options.bank_bytes));
+    // One page at least: none would leave nothing to index, and its few KiB break no bound.
+    let bound = options.kv_bytes_max.map_or(usize::MAX, pages).clamp(1, u32::MAX as usize);
+    let pages_max = needed.min(bound);
     EngineInfo {
         vocab: config.vocab,
-        context_tokens_max: context,
+        // A sequence that needs more pages than there are would wait for ever.
+        context_tokens_max: context.min(pages_max.saturating_mul(options.page_tokens)),
         slots: options.slots,
         page_tokens: options.page_tokens,
-        pages_max: rows_pages.saturating_add(bank_pages).min(u32::MAX as usize),
+        pages_max,
         page_bytes,
         snapshot_bytes: (gdn * state + config.hidden * float) as u64,
         depth_max,

@@ -1,6 +1,6 @@
 //! Gated DeltaNet by MLX's own operations: the reference twin of the host kernel, and the path of
 //! GPUs until their kernels exist. Rows are padded to the longest; a padded token leaves the state
-//! as it is (g = 1, beta = 0).
+//! as it is.
 
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{concatenate, exp, logaddexp, select, sigmoid, stack, zeros_dtype};
@@ -32,9 +32,9 @@ struct Step {
     k: Array,
     /// [B, Hv, Dv].
     v: Array,
-    /// [B, Hv], 1 where padded.
+    /// [B, Hv].
     g: Array,
-    /// [B, Hv], 0 where padded.
+    /// [B, Hv].
     beta: Array,
 }
 
@@ -80,11 +80,12 @@ impl PlainGdn {
             rows.iter().flat_map(|r| (0..t).map(move |i| i < r.len)),
             &[b, t as i32, 1],
         );
-        let (q, steps) = self.steps(&ext, &parts[2], &parts[3], &live, t)?;
+        let (q, steps) = self.steps(&ext, &parts[2], &parts[3], t)?;
         let committed = state.clone();
         let mut y = Vec::with_capacity(t);
         for (i, step) in steps.iter().enumerate() {
-            state = advance(&state, step)?;
+            let live = live.try_index((.., i as i32))?.reshape(&[b, 1, 1, 1])?;
+            state = select(&live, &advance(&state, step)?, &state)?;
             let q = q.try_index((.., i as i32))?.expand_dims(-1)?;
             y.push(state.matmul(q)?.squeeze_axes(&[-1])?);
         }
@@ -127,27 +128,17 @@ impl PlainGdn {
             let kept = rows.iter().map(|r| (i as usize) < r.keep);
             let kept = Array::from_iter(kept, &[rows.len() as i32, 1]);
             let at = |a: &Array| a.try_index((.., i));
-            let one = Array::from_f32(1.0);
-            let step = Step {
-                k: at(&tape[0])?,
-                v: at(&tape[1])?,
-                g: select(&kept, &at(&tape[2])?, &one)?,
-                beta: at(&tape[3])?.multiply(kept.as_dtype(Dtype::Float32)?)?,
-            };
-            state = advance(&state, &step)?;
+            let step =
+                Step { k: at(&tape[0])?, v: at(&tape[1])?, g: at(&tape[2])?, beta: at(&tape[3])? };
+            // Selected, not multiplied by zero: what a tape holds beyond its end may be NaN.
+            let kept = kept.reshape(&[-1, 1, 1, 1])?;
+            state = select(&kept, &advance(&state, &step)?, &state)?;
         }
         Ok(state)
     }
 
     /// Queries `[B, t, Hv, Dk]` and the steps of `t` tokens.
-    fn steps(
-        &self,
-        ext: &Array,
-        b: &Array,
-        a: &Array,
-        live: &Array,
-        t: usize,
-    ) -> Result<(Array, Vec<Step>)> {
+    fn steps(&self, ext: &Array, b: &Array, a: &Array, t: usize) -> Result<(Array, Vec<Step>)> {
         let s = &self.shape;
         let f32s = |x: &Array| x.as_dtype(Dtype::Float32);
         let ext = f32s(ext)?;
@@ -177,10 +168,9 @@ impl PlainGdn {
         let q = heads(&parts[0], (s.key_dim as f32).powf(-0.5))?;
         let k = heads(&parts[1], 1.0)?;
         let v = parts[2].reshape(&[rows, t as i32, s.value_heads as i32, s.value_dim as i32])?;
-        let live = live.as_dtype(Dtype::Float32)?;
-        let beta = sigmoid(f32s(b)?)?.multiply(&live)?;
+        let beta = sigmoid(f32s(b)?)?;
         let dt = logaddexp(f32s(a)?.add(&self.dt_bias)?, Array::from_f32(0.0))?;
-        let g = exp(self.decay.multiply(dt)?.multiply(&live)?)?;
+        let g = exp(self.decay.multiply(dt)?)?;
         let steps = (0..t as i32)
             .map(|i| {
                 let at = |x: &Array| x.try_index((.., i));

@@ -54,6 +54,7 @@ def main():
 def setup_linux():
     """Every step in order; each is skipped when its inputs are those of its last run."""
     target = linux_target()
+    refuse_rustflags(target)
     check_tools_linux()
     keys = [
         step("venv", install_packages, [REQUIREMENTS], also=venv_python()),
@@ -64,8 +65,6 @@ def setup_linux():
     keys.append(digest([SHIM, HERE / "bindings"], locked_mlx_sys()))
     write_config(linux_config(target, revision=digest([], "".join(keys))))
     step("bindings", write_bindings, [SHIM, HERE / "bindings"], also=locked_mlx_sys())
-    if os.environ.get("RUSTFLAGS"):
-        say("note", "RUSTFLAGS is set, so Cargo ignores where libmlx.so is: unset it")
 
 
 def setup_macos():
@@ -107,8 +106,7 @@ def check_tools_linux():
     missing = []
     if apt:
         missing.append(f"Debian or Ubuntu: sudo apt-get install {' '.join(apt)}")
-    if not shutil.which("cargo"):
-        missing.append("cargo: install Rust with rustup (https://rustup.rs)")
+    missing += lack_of_cargo()
     complain(missing)
 
 
@@ -123,11 +121,40 @@ def check_tools_macos():
             "Metal compiler: install Xcode itself from the App Store, open it once, then "
             "xcodebuild -downloadComponent MetalToolchain"
         )
-    if not shutil.which("cargo"):
-        missing.append("cargo: install Rust with rustup (https://rustup.rs)")
+    missing += lack_of_cargo()
     if not has_venv():
         missing.append("python3 with venv: xcode-select --install")
     complain(missing)
+
+
+def refuse_rustflags(target):
+    """These win over .cargo/config.toml, even empty: programs would not find libmlx.so."""
+    for name in ("RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"):
+        if name in os.environ:
+            raise SetupError(
+                f"{name} is set, so Cargo would ignore where libmlx.so is: unset {name}. "
+                f"Flags of your own go into ~/.cargo/config.toml as target.{target}.rustflags"
+            )
+
+
+def lack_of_cargo():
+    if not shutil.which("cargo"):
+        return ["cargo: install Rust with rustup (https://rustup.rs)"]
+    wanted = re.search(r'^rust-version = "([0-9.]+)"', (ROOT / "Cargo.toml").read_text(), re.M)
+    said = subprocess.run(["cargo", "--version"], cwd=ROOT, capture_output=True, text=True)
+    found = re.match(r"cargo ([0-9.]+)", said.stdout)
+    if not found:
+        return [f"cargo that works; `cargo --version` says: {(said.stdout + said.stderr).strip()}"]
+    if numbers(found.group(1)) < numbers(wanted.group(1)):
+        return [
+            f"cargo {wanted.group(1)} or later, this is {found.group(1)}: "
+            "rustup update stable (without rustup: https://rustup.rs)"
+        ]
+    return []
+
+
+def numbers(version):
+    return tuple(map(int, version.split(".")))
 
 
 def complain(missing):

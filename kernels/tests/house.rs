@@ -27,7 +27,20 @@ pub const Q8: &str = "config/models/tiny-q8";
 /// The same in bf16, as the golden data was computed from it.
 pub const BF16: &str = "tests/golden/bf16";
 
+/// Where text is promised to be the same to the bit: the CPU in fp32.
+pub fn exact_place() -> Place {
+    #[cfg(target_os = "linux")]
+    return Place::Host;
+    #[cfg(not(target_os = "linux"))]
+    {
+        mlx_rs::Device::set_default(&mlx_rs::Device::cpu());
+        Place::Mlx(mlx_rs::Dtype::Float32)
+    }
+}
+
+/// An engine over a folder; at [`exact_place`] if none is named.
 pub fn engine(path: &str, place: Option<Place>, slots: usize) -> MlxEngine {
+    let place = Some(place.unwrap_or_else(exact_place));
     let options = EngineOptions { slots, place, ..EngineOptions::default() };
     mtplx_kernels::open(&checkpoint(path), &options).unwrap()
 }
@@ -73,7 +86,7 @@ impl House {
             prompt: prompt.into(),
             sampling,
             limits: Limits { new_tokens_max: n, stop_tokens: Arc::default() },
-            draft_tokens: None,
+            draft_tokens: mtplx_core::request::Drafts::Tuned,
             boundaries: Vec::new(),
         };
         let fits = self.deposits.iter().filter(|d| warm && prompt.starts_with(&d.tokens));
@@ -95,7 +108,7 @@ impl House {
         for (id, event) in settled.events {
             let told = self.told.entry(id).or_default();
             match event {
-                RowEvent::Tokens(tokens) => told.tokens.extend(tokens),
+                RowEvent::Tokens(tokens, _) => told.tokens.extend(tokens),
                 RowEvent::Finished(_, usage) => {
                     told.usage = usage;
                     self.done.insert(id);

@@ -17,19 +17,21 @@ fn sampling(temperature: f32, seed: u64) -> Sampling {
     Sampling { temperature, top_k: 20, seed, rule: Rule::Ratio, ..Sampling::default() }
 }
 
-/// Draws the first three tokens after `prompt` `n` times.
+/// The first tokens after a prompt. The first of all is never drafted; the next are, two deep.
+const TOKENS: usize = 5;
+
+/// Draws them `n` times.
 fn draws(
     house: &mut House,
     prompt: &[Token],
     temperature: f32,
-    n: u64,
-    depth: u8,
-) -> Vec<[Token; 3]> {
+    (n, depth): (u64, u8),
+) -> Vec<[Token; TOKENS]> {
     // One deposit makes all others start warm: only decoding is computed again.
     house.alone(prompt, sampling(temperature, 0), 1, 0);
     let base = u64::from(depth) << 32;
     let ids: Vec<_> =
-        (0..n).map(|i| house.ask(prompt, sampling(temperature, base + i), 3, true)).collect();
+        (0..n).map(|i| house.ask(prompt, sampling(temperature, base + i), TOKENS, true)).collect();
     house.run(depth);
     for deposit in std::mem::take(&mut house.deposits) {
         house.batch.release(deposit.snapshot);
@@ -64,10 +66,10 @@ fn sampled_tokens_with_speculation_follow_the_plain_distribution() {
     let n = 4_000;
     let mut freedoms = 0;
     for temperature in [0.6, 1.0] {
-        let plain = draws(&mut house, prompt, temperature, n, 0);
-        let spec = draws(&mut house, prompt, temperature, n, 2);
-        for i in 0..3 {
-            let at = |draws: &[[Token; 3]]| draws.iter().map(|d| d[i]).collect::<Vec<_>>();
+        let plain = draws(&mut house, prompt, temperature, (n, 0));
+        let spec = draws(&mut house, prompt, temperature, (n, 2));
+        for i in 0..TOKENS {
+            let at = |draws: &[[Token; TOKENS]]| draws.iter().map(|d| d[i]).collect::<Vec<_>>();
             let (p, freedom) = p_value(&at(&plain), &at(&spec));
             freedoms += freedom;
             let of = format!("T={temperature} token {}", i + 1);
@@ -75,5 +77,7 @@ fn sampled_tokens_with_speculation_follow_the_plain_distribution() {
             assert!(p > 1e-3, "{of}: p = {p}");
         }
     }
+    let deep = house.reports.iter().filter(|r| r.positions.len() == 2).count();
+    assert!(deep > 500, "{deep} cycles judged a second draft");
     assert!(freedoms > 20, "{freedoms}: the prompt leaves something open");
 }

@@ -3,7 +3,8 @@
 //!
 //! [`Rule::Ratio`] is speculative sampling (Leviathan et al. 2023, Chen et al. 2023): a draft d is
 //! accepted with probability min(1, p(d)/q(d)); at the first rejection a token is drawn from
-//! (p − q)+ normalised. The emitted tokens follow p exactly, and no other rule accepts more often.
+//! (p − q)+ normalised. The emitted tokens follow p exactly, and no rule that judges token by token
+//! accepts more often.
 //!
 //! [`Rule::Coupled`] draws draft and target with the same Gumbel noise (Daliri et al. 2024): the
 //! emitted token is the target's own draw, whatever was drafted, so the text is a function of the
@@ -82,7 +83,7 @@ pub fn verdict(
 /// `None` if the draft stands, else the residual draw.
 fn ratio_step(seed: u64, position: u64, d: Token, p: &Dist, q: &Dist) -> Option<Token> {
     let u = uniform(seed, position, Purpose::Accept);
-    if u * q.prob(d) < p.prob(d) {
+    if u * f64::from(q.prob(d)) < f64::from(p.prob(d)) {
         return None;
     }
     let residual = residual(p, q).unwrap_or_else(|| p.clone());
@@ -100,15 +101,15 @@ fn residual(p: &Dist, q: &Dist) -> Option<Dist> {
             rest.push((id, pp - qp));
         }
     }
-    (!rest.is_empty()).then(|| Dist::from_weights(rest))
+    Dist::from_weights(rest).ok()
 }
 
 /// argmax over the support of log p + Gumbel noise: a draw from p (Gumbel 1954).
 fn noisy_argmax(seed: u64, position: u64, p: &Dist) -> Token {
-    let mut best = (p.ids()[0], f32::NEG_INFINITY);
+    let mut best = (p.ids()[0], f64::NEG_INFINITY);
     for (&id, &prob) in p.ids().iter().zip(p.probs()) {
         if prob > 0.0 {
-            let score = prob.ln() + gumbel(seed, position, id);
+            let score = f64::from(prob).ln() + gumbel(seed, position, id);
             if score > best.1 {
                 best = (id, score);
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::engine::{EngineInfo, Move, Outcome, Phases, Plan, Prefill, RowOutcome, Rows, Verify};
 use crate::ledger::{Holding, Ledger};
-use crate::request::{Finish, Request, Usage};
+use crate::request::{Drafts, Finish, Request, Usage};
 use crate::sample::Seen;
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
 
@@ -108,8 +108,9 @@ pub struct Settled {
 /// News of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowEvent {
-    /// Tokens to show, in order; never empty.
-    Tokens(Vec<Token>),
+    /// Tokens to show, in order, never empty; and what the row cost and gave so far, because one
+    /// that is taken out says nothing more.
+    Tokens(Vec<Token>, Usage),
     /// The row has left.
     Finished(Finish, Usage),
 }
@@ -138,6 +139,9 @@ pub struct Report {
     pub dropped_deposits: usize,
     /// Largest depth of the step.
     pub depth: u8,
+    /// Whether every row drafted so deep because the tuner said so: only then does the step's cost
+    /// say what that depth costs.
+    pub uniform: bool,
     /// For each draft position, how many rows tried it and how many accepted it.
     pub positions: Vec<Tried>,
     /// Time by phase.
@@ -256,7 +260,12 @@ impl Batch {
             let Some(first) = self.waiting.front() else { return };
             let tokens_max = self.tokens_max(&first.request);
             let warm = first.warm.map(|w| w.snapshot);
-            let Some((slot, holding, copy)) = self.ledger.open(tokens_max, warm) else { return };
+            let Some((slot, holding, copy)) = self.ledger.open(tokens_max, warm) else {
+                if self.rows.is_empty() && self.cool_one() {
+                    continue;
+                }
+                return;
+            };
             let Some(Waiting { request, warm }) = self.waiting.pop_front() else { return };
             if let Some(copy) = copy {
                 self.moves.push(Move::CopyPage { from: copy.from, to: copy.to });
@@ -271,6 +280,16 @@ impl Batch {
             let cached = warm.map_or(0, |w| w.len);
             self.rows.insert(slot, Row::start(request, holding, cached));
         }
+    }
+
+    /// Nothing runs and the first in the queue finds no pages: the states that waiting requests hold
+    /// to start warm may be what is in the way. The last of them will start cold (L5).
+    fn cool_one(&mut self) -> bool {
+        let warm = self.waiting.iter_mut().rev().find_map(|w| w.warm.take());
+        if let Some(warm) = warm {
+            self.release(warm.snapshot);
+        }
+        warm.is_some()
     }
 
     /// Tokens a request may come to. One verify cycle may write past the last token it keeps, but
@@ -288,7 +307,7 @@ impl Batch {
             }
             let wanted = row.request.prompt.len() + row.request.limits.new_tokens_max;
             let room = wanted.min(self.info.context_tokens_max) - row.tokens.len();
-            let asked = row.request.draft_tokens.unwrap_or(depth).min(self.info.depth_max);
+            let asked = row.request.draft_tokens.depth(depth).min(self.info.depth_max);
             // The token after the drafts needs room too.
             let depth = asked.min(u8::try_from(room - 1).unwrap_or(u8::MAX));
             self.ledger.grow(&mut row.holding, row.computed + 1 + usize::from(depth));
@@ -299,15 +318,15 @@ impl Batch {
 
     fn plan_prefill(&mut self, mut budget: usize) -> Vec<Prefill> {
         let mut prefill = Vec::new();
-        // Oldest first: ids count upwards.
-        let mut slots: Vec<(RequestId, Slot)> = self
+        // Those that a snapshot covers cost nothing; then oldest first: ids count upwards.
+        let mut slots: Vec<(bool, RequestId, Slot)> = self
             .rows
             .iter()
             .filter(|(_, row)| !row.is_decoding())
-            .map(|(&slot, row)| (row.request.id, slot))
+            .map(|(&slot, row)| (row.computed < row.request.prompt.len(), row.request.id, slot))
             .collect();
         slots.sort_unstable();
-        for (_, slot) in slots {
+        for (_, _, slot) in slots {
             let Some(row) = self.rows.get_mut(&slot) else { continue };
             let start = row.computed;
             let end = row.chunk_end(budget, self.limits.chunk_grain);

@@ -48,6 +48,6 @@ pub struct Slot(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Page(pub u32);
 
-/// Names a parked copy of a sequence's state; never reused within a process.
+/// Names a parked copy of a sequence's state; never reused within an engine's generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotId(pub u64);

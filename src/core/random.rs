@@ -32,19 +32,22 @@ pub const fn bits(seed: u64, position: u64, purpose: Purpose) -> u64 {
     absorb(absorb(seed, position), purpose as u64)
 }
 
-/// A uniform number in [0, 1) with 24 bits, so that it is exact in fp32 on every device.
+/// A uniform number in [0, 1) with 52 bits.
 #[must_use]
-pub fn uniform(seed: u64, position: u64, purpose: Purpose) -> f32 {
+pub fn uniform(seed: u64, position: u64, purpose: Purpose) -> f64 {
     unit(bits(seed, position, purpose))
 }
 
 /// Standard Gumbel noise that belongs to `token` at `position`; shared by draft and target, which
 /// is what couples their choices.
 #[must_use]
-pub fn gumbel(seed: u64, position: u64, token: Token) -> f32 {
-    let u = unit(absorb(bits(seed, position, Purpose::Draw), u64::from(token) + 1));
-    // Half a step above zero: the logarithm of 0 would be infinite.
-    let u = u + 0.5 / 16_777_216.0;
+pub fn gumbel(seed: u64, position: u64, token: Token) -> f64 {
+    gumbel_of(absorb(bits(seed, position, Purpose::Draw), u64::from(token) + 1))
+}
+
+/// Finite for all bits: half a step away from both 0 and 1.
+fn gumbel_of(bits: u64) -> f64 {
+    let u = unit(bits) + 0.5 * STEP;
     -(-u.ln()).ln()
 }
 
@@ -54,9 +57,12 @@ pub const fn derive(seed: u64, index: u64) -> u64 {
     if index == 0 { seed } else { absorb(seed, index) }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "24 bits are exact in fp32")]
-fn unit(bits: u64) -> f32 {
-    (bits >> 40) as f32 / 16_777_216.0
+/// 2⁻⁵², the distance of neighbouring uniform numbers: half of it is exact beside any of them.
+const STEP: f64 = f64::EPSILON;
+
+#[expect(clippy::cast_precision_loss, reason = "52 bits are exact in f64")]
+fn unit(bits: u64) -> f64 {
+    (bits >> 12) as f64 * STEP
 }
 
 #[cfg(test)]
@@ -86,9 +92,17 @@ mod tests {
     }
 
     #[test]
+    fn gumbel_noise_is_finite_at_both_ends() {
+        for bits in [0, u64::MAX] {
+            assert!(gumbel_of(bits).is_finite(), "{bits:x}");
+        }
+        assert!(gumbel_of(u64::MAX) > 30.0 && gumbel_of(0) < -3.0);
+    }
+
+    #[test]
     fn gumbel_noise_has_the_mean_of_its_law() {
         let n = 50_000_u32;
-        let sum: f64 = (0..n).map(|t| f64::from(gumbel(3, 9, t))).sum();
+        let sum: f64 = (0..n).map(|t| gumbel(3, 9, t)).sum();
         let mean = sum / f64::from(n);
         assert!((mean - 0.577_215_66).abs() < 0.02, "mean {mean}");
     }

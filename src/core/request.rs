@@ -18,11 +18,35 @@ pub struct Request {
     pub sampling: Sampling,
     /// When to stop.
     pub limits: Limits,
-    /// Most tokens to draft a cycle; `None` leaves it to the tuner, `Some(0)` is plain decoding.
-    pub draft_tokens: Option<u8>,
+    /// How many tokens to draft a cycle, as far as engine and limits allow.
+    pub draft_tokens: Drafts,
     /// Prompt positions at which the state is worth keeping for later requests (message
     /// boundaries), ascending, each in `1..prompt.len()`. The prompt's end is always kept.
     pub boundaries: Vec<usize>,
+}
+
+/// How many tokens a sequence drafts a cycle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Drafts {
+    /// As many as the tuner says.
+    #[default]
+    Tuned,
+    /// As many as the tuner says, but at least this.
+    AtLeast(u8),
+    /// This many, whatever the tuner says; 0 is plain decoding.
+    Exactly(u8),
+}
+
+impl Drafts {
+    /// The depth, where the tuner says `tuned`.
+    #[must_use]
+    pub fn depth(self, tuned: u8) -> u8 {
+        match self {
+            Self::Tuned => tuned,
+            Self::AtLeast(least) => tuned.max(least),
+            Self::Exactly(depth) => depth,
+        }
+    }
 }
 
 /// When a sequence ends by itself.
@@ -74,10 +98,12 @@ pub enum Refusal {
     },
     /// Prompt and wanted output do not fit the model's context.
     TooLong {
+        /// The parameter that holds the prompt.
+        field: &'static str,
         /// Tokens of the prompt.
         prompt: usize,
-        /// Tokens wanted after it.
-        wanted: usize,
+        /// Tokens wanted after it and the parameter that said so, if any did.
+        wanted: Option<(usize, &'static str)>,
         /// What the model can hold.
         context: usize,
     },
@@ -97,10 +123,15 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Invalid { field, reason } => write!(f, "{field}: {reason}"),
-            Self::TooLong { prompt, wanted, context } => write!(
+            Self::TooLong { field, prompt, wanted: Some((wanted, limit)), context } => write!(
                 f,
-                "the prompt has {prompt} tokens and {wanted} more were asked for, but this model's \
-                 context holds {context} tokens; shorten the messages or lower max_tokens"
+                "{field}: {prompt} tokens, and {wanted} more were asked for, but this model's \
+                 context holds {context} tokens; shorten {field} or lower {limit}"
+            ),
+            Self::TooLong { field, prompt, wanted: None, context } => write!(
+                f,
+                "{field}: {prompt} tokens leave no room for an answer, because this model's \
+                 context holds {context} tokens; shorten {field}"
             ),
             Self::Overloaded { retry_after_s } => {
                 write!(f, "the server is full; try again in {retry_after_s} s")
@@ -111,3 +142,30 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tuner_decides_what_the_request_leaves_open() {
+        for (drafts, depths) in [
+            (Drafts::Tuned, [0, 3]),
+            (Drafts::AtLeast(1), [1, 3]),
+            (Drafts::Exactly(0), [0, 0]),
+            (Drafts::Exactly(2), [2, 2]),
+        ] {
+            assert_eq!([0, 3].map(|tuned| drafts.depth(tuned)), depths, "{drafts:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_told_in_the_words_of_the_request() {
+        let long = |wanted| Refusal::TooLong { field: "prompt", prompt: 9, wanted, context: 9 };
+        let text = long(None).to_string();
+        assert!(!text.contains("asked for"), "{text}");
+        let text = long(Some((7, "max_tokens"))).to_string();
+        assert!(text.contains("7 more") && text.contains("lower max_tokens"), "{text}");
+        assert!(text.starts_with("prompt: 9 tokens") && text.contains("holds 9 tokens"), "{text}");
+    }
+}

@@ -1,5 +1,5 @@
 //! From logits to a distribution: penalties, bias, temperature, top-k, top-p, min-p, in this order
-//! (the order of vLLM and transformers). The same function makes p (target) and q (draft).
+//! (that of transformers). The same function makes p (target) and q (draft).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,10 +8,14 @@ use crate::Token;
 use crate::accept::Rule;
 use crate::request::Refusal;
 
+/// Below this a temperature is greedy: fp32 could not tell them apart, and its reciprocal may
+/// overflow.
+pub const TEMPERATURE_MIN: f32 = 1e-4;
+
 /// How tokens of a request are chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// 0 is greedy: the likeliest token, the lowest id at a tie.
+    /// 0, or less than [`TEMPERATURE_MIN`], is greedy: the likeliest token, the lowest id at a tie.
     pub temperature: f32,
     /// Keep the smallest set of likeliest tokens that has this mass; 1 keeps all.
     pub top_p: f32,
@@ -176,12 +180,20 @@ impl Dist {
     }
 
     /// From (id, weight) pairs ascending by id; weights are normalised.
-    #[must_use]
-    pub fn from_weights(pairs: Vec<(Token, f32)>) -> Self {
+    ///
+    /// # Errors
+    /// [`NotFinite`] if there is no weight at all, or one that is NaN or infinite.
+    pub fn from_weights(pairs: Vec<(Token, f32)>) -> Result<Self, NotFinite> {
         debug_assert!(pairs.windows(2).all(|w| w[0].0 < w[1].0), "ids ascend");
-        let sum: f32 = pairs.iter().map(|&(_, w)| w).sum();
-        let (ids, probs) = pairs.into_iter().map(|(id, w)| (id, w / sum)).unzip();
-        Self { ids, probs }
+        // In f64: many small weights vanish beside a large sum in f32.
+        let sum: f64 = pairs.iter().map(|&(_, w)| f64::from(w)).sum();
+        if !(sum.is_finite() && sum > 0.0) {
+            return Err(NotFinite);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "probabilities are fp32")]
+        let (ids, probs) =
+            pairs.into_iter().map(|(id, w)| (id, (f64::from(w) / sum) as f32)).unzip();
+        Ok(Self { ids, probs })
     }
 
     /// Tokens with a chance, ascending.
@@ -204,20 +216,20 @@ impl Dist {
 
     /// The token at quantile `u` in [0, 1) of the cumulative distribution in id order.
     #[must_use]
-    pub fn quantile(&self, u: f32) -> Token {
+    pub fn quantile(&self, u: f64) -> Token {
         let mut sum = 0.0;
-        let mut last = self.ids[0];
+        let mut likeliest = (self.ids[0], 0.0);
         for (&id, &p) in self.ids.iter().zip(&self.probs) {
-            if p > 0.0 {
-                sum += p;
-                last = id;
-                if u < sum {
-                    return id;
-                }
+            sum += f64::from(p);
+            if u < sum && p > 0.0 {
+                return id;
+            }
+            if p > likeliest.1 {
+                likeliest = (id, p);
             }
         }
         // Rounding can leave the sum a little below 1.
-        last
+        likeliest.0
     }
 
     /// The distribution that `sampling` makes of one row of `logits` [vocab], for the token after
@@ -270,7 +282,7 @@ pub fn argmax(logits: &[f32]) -> Result<Token, NotFinite> {
 
 fn truncated(logits: &[f32], s: &Sampling) -> Result<Dist, NotFinite> {
     let top = argmax(logits)?;
-    if s.temperature == 0.0 {
+    if s.temperature < TEMPERATURE_MIN {
         return Ok(Dist::one_hot(top));
     }
     let mut kept = candidates(logits, s.top_k);
@@ -286,7 +298,7 @@ fn truncated(logits: &[f32], s: &Sampling) -> Result<Dist, NotFinite> {
         // The likeliest token has weight 1.
         kept.retain(|&(_, weight)| weight >= s.min_p);
     }
-    Ok(Dist::from_weights(kept))
+    Dist::from_weights(kept)
 }
 
 /// The `top_k` (0: all) largest logits as (id, logit), ascending by id; ties keep the lowest ids.
@@ -323,17 +335,17 @@ fn keep_best(best: &mut Vec<(Token, f32)>, top_k: usize) {
 /// Keeps the fewest heaviest entries whose share reaches `top_p`; the order by id remains.
 #[expect(clippy::cast_precision_loss, reason = "a bound, not a probability")]
 fn keep_nucleus(kept: &mut Vec<(Token, f32)>, top_p: f32) {
-    let total: f32 = kept.iter().map(|&(_, w)| w).sum();
+    let total: f64 = kept.iter().map(|&(_, w)| f64::from(w)).sum();
     // All entries below this threshold together weigh less than what the nucleus leaves out, so
     // none of them is in it: only the others need sorting.
-    let threshold = total * (1.0 - top_p) / (kept.len() as f32 * 1.001);
-    kept.retain(|&(_, w)| w >= threshold);
+    let threshold = total * (1.0 - f64::from(top_p)) / (kept.len() as f64 * 1.001);
+    kept.retain(|&(_, w)| f64::from(w) >= threshold);
     kept.sort_unstable_by(by_weight_then_id);
-    let goal = total * top_p;
+    let goal = total * f64::from(top_p);
     let mut sum = 0.0;
     let mut count = 0;
     for &(_, w) in kept.iter() {
-        sum += w;
+        sum += f64::from(w);
         count += 1;
         if sum >= goal {
             break;
@@ -434,6 +446,17 @@ mod tests {
         seen.add_prompt(&[0]);
         let d = Dist::from_logits(&[3.0, 2.0, -1.0], &s, &seen, &[]).unwrap();
         assert_eq!(d.ids(), [1]);
+    }
+
+    #[test]
+    fn no_temperature_breaks_a_row() {
+        for temperature in [0.0, f32::MIN_POSITIVE, 1e-39, 1e-5, 1e-4, 1e-3, 2.0] {
+            for (top_p, min_p) in [(1.0, 0.0), (0.95, 0.0), (0.5, 0.9)] {
+                let s = Sampling { temperature, top_p, min_p, ..Sampling::default() };
+                let d = dist(&[3.0, -70.0, 88.0, 2.0], &s);
+                assert_eq!(d.quantile(0.5), 2, "{temperature} {top_p} {min_p}");
+            }
+        }
     }
 
     #[test]

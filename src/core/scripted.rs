@@ -91,7 +91,7 @@ impl Scripted {
     /// A number in [-1, 1) that belongs to a context and an index.
     fn noise(&self, context: u64, index: u64) -> f32 {
         use crate::random::{Purpose, uniform};
-        2.0 * uniform(self.script.seed ^ context, index, Purpose::Draw) - 1.0
+        2.0 * uniform(self.script.seed ^ context, index, Purpose::Draw) as f32 - 1.0
     }
 
     fn dist(&self, row: &Row, prefix: &[Token], head: bool) -> Result<Dist, NotFinite> {

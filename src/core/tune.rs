@@ -21,6 +21,8 @@ pub struct TuneLimits {
 
 /// Cycles for which a depth is tried when nothing recent is known of it.
 const TRIAL_CYCLES: u32 = 6;
+/// Cycles after which a trial that could not measure is given up.
+const TRIAL_PATIENCE: u32 = 60;
 /// Cycles after which a depth beside the chosen one is measured again.
 const STALE_CYCLES: u64 = 600;
 /// Weight of a new cost measurement.
@@ -52,7 +54,10 @@ struct Band {
 #[derive(Clone, Copy, Debug)]
 struct Trial {
     depth: u8,
+    /// Measurements still wanted.
     left: u32,
+    /// Cycles after which it ends all the same: prompts or fixed depths may keep it from measuring.
+    patience: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -122,9 +127,10 @@ impl Tuner {
         }
         let phases = report.phases;
         let micros = (phases.draft_us + phases.verify_us + phases.accept_us) as f64;
-        if report.prefilled == 0 && micros > 0.0 {
+        if report.prefilled == 0 && micros > 0.0 && report.uniform {
             self.learn_cost(report.depth, micros / report.rows as f64);
         }
+        self.lose_patience();
         self.choose();
     }
 
@@ -150,6 +156,23 @@ impl Tuner {
         }
     }
 
+    /// A trial that cannot measure must not hold the depth for ever.
+    fn lose_patience(&mut self) {
+        let cycle = self.cycle;
+        let band = &mut self.bands[self.band];
+        let Some(trial) = &mut band.trial else { return };
+        trial.patience = trial.patience.saturating_sub(1);
+        if trial.patience == 0 {
+            // As if measured at no advantage, until it is stale again.
+            let cost = &mut band.costs[usize::from(trial.depth)];
+            if cost.at == 0 {
+                cost.micros = f64::INFINITY;
+            }
+            cost.at = cycle;
+            band.trial = None;
+        }
+    }
+
     fn choose(&mut self) {
         if self.bands[self.band].trial.is_some() {
             return;
@@ -160,13 +183,14 @@ impl Tuner {
         let stale = |c: &Cost| c.at == 0 || cycle - c.at > STALE_CYCLES;
         let unknown = (0..=self.limits.depth_max).find(|&k| stale(&band.costs[usize::from(k)]));
         if let Some(depth) = unknown {
-            band.trial = Some(Trial { depth, left: TRIAL_CYCLES });
+            band.trial = Some(Trial { depth, left: TRIAL_CYCLES, patience: TRIAL_PATIENCE });
             return;
         }
         let speed = |k: u8| expected[usize::from(k)] / band.costs[usize::from(k)].micros;
         let best = (0..=self.limits.depth_max)
             .max_by(|&a, &b| speed(a).total_cmp(&speed(b)))
             .unwrap_or(band.chosen);
+        // A chosen depth that was never measured has no speed at all.
         if speed(best) > speed(band.chosen) * ADVANTAGE {
             band.chosen = best;
         }
@@ -214,7 +238,8 @@ mod tests {
             let noise = f64::from(i * 7919 % 13) / 13.0 * 20.0;
             let micros = 1000.0 + per_depth * f64::from(depth) + noise;
             let phases = Phases { verify_us: micros as u64, ..Phases::default() };
-            tuner.hear(&Report { rows, depth, positions, phases, ..Report::default() });
+            let uniform = true;
+            tuner.hear(&Report { rows, depth, uniform, positions, phases, ..Report::default() });
         }
     }
 
@@ -249,6 +274,20 @@ mod tests {
         assert_eq!(tuner.knobs().depth, 0);
         run(&mut tuner, 1, 1, 0.8, 100.0);
         assert!(tuner.knobs().depth >= 2);
+    }
+
+    #[test]
+    fn a_trial_that_cannot_measure_ends() {
+        let mut tuner = Tuner::new(limits());
+        // Every cycle carries a prompt: nothing is learnt of costs.
+        let mut seen = Vec::new();
+        for _ in 0..500 {
+            let depth = tuner.knobs().depth;
+            seen.push(depth);
+            tuner.hear(&Report { rows: 2, depth, prefilled: 64, ..Report::default() });
+        }
+        assert_eq!(seen[499], 2, "the depth it started with");
+        assert!(seen.iter().filter(|&&d| d == 0).count() <= TRIAL_PATIENCE as usize + 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::ingress::stream::{Cost, End};
+use crate::ingress::stream::End;
 use crate::ingress::{random, unix_s};
 
 /// Which endpoint's words are used.
@@ -102,7 +102,7 @@ impl Answer {
     pub(crate) fn closing(&self, ends: &[End]) -> String {
         let mut envelope = self.envelope(self.chunk_object());
         envelope.usage = Some(self.usage(ends));
-        envelope.mtp = mtp(ends);
+        envelope.mtp = Some(mtp(ends));
         json_of(&envelope)
     }
 
@@ -126,7 +126,7 @@ impl Answer {
             })
             .collect();
         envelope.usage = Some(self.usage(ends));
-        envelope.mtp = mtp(ends);
+        envelope.mtp = Some(mtp(ends));
         json_of(&envelope)
     }
 
@@ -154,27 +154,22 @@ impl Answer {
     fn usage(&self, ends: &[End]) -> Value {
         let prompt: usize = self.prompts.iter().sum();
         let completion: usize = ends.iter().map(|end| end.generated).sum();
-        let mut usage = json!({
+        let firsts = ends.iter().step_by(self.choices.max(1));
+        let cached: usize = firsts.map(|end| end.cost.cached).sum();
+        json!({
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            // Reasoning is not told apart from the answer yet.
-            "completion_tokens_details": {"reasoning_tokens": 0},
-        });
-        let firsts = ends.iter().step_by(self.choices.max(1));
-        let cached: Option<usize> = firsts.map(|end| end.cost.map(|c| c.cached)).sum();
-        if let Some(cached) = cached {
-            usage["prompt_tokens_details"] = json!({"cached_tokens": cached});
-        }
-        usage
+            // No `completion_tokens_details`: reasoning is not told apart from the answer yet.
+            "prompt_tokens_details": {"cached_tokens": cached},
+        })
     }
 }
 
-/// Unknown as soon as it is unknown of one choice.
-fn mtp(ends: &[End]) -> Option<Mtp> {
-    ends.iter().try_fold(Mtp::default(), |sum, end| {
-        let Cost { drafted, accepted, .. } = end.cost?;
-        Some(Mtp { drafted: sum.drafted + drafted, accepted: sum.accepted + accepted })
+fn mtp(ends: &[End]) -> Mtp {
+    ends.iter().fold(Mtp::default(), |sum, End { cost, .. }| Mtp {
+        drafted: sum.drafted + cost.drafted,
+        accepted: sum.accepted + cost.accepted,
     })
 }
 

@@ -25,6 +25,9 @@ impl ChatBody {
             let path = format!("chat_template_kwargs.{name}");
             return Err(ApiError::invalid(path, "this variable is set by the server"));
         }
+        // All others go to the template as they are. Which it reads is known to it alone, and
+        // Jinja does not tell a variable that is never read from one that is: this server cannot
+        // name those that have no effect.
         let messages = message::into_template(messages)?;
         let source = Source::Chat(Chat { messages, tools: Vec::new(), kwargs });
         let old_name = shared.max_tokens;

@@ -12,6 +12,9 @@ use super::error::ApiError;
 use super::one_or_many::OneOrMany;
 use super::{CompletionsBody, Source, Wanted, neutral};
 
+/// Most tokens of an answer where the client does not say, as OpenAI documents it.
+const NEW_TOKENS_DEFAULT: usize = 16;
+
 /// An element of `prompt`, or all of it where it is a string.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Item {
@@ -68,7 +71,8 @@ impl CompletionsBody {
         let prompt = self.prompt.take().ok_or_else(|| {
             ApiError::invalid("prompt", "must be given: a string, an array of strings or of tokens")
         })?;
-        shared.wanted(sources(prompt)?, defaults)
+        let wanted = shared.wanted(sources(prompt)?, defaults)?;
+        Ok(Wanted { new_tokens_default: Some(NEW_TOKENS_DEFAULT), ..wanted })
     }
 
     fn refuse_what_is_not_supported(&self) -> Result<(), ApiError> {

@@ -18,8 +18,8 @@ pub(crate) enum ApiError {
     Param { param: String, code: &'static str, message: String },
     /// The body is no JSON object.
     Json(String),
-    /// The body says of itself that it is something else.
-    ContentType(String),
+    /// The body does not say of itself that it is JSON, but this, if anything.
+    ContentType(Option<String>),
     /// The body is longer than this many bytes.
     BodyTooLarge { limit: usize },
     /// Another model is served here.
@@ -90,7 +90,11 @@ impl ApiError {
             Self::Param { message, .. } => message.clone(),
             Self::Json(reason) => format!("the body is not the JSON object expected: {reason}"),
             Self::ContentType(is) => {
-                format!("the content-type is {is}; send JSON and content-type: application/json")
+                let is = is.as_deref().unwrap_or("missing");
+                format!(
+                    "the content-type is {is}; send JSON and say so, with curl by \
+                     -H 'content-type: application/json'"
+                )
             }
             Self::BodyTooLarge { limit } => {
                 format!("the body is longer than the {limit} bytes that this server accepts")
@@ -113,11 +117,11 @@ impl ApiError {
     fn param(&self) -> Option<&str> {
         match self {
             Self::Param { param, .. } => Some(param),
-            Self::Refused(Refusal::Invalid { field, .. }) => Some(field),
+            Self::Refused(Refusal::Invalid { field, .. } | Refusal::TooLong { field, .. }) => {
+                Some(field)
+            }
             Self::UnknownModel { .. } => Some("model"),
-            Self::Refused(
-                Refusal::TooLong { .. } | Refusal::Overloaded { .. } | Refusal::Unavailable { .. },
-            )
+            Self::Refused(Refusal::Overloaded { .. } | Refusal::Unavailable { .. })
             | Self::Json(_)
             | Self::ContentType(_)
             | Self::BodyTooLarge { .. }

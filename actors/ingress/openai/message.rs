@@ -100,6 +100,8 @@ impl Message {
             return Err(ApiError::invalid(format!("{path}.content"), "must be given"));
         }
         out.insert("content".into(), content.unwrap_or_default().into());
+        // Names go to the template as they are: some show them to the model, others do not look
+        // at them, and which this one does is known to it alone.
         let optional = [
             ("name", self.name),
             ("tool_call_id", self.tool_call_id),

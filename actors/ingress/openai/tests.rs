@@ -56,11 +56,13 @@ fn modes_and_depths_go_together_or_are_refused() {
         body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         read_chat(&body).map(|w| (w.drafting.tokens, w.drafting.demanded_by)).ok()
     };
-    assert_eq!(drafting(json!({})), Some((None, None)));
-    assert_eq!(drafting(json!({"draft_tokens": 0})), Some((Some(0), None)));
-    assert_eq!(drafting(json!({"draft_tokens": 4})), Some((Some(4), Some("draft_tokens"))));
-    assert_eq!(drafting(json!({"generation_mode": "ar"})), Some((Some(0), None)));
-    assert_eq!(drafting(json!({"generation_mode": "mtp"})), Some((None, Some("generation_mode"))));
+    assert_eq!(drafting(json!({})), Some((Drafts::Tuned, None)));
+    assert_eq!(drafting(json!({"draft_tokens": 0})), Some((Drafts::Exactly(0), None)));
+    let four = Some((Drafts::Exactly(4), Some("draft_tokens")));
+    assert_eq!(drafting(json!({"draft_tokens": 4})), four);
+    assert_eq!(drafting(json!({"generation_mode": "ar"})), Some((Drafts::Exactly(0), None)));
+    let some = Some((Drafts::AtLeast(1), Some("generation_mode")));
+    assert_eq!(drafting(json!({"generation_mode": "mtp"})), some);
     assert_eq!(drafting(json!({"generation_mode": "ar", "draft_tokens": 1})), None);
     assert_eq!(drafting(json!({"generation_mode": "mtp", "draft_tokens": 0})), None);
 }

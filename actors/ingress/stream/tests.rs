@@ -13,7 +13,7 @@ fn choice(stops: &[&str]) -> (mpsc::Sender<RowEvent>, Choice) {
 fn answer(lists: &[&[u32]], stops: &[&str]) -> (String, End) {
     let (sender, choice) = choice(stops);
     for list in lists {
-        sender.try_send(RowEvent::Tokens(list.to_vec())).unwrap();
+        sender.try_send(RowEvent::Tokens(list.to_vec(), Usage::default())).unwrap();
     }
     sender.try_send(RowEvent::Finished(Finish::Length, Usage::default())).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -43,8 +43,8 @@ proptest! {
 async fn no_choice_starves_another() {
     let (one, two) = (choice(&[]), choice(&[]));
     for _ in 0..3 {
-        one.0.try_send(RowEvent::Tokens(vec![464])).unwrap();
-        two.0.try_send(RowEvent::Tokens(vec![464])).unwrap();
+        one.0.try_send(RowEvent::Tokens(vec![464], Usage::default())).unwrap();
+        two.0.try_send(RowEvent::Tokens(vec![464], Usage::default())).unwrap();
     }
     let mut choices = Choices::new(vec![one.1, two.1]);
     let mut order = Vec::new();

@@ -1,10 +1,13 @@
-//! No body breaks the server: neither a 5xx nor a panic, whatever is sent.
+//! No body breaks the server, nor the engine behind it: neither a 5xx nor a panic, whatever is
+//! sent.
+
+use std::cell::Cell;
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::harness::*;
-use super::refusals::tiny_house;
+use crate::ingress::Config;
 
 const FIELDS: [&str; 44] = [
     "messages",
@@ -91,6 +94,48 @@ fn known_fields() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// A body that is mostly fine, up to the very edges of what is allowed, so that it reaches the
+/// engine.
+fn plausible() -> impl Strategy<Value = Vec<u8>> {
+    let unit = || prop_oneof![Just(0.0), Just(1e-30), Just(1.0), 0.0..=1.0];
+    let penalty = || prop_oneof![Just(-2.0), Just(2.0), -2.0..=2.0];
+    let one = |name: &'static str, values: BoxedStrategy<Value>| (Just(name), values);
+    let token = || prop_oneof![Just(0u32), Just(8191), 0u32..8192];
+    let bias = prop::collection::btree_map(
+        token().prop_map(|t| t.to_string()),
+        prop_oneof![Just(-100), Just(100), -100..=100],
+        0..4,
+    );
+    let field = prop_oneof![
+        one("temperature", unit().prop_map(|v| json!(2.0 * v)).boxed()),
+        one("top_p", unit().prop_map(Value::from).boxed()),
+        one("min_p", unit().prop_map(Value::from).boxed()),
+        one("top_k", (-1i64..9000).prop_map(Value::from).boxed()),
+        one("presence_penalty", penalty().prop_map(Value::from).boxed()),
+        one("frequency_penalty", penalty().prop_map(Value::from).boxed()),
+        one("repetition_penalty", unit().prop_map(|v| json!(1e-3 + 1.9 * v)).boxed()),
+        one("logit_bias", bias.prop_map(|bias| json!(bias)).boxed()),
+        one("seed", any::<i64>().prop_map(Value::from).boxed()),
+        one("n", (1..3).prop_map(Value::from).boxed()),
+        one("max_tokens", (1..=8).prop_map(Value::from).boxed()),
+        one("stop", "[a-z ]{1,2}".prop_map(Value::from).boxed()),
+        one("stop_token_ids", prop::collection::vec(token(), 0..3).prop_map(Value::from).boxed()),
+        one("ignore_eos", any::<bool>().prop_map(Value::from).boxed()),
+        one("generation_mode", Just(json!("mtp")).boxed()),
+        one("draft_tokens", (0..=3).prop_map(Value::from).boxed()),
+        one("stream", Just(json!(true)).boxed()),
+    ];
+    let prompt =
+        prop::collection::vec(token(), 1..250).prop_map(|tokens| ("prompt", json!(tokens)));
+    let talk =
+        "\\PC{0,20}".prop_map(|text| ("messages", json!([{"role": "user", "content": text}])));
+    (prop_oneof![prompt, talk], prop::collection::vec(field, 0..7)).prop_map(|(source, fields)| {
+        let fields = fields.into_iter().chain([source]);
+        let body = fields.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>();
+        Value::Object(body).to_string().into_bytes()
+    })
+}
+
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4);
     (known_fields(), edits).prop_map(|(mut body, edits)| {
@@ -105,9 +150,12 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
 #[test]
 fn no_body_breaks_the_server() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let handle = runtime.block_on(tiny_house());
+    // Short answers, so that many bodies can be tried.
+    let short = Config { new_tokens_max: 8.try_into().ok(), ..config() };
+    let handle = runtime.block_on(open(short, info(), scripted));
     let bodies = prop_oneof![
         3 => known_fields(),
+        4 => plausible(),
         1 => any_json().prop_map(|v| v.to_string().into_bytes()),
         2 => mutated(),
         1 => prop::collection::vec(any::<u8>(), 0..64),
@@ -118,10 +166,12 @@ fn no_body_breaks_the_server() {
         failure_persistence: None,
         ..ProptestConfig::default()
     });
+    let answered = Cell::new(0);
     let result = runner.run(&(bodies, paths), |(body, path)| {
         let reply = runtime.block_on(exchange(&handle, path, JSON, &body));
         let fine = [200, 400, 404].contains(&reply.status);
         prop_assert!(fine, "{reply:?} to {}", String::from_utf8_lossy(&body));
+        answered.set(answered.get() + u32::from(reply.status == 200));
         if reply.status != 200 {
             let error = reply.error();
             prop_assert!(error["message"].is_string() && error["code"].is_string());
@@ -131,4 +181,5 @@ fn no_body_breaks_the_server() {
         Ok(())
     });
     result.unwrap();
+    assert!(answered.get() > 50, "only {} bodies reached the engine", answered.get());
 }

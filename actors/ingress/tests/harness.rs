@@ -103,11 +103,16 @@ pub(super) async fn serve(
 
 /// Plays each request alone on the scripted engine, drafting three tokens a cycle.
 pub(super) fn scripted(admission: Admission) {
+    scripted_at(3, admission);
+}
+
+/// The same where the tuner says to draft `depth` tokens a cycle.
+pub(super) fn scripted_at(depth: u8, admission: Admission) {
     let Admission { request, events, permit } = admission;
     let mut engine = Scripted::new(info(), Script::default());
     let limits = BatchLimits { snapshots_max: 4, chunk_grain: 64 };
     let mut batch = Batch::new(engine.info().clone(), limits);
-    let knobs = Knobs { depth: 3, rows_max: 1, prefill_busy: 512, prefill_idle: 512 };
+    let knobs = Knobs { depth, rows_max: 1, prefill_busy: 512, prefill_idle: 512 };
     batch.admit(request, None);
     while batch.is_busy() && !events.is_closed() {
         let plan = batch.plan(knobs);
@@ -130,13 +135,12 @@ pub(super) fn says(
 ) -> impl Fn(Admission) + Send + Sync {
     move |admission| {
         let Admission { request, events, .. } = admission;
-        let mut generated = 0;
+        let prompt = request.prompt.len();
+        let mut usage = Usage { prompt, cached: 5, generated: 0, drafted: 4, accepted: 3 };
         for tokens in lists {
-            generated += tokens.len();
-            let _ = events.try_send(RowEvent::Tokens(tokens.to_vec()));
+            usage.generated += tokens.len();
+            let _ = events.try_send(RowEvent::Tokens(tokens.to_vec(), usage));
         }
-        let usage =
-            Usage { prompt: request.prompt.len(), cached: 5, generated, drafted: 4, accepted: 3 };
         if let Some(end) = end {
             let _ = events.try_send(RowEvent::Finished(end, usage));
         }

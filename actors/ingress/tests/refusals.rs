@@ -9,7 +9,7 @@ use super::harness::*;
 use crate::ingress::text::tests::tiny;
 use crate::ingress::{Config, start};
 
-pub(super) async fn tiny_house() -> crate::ingress::Handle {
+async fn tiny_house() -> crate::ingress::Handle {
     open(config(), info(), says(&[&[464]], Some(Finish::Stop))).await
 }
 
@@ -79,6 +79,8 @@ async fn every_parameter_that_is_not_served_is_named() {
         ("web_search_options", json!({})),
         ("store", json!(true)),
         ("service_tier", json!("flex")),
+        ("stream_options", json!({"include_usage": true})),
+        ("stream_options", json!({})),
         ("stream_options.include_obfuscation", json!(true)),
         ("stream_options.other", json!(true)),
         ("chat_template_kwargs.messages", json!([])),
@@ -168,7 +170,7 @@ async fn what_asks_for_nothing_is_accepted() {
     let handle = tiny_house().await;
     let body = r#"{
         "model": "tiny", "n": 1, "user": "me", "metadata": {"a": "b"}, "store": false,
-        "service_tier": "auto", "stream_options": {"include_usage": false}, "seed": null,
+        "service_tier": "auto", "stream_options": null, "seed": null,
         "safety_identifier": "x", "prompt_cache_key": "y", "prompt_cache_retention": "24h",
         "tools": [], "tool_choice": "none", "parallel_tool_calls": true, "logprobs": false,
         "top_logprobs": 0, "response_format": {"type": "text"}, "modalities": ["text"],
@@ -197,17 +199,20 @@ async fn what_asks_for_nothing_is_accepted() {
 async fn what_does_not_fit_is_told_in_numbers() {
     let held = Held::new();
     let handle = open(config(), info(), held.keep()).await;
-    let long = json!({"prompt": vec![5; 256]});
-    let error = complete(&handle, long).await.error();
-    assert_eq!(
-        (&error["code"], &error["param"]),
-        (&json!("context_length_exceeded"), &Value::Null)
-    );
+    let reply = complete(&handle, json!({"prompt": vec![5; 256]})).await;
+    assert_names(&reply, "prompt");
+    let error = reply.error();
+    assert_eq!(error["code"], "context_length_exceeded");
     let message = error["message"].as_str().unwrap();
     assert!(message.matches("256").count() == 2, "{message}");
+    assert!(!message.contains("more") && !message.contains("messages"), "{message}");
     let greedy = json!({"prompt": vec![5; 200], "max_tokens": 57});
     let message = complete(&handle, greedy).await.error()["message"].to_string();
-    assert!(message.contains("200") && message.contains("57"), "{message}");
+    assert!(message.contains("200") && message.contains("57 more"), "{message}");
+    let talk = json!([{"role": "user", "content": "Hi"}]);
+    let reply = chat(&handle, json!({"messages": talk, "max_completion_tokens": 250})).await;
+    assert_names(&reply, "messages");
+    assert!(reply.body.contains("lower max_completion_tokens"), "{reply:?}");
     let few_pages = mtplx_core::engine::EngineInfo { pages_max: 10, ..info() };
     let handle = open(config(), few_pages, held.keep()).await;
     let message =
@@ -223,9 +228,13 @@ async fn what_does_not_fit_is_told_in_numbers() {
 async fn speculation_that_cannot_be_had_is_refused() {
     let plain = mtplx_core::engine::EngineInfo {
         depth_max: 0,
-        mtp_absent: Some("no mtp tensors".into()),
+        mtp_absent: Some("/models/secret has no mtp tensors".into()),
         ..info()
     };
+    let unwanted = mtplx_core::engine::EngineInfo { mtp_absent: None, ..plain.clone() };
+    let handle = open(config(), unwanted, says(&[&[464]], Some(Finish::Stop))).await;
+    let mtp = json!({"prompt": "x", "generation_mode": "mtp"});
+    assert_names(&complete(&handle, mtp).await, "generation_mode");
     let handle = open(config(), plain, says(&[&[464]], Some(Finish::Stop))).await;
     let ask = |extra: Value| {
         let mut body = json!({"prompt": "x"});
@@ -234,7 +243,8 @@ async fn speculation_that_cannot_be_had_is_refused() {
     };
     let reply = ask(json!({"generation_mode": "mtp"})).await;
     assert_names(&reply, "generation_mode");
-    assert!(reply.body.contains("no mtp tensors"));
+    assert!(reply.body.contains("this model is served without an MTP head"), "{reply:?}");
+    assert!(!reply.body.contains("secret"), "the server's files are its own affair");
     assert_names(&ask(json!({"draft_tokens": 1})).await, "draft_tokens");
     assert_eq!(ask(json!({"generation_mode": "ar", "draft_tokens": 0})).await.status, 200);
     let handle = tiny_house().await;
@@ -259,6 +269,12 @@ async fn what_is_no_json_is_refused_as_such() {
         (JSON, "{\"n\": 1, \"n\": 1}", 400, "invalid_json"),
         (JSON, "\u{feff}{}", 400, "invalid_json"),
         ("content-type: text/plain\r\n", "{}", 415, "unsupported_content_type"),
+        // What a web page of strangers can send without asking first.
+        ("", "{}", 415, "unsupported_content_type"),
+        ("content-type: \r\n", "{}", 415, "unsupported_content_type"),
+        ("content-type: text/plain;a=+json\r\n", "{}", 415, "unsupported_content_type"),
+        ("content-type: Application/JSON; charset=utf-8\r\n", "{}", 400, "invalid_value"),
+        ("content-type: application/problem+json\r\n", "{}", 400, "invalid_value"),
         (JSON, long.as_str(), 413, "body_too_large"),
     ] {
         let line = "POST /v1/chat/completions";
@@ -270,7 +286,10 @@ async fn what_is_no_json_is_refused_as_such() {
     assert!(reply.body.contains("65536"), "the limit is named: {reply:?}");
     let bare = json!({"messages": [{"role": "user", "content": "Hi"}]}).to_string();
     let reply = exchange(&handle, "POST /v1/chat/completions", "", bare.as_bytes()).await;
-    assert_eq!(reply.status, 200, "without a content type it may be JSON");
+    assert_eq!(reply.status, 415);
+    let message = reply.error()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("missing"), "{message}");
+    assert!(message.contains("-H 'content-type: application/json'"), "{message}");
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! What is answered, whole and streamed.
 
 use mtplx_core::accept::Rule;
+use mtplx_core::batch::RowEvent;
 use mtplx_core::random::derive;
-use mtplx_core::request::Finish;
+use mtplx_core::request::{Drafts, Finish, Usage};
 use serde_json::{Value, json};
 
 use super::harness::*;
@@ -34,7 +35,6 @@ async fn a_whole_answer_has_text_reason_and_usage() {
     let usage = json!({
         "prompt_tokens": 13, "completion_tokens": 10, "total_tokens": 23,
         "prompt_tokens_details": {"cached_tokens": 5},
-        "completion_tokens_details": {"reasoning_tokens": 0},
     });
     assert_eq!(answer["usage"], usage);
     assert_eq!(answer["mtp"], json!({"drafted": 4, "accepted": 3}));
@@ -155,8 +155,8 @@ async fn a_stop_string_ends_the_text_and_cancels_the_row() {
     let keep = held.keep();
     let handle = open(config(), info(), move |admission| {
         let tokens = PARIS.concat();
-        let sent = admission.events.try_send(mtplx_core::batch::RowEvent::Tokens(tokens));
-        sent.unwrap();
+        let usage = Usage { cached: 5, drafted: 4, accepted: 3, ..Usage::default() };
+        admission.events.try_send(RowEvent::Tokens(tokens, usage)).unwrap();
         keep(admission);
     });
     let handle = handle.await;
@@ -164,6 +164,8 @@ async fn a_stop_string_ends_the_text_and_cancels_the_row() {
     assert_eq!(answer["choices"][0]["message"]["content"], "The capital of France");
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");
     assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() < 10);
+    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 5);
+    assert_eq!(answer["mtp"], json!({"drafted": 4, "accepted": 3}));
     assert!(held.streams()[0].is_closed());
 }
 
@@ -192,7 +194,7 @@ async fn the_engine_is_asked_for_what_the_client_asked_for() {
     let first = &requests[0];
     assert_eq!(first.prompt.len(), 13);
     assert_eq!(first.boundaries, [6]);
-    assert_eq!(first.draft_tokens, Some(2));
+    assert_eq!(first.draft_tokens, Drafts::Exactly(2));
     assert_eq!(first.limits.new_tokens_max, 9);
     assert_eq!(
         first.limits.stop_tokens.iter().copied().collect::<Vec<_>>(),
@@ -224,6 +226,54 @@ async fn without_a_word_the_models_defaults_hold() {
     assert_ne!(s.seed, requests[1].sampling.seed);
     assert_eq!(requests[0].limits.new_tokens_max, 100);
     assert_eq!(requests[0].limits.stop_tokens.len(), 2);
-    assert_eq!((requests[0].draft_tokens, requests[1].draft_tokens), (None, Some(0)));
+    assert_eq!(requests[0].draft_tokens, Drafts::Tuned);
+    assert_eq!(requests[1].draft_tokens, Drafts::Exactly(0));
     assert!(requests[1].limits.stop_tokens.is_empty());
+}
+
+#[tokio::test]
+async fn completions_are_short_unless_asked_for_more() {
+    let held = Held::new();
+    let handle = open(config(), info(), held.keep()).await;
+    let mut open = Vec::new();
+    // The default gives way to a prompt that leaves less room than that.
+    for body in [
+        json!({"prompt": "x"}),
+        json!({"prompt": "x", "max_tokens": 40}),
+        json!({"prompt": vec![5; 250]}),
+    ] {
+        let body = body.to_string();
+        open.push(begin(&handle, "POST /v1/completions", JSON, body.as_bytes()).await);
+        held.requests(open.len()).await;
+    }
+    let requests = held.requests(3).await;
+    let limits: Vec<usize> = requests.iter().map(|r| r.limits.new_tokens_max).collect();
+    assert_eq!(limits, [16, 40, 6]);
+}
+
+#[tokio::test]
+async fn whoever_asks_for_drafts_gets_them_whatever_the_tuner_says() {
+    let handle = open(config(), info(), |admission| scripted_at(0, admission)).await;
+    let body = ask(&json!({"max_tokens": 20, "ignore_eos": true}));
+    assert_eq!(chat(&handle, body.clone()).await.json()["mtp"]["drafted"], 0);
+    let mut mtp = body;
+    mtp["generation_mode"] = json!("mtp");
+    let drafted = chat(&handle, mtp).await.json()["mtp"]["drafted"].as_u64();
+    assert!(drafted.unwrap() > 0);
+}
+
+#[tokio::test]
+async fn a_stop_string_does_not_hide_what_was_drafted() {
+    let handle = open(config(), info(), scripted).await;
+    let body = json!({
+        "prompt": "One", "max_tokens": 100, "ignore_eos": true, "seed": 3, "stop": [" s", "th"],
+        "stream": true, "stream_options": {"include_usage": true},
+    });
+    let reply = complete(&handle, body).await;
+    assert_eq!(collected(&reply, 1)[0].1, "stop");
+    let events = reply.events();
+    let last: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
+    assert!(last["mtp"]["drafted"].as_u64().unwrap() > 0, "{last}");
+    assert_eq!(last["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    assert!(last["usage"].get("completion_tokens_details").is_none());
 }

@@ -6,8 +6,8 @@ const VOCAB: usize = 10;
 
 /// A toy distribution over ten tokens; `sharpness` and `phase` give unlike shapes.
 fn toy(phase: u64, sharpness: f32, support: usize) -> Dist {
-    let weight = |t: u32| (uniform(phase, u64::from(t), Purpose::Draw) * sharpness).exp();
-    Dist::from_weights((0..VOCAB as u32).take(support).map(|t| (t, weight(t))).collect())
+    let weight = |t: u32| (uniform(phase, u64::from(t), Purpose::Draw) as f32 * sharpness).exp();
+    Dist::from_weights((0..VOCAB as u32).take(support).map(|t| (t, weight(t))).collect()).unwrap()
 }
 
 /// Pearson's statistic of observed counts against `p`.

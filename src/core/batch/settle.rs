@@ -1,8 +1,8 @@
 //! What an outcome means: rows advance, finish, are worth keeping.
 
 use super::{
-    Arc, Batch, Deposit, Finish, Move, Outcome, Plan, Prefill, Report, Row, RowEvent, RowOutcome,
-    Settled, Slot, Token, Tried,
+    Arc, Batch, Deposit, Drafts, Finish, Move, Outcome, Plan, Prefill, Report, Row, RowEvent,
+    RowOutcome, Settled, Slot, Token, Tried,
 };
 
 impl Batch {
@@ -15,6 +15,7 @@ impl Batch {
         settled.report.phases = outcome.phases;
         settled.report.rows = plan.verify.len();
         settled.report.depth = plan.verify.iter().map(|v| v.depth).max().unwrap_or(0);
+        settled.report.uniform = self.is_uniform(plan, settled.report.depth);
         for chunk in &plan.prefill {
             settled.report.prefilled += chunk.end - chunk.start;
             self.settle_chunk(chunk, &mut settled);
@@ -30,10 +31,18 @@ impl Batch {
         settled
     }
 
+    fn is_uniform(&self, plan: &Plan, depth: u8) -> bool {
+        plan.verify.iter().all(|v| {
+            let row = self.rows.get(&v.slot);
+            v.depth == depth && row.is_some_and(|r| r.request.draft_tokens == Drafts::Tuned)
+        })
+    }
+
     fn settle_chunk(&mut self, chunk: &Prefill, settled: &mut Settled) {
         let Some(row) = self.rows.get_mut(&chunk.slot) else { return };
         row.computed = chunk.end;
-        let boundary = chunk.sample || row.request.boundaries.contains(&chunk.end);
+        // The prompt's end is kept once its first token shows that the state is sound.
+        let boundary = !chunk.sample && row.request.boundaries.contains(&chunk.end);
         if boundary && chunk.end > row.usage.cached {
             self.keep(chunk.slot, chunk.end, settled);
         }
@@ -46,6 +55,11 @@ impl Batch {
         let Ok(emitted) = outcome.result else {
             return self.finish(slot, Finish::Fault, settled);
         };
+        let prompt = row.request.prompt.len();
+        if !row.is_decoding() && prompt > row.usage.cached {
+            self.keep(slot, prompt, settled);
+        }
+        let Some(row) = self.rows.get_mut(&slot) else { return };
         let accepted = emitted.tokens.len() - 1;
         settled.report.count(emitted.drafted, accepted);
         if row.is_decoding() {
@@ -56,7 +70,7 @@ impl Batch {
         let context = self.info.context_tokens_max;
         let (tokens, finish) = row.take_wanted(emitted.tokens, context);
         settled.report.emitted += tokens.len();
-        settled.events.push((id, RowEvent::Tokens(tokens)));
+        settled.events.push((id, RowEvent::Tokens(tokens, row.usage)));
         if let Some(finish) = finish {
             let len = row.tokens.len() - 1;
             // Covered by what was computed: at most this cycle's last tokens are cut off.

@@ -1,14 +1,14 @@
 //! The whole scheduler against the scripted engine: seeded joins, leaves, cancels and depths. One
 //! law above all: the text of a request is what it would be alone and without drafts (L1).
 
-#![allow(clippy::unwrap_used, reason = "a simulation is a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a simulation is a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::accept::Rule;
 use crate::engine::Engine;
-use crate::request::Limits;
+use crate::request::{Drafts, Limits};
 use crate::sample::Sampling;
 use crate::scripted::{Script, Scripted};
 
@@ -29,14 +29,14 @@ impl Rng {
 }
 
 /// The text of `request` served alone, cold, without drafts.
-fn alone(request: &Request, script: Script) -> Vec<Token> {
+fn alone(request: &Request, script: Script, context: usize) -> Vec<Token> {
     let engine = Scripted::small(script);
-    let (info, s) = (engine.info().clone(), &request.sampling);
+    let s = &request.sampling;
     let mut tokens = request.prompt.to_vec();
     let mut seen = Seen::default();
     seen.add_prompt(&tokens);
     let mut out = Vec::new();
-    while out.len() < request.limits.new_tokens_max && tokens.len() < info.context_tokens_max {
+    while out.len() < request.limits.new_tokens_max && tokens.len() < context {
         let logits = engine.logits(&tokens);
         let p = crate::sample::Dist::from_logits(&logits, s, &seen, &[]).unwrap();
         let next = crate::accept::draw(s.rule, s.seed, tokens.len() as u64, &p);
@@ -78,7 +78,8 @@ fn random_request(rng: &mut Rng, id: u64, stems: &[Vec<Token>]) -> Request {
             new_tokens_max: 1 + rng.below(60) as usize,
             stop_tokens: Arc::new(BTreeSet::from([7])),
         },
-        draft_tokens: [None, None, Some(0), Some(3)][rng.below(4) as usize],
+        draft_tokens: [Drafts::Tuned, Drafts::AtLeast(1), Drafts::Exactly(0), Drafts::Exactly(3)]
+            [rng.below(4) as usize],
     }
 }
 
@@ -107,7 +108,11 @@ struct World {
 
 impl World {
     fn new(seed: u64, script: Script) -> Self {
-        let engine = Scripted::small(script);
+        let mut info = Scripted::small(script).info().clone();
+        // Every other world is short of pages, some of context.
+        info.pages_max = [400, 24][seed as usize % 2];
+        info.context_tokens_max = [512, 150][seed as usize / 2 % 2];
+        let engine = Scripted::new(info, script);
         let limits = BatchLimits { snapshots_max: 12, chunk_grain: 8 };
         Self {
             rng: Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
@@ -137,13 +142,19 @@ impl World {
             let evicted = self.shelf.0.remove(0);
             self.batch.release(evicted.snapshot);
         }
+        if self.batch.rows().is_empty() && self.batch.waiting() > 0 && !self.shelf.0.is_empty() {
+            // Pages are short: whoever keeps states gives the oldest up.
+            let oldest = self.shelf.0.remove(0);
+            self.batch.release(oldest.snapshot);
+        }
         for (id, event) in settled.events {
             match event {
-                RowEvent::Tokens(tokens) => self.told.entry(id).or_default().extend(tokens),
+                RowEvent::Tokens(tokens, _) => self.told.entry(id).or_default().extend(tokens),
                 RowEvent::Finished(finish, usage) => {
                     let request = self.asked.remove(&id).expect("finished once (L2)");
                     let text = self.told.remove(&id).unwrap_or_default();
-                    assert_eq!(text, alone(&request, script), "L1 for {request:?}");
+                    let context = self.engine.info().context_tokens_max;
+                    assert_eq!(text, alone(&request, script, context), "L1 for {request:?}");
                     assert_eq!(usage.generated, text.len());
                     let stopped = text.last() == Some(&7);
                     assert_eq!(finish, if stopped { Finish::Stop } else { Finish::Length });
@@ -205,4 +216,79 @@ fn text_depends_on_the_request_alone() {
     }
     assert!(finished > 1_500, "only {finished} requests finished");
     assert!(cached > 10_000, "only {cached} tokens came from the shelf");
+}
+
+/// Probabilities of the `i`-th token after `prompt`, all continuations summed up.
+fn marginals(engine: &Scripted, prompt: &[Token], sampling: &Sampling, i: usize) -> Vec<f64> {
+    let logits = engine.logits(prompt);
+    let p = crate::sample::Dist::from_logits(&logits, sampling, &Seen::default(), &[]).unwrap();
+    let mut sums = vec![0.0; engine.info().vocab];
+    for (&token, &prob) in p.ids().iter().zip(p.probs()) {
+        if i == 0 {
+            sums[token as usize] += f64::from(prob);
+            continue;
+        }
+        let rest = marginals(engine, &[prompt, &[token]].concat(), sampling, i - 1);
+        for (sum, q) in sums.iter_mut().zip(rest) {
+            *sum += f64::from(prob) * q;
+        }
+    }
+    sums
+}
+
+#[test]
+fn drafted_tokens_follow_the_enumerated_distribution() {
+    for (temperature, rule) in
+        [(0.6, Rule::Ratio), (1.0, Rule::Ratio), (0.6, Rule::Coupled), (1.0, Rule::Coupled)]
+    {
+        let script = Script { head_noise: 3.0, ..Script::default() };
+        let mut engine = Scripted::small(script);
+        let limits = BatchLimits { snapshots_max: 0, chunk_grain: 8 };
+        let mut batch = Batch::new(engine.info().clone(), limits);
+        let sampling =
+            |seed| Sampling { temperature, top_k: 12, seed, rule, ..Sampling::default() };
+        let prompt: Arc<[Token]> = [3, 1, 4, 1, 5].into();
+        let draws = 30_000_u64;
+        let mut counts = vec![vec![0.0; engine.info().vocab]; 4];
+        let mut told: BTreeMap<RequestId, usize> = BTreeMap::new();
+        for id in 0..draws {
+            let limits = Limits { new_tokens_max: 7, stop_tokens: Arc::default() };
+            let (id, prompt) = (RequestId(id), Arc::clone(&prompt));
+            let (boundaries, draft_tokens) = (Vec::new(), Drafts::Tuned);
+            let sampling = sampling(id.0);
+            let request = Request { id, prompt, sampling, limits, draft_tokens, boundaries };
+            batch.admit(request, None);
+        }
+        while batch.is_busy() {
+            let knobs = Knobs { depth: 3, rows_max: 8, prefill_busy: 64, prefill_idle: 64 };
+            let plan = batch.plan(knobs);
+            let outcome = engine.run(&plan, batch.rows()).unwrap();
+            for (id, event) in batch.settle(&plan, outcome).events {
+                if let RowEvent::Tokens(tokens, _) = event {
+                    let at = told.entry(id).or_default();
+                    for (counts, &token) in counts.iter_mut().skip(*at).zip(&tokens) {
+                        counts[token as usize] += 1.0;
+                    }
+                    *at += tokens.len();
+                }
+            }
+        }
+        for (i, counts) in counts.iter().enumerate() {
+            let p = marginals(&engine, &prompt, &sampling(0), i);
+            let cells = p.iter().zip(counts).filter(|&(p, _)| p * draws as f64 > 5.0);
+            let (chi, cells) = cells.fold((0.0, 0), |(chi, n), (p, count)| {
+                let expected = p * draws as f64;
+                (chi + (count - expected).powi(2) / expected, n + 1)
+            });
+            // Wilson and Hilferty 1931: the cube root of chi-square over its freedom is normal.
+            let k = f64::from(cells - 1);
+            let z = ((chi / k).cbrt() - (1.0 - 2.0 / (9.0 * k))) / (2.0 / (9.0 * k)).sqrt();
+            println!(
+                "{rule:?} T={temperature} token {}: chi-square {chi:.1}, {k} degrees of \
+                 freedom, z = {z:.2}, {draws} draws",
+                i + 1
+            );
+            assert!(z < 3.5, "{rule:?} T={temperature} token {}: z = {z}", i + 1);
+        }
+    }
 }

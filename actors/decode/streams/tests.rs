@@ -1,0 +1,70 @@
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{Receiver, channel};
+
+use super::*;
+use crate::oracle::request;
+
+const USAGE: Usage = Usage { prompt: 3, cached: 2, generated: 1, drafted: 0, accepted: 0 };
+
+fn tokens() -> RowEvent {
+    RowEvent::Tokens(vec![5], USAGE)
+}
+
+fn open(streams: &mut Streams, id: u64, room: usize) -> Receiver<RowEvent> {
+    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let (events, receiver) = channel(room);
+    streams.open(request(id, &[1, 2, 3], 9), false, events, permit);
+    streams.seat([RequestId(id)].into_iter());
+    receiver
+}
+
+/// What `/metrics` would say of sizes and restored tokens after `act`.
+fn booked(act: impl FnOnce(&mut Streams)) -> (usize, usize) {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    ::metrics::with_local_recorder(&recorder, || act(&mut Streams::default()));
+    let text = recorder.handle().render();
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |value| value.trim().parse().unwrap())
+    };
+    (
+        value("mtplx_request_generated_tokens_count"),
+        value("mtplx_prompt_tokens_total{source=\"restored\"}"),
+    )
+}
+
+#[test]
+fn a_row_that_ends_is_booked_once() {
+    let ended = booked(|streams| {
+        let _client = open(streams, 1, 9);
+        streams.publish(RequestId(1), tokens()).unwrap();
+        streams.publish(RequestId(1), RowEvent::Finished(Finish::Stop, USAGE)).unwrap();
+        assert!(streams.take_closed().is_empty());
+    });
+    assert_eq!(ended, (1, 2));
+}
+
+#[test]
+fn a_row_whose_client_left_is_booked_too() {
+    let left = booked(|streams| {
+        drop(open(streams, 1, 9));
+        streams.publish(RequestId(1), tokens()).unwrap();
+        streams.publish(RequestId(1), tokens()).unwrap();
+        assert_eq!(streams.take_closed(), [RequestId(1)]);
+    });
+    assert_eq!(left, (1, 2));
+}
+
+#[test]
+fn a_row_whose_stream_is_full_is_booked_once() {
+    let full = booked(|streams| {
+        let _client = open(streams, 1, 1);
+        streams.publish(RequestId(1), tokens()).unwrap();
+        streams.publish(RequestId(1), tokens()).unwrap_err();
+        streams.publish(RequestId(1), RowEvent::Finished(Finish::Stop, USAGE)).unwrap();
+    });
+    assert_eq!(full, (1, 2));
+}
