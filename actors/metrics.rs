@@ -203,7 +203,8 @@ inventory! {
     BANK_EVICTIONS = metric(Counter, Count, "mtplx_bank_evictions_total",
         "States the bank let go of, by cause.").by(&[EVICTION]);
     BANK_ENTRIES = metric(Gauge, Count, "mtplx_bank_entries", "Warm prefixes with a name.");
-    BANK_HELD = metric(Gauge, Bytes, "mtplx_bank_held_bytes", "Memory that warm prefixes keep alive.");
+    BANK_HELD = metric(Gauge, Bytes, "mtplx_bank_held_bytes",
+        "Memory that warm prefixes keep alive.");
     BANK_CAPACITY = metric(Gauge, Bytes, "mtplx_bank_capacity_bytes",
         "Memory that warm prefixes may keep alive.");
 

@@ -137,7 +137,8 @@ impl MlxEngine {
             self.pools.gdn.iter().map(|pool| pool.save(index)).collect::<Result<_>>()?;
         // The copies are real before anything writes into the pools again.
         let copies = gdn.iter().flat_map(|s| [&s.state, &s.window]);
-        crate::place::eval(copies.chain([&carry]).chain(self.pools.arrays()))?;
+        let arrays = copies.chain([&carry]).chain(self.pools.arrays());
+        Self::eval(&mut self.phases, arrays)?;
         self.snapshots.insert(id, Snapshot { len, gdn, carry });
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 const PIECES: usize = 3;
 
 thread_local! {
-    static ROOM: RefCell<[Vec<f32>; PIECES]> = const { RefCell::new([const { Vec::new() }; PIECES]) };
+    static ROOM: RefCell<[Vec<f32>; PIECES]> = RefCell::default();
 }
 
 /// Calls `f` with pieces of the given lengths; what is in them is arbitrary.

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-mod helpers;
+mod crew;
 
 /// Vector operations that repay a helper who is awake: some microseconds of one core.
 const AWAKE_OPS: usize = 15_000;
@@ -16,7 +16,7 @@ pub(super) fn for_each(count: usize, ops: usize, body: impl Fn(usize) + Sync) {
     let wake = count.saturating_mul(ops) >= ASLEEP_OPS;
     let grain = (AWAKE_OPS / ops.max(1)).max(1);
     let threads = count.div_ceil(grain).min(rayon::current_num_threads());
-    if threads <= 1 || !(wake || helpers::are_awake()) {
+    if threads <= 1 || !(wake || crew::are_awake()) {
         return (0..count).for_each(body);
     }
     // Pieces get claimed, not dealt, as helpers come when they can. Neighbours stay together
@@ -32,7 +32,7 @@ pub(super) fn for_each(count: usize, ops: usize, body: impl Fn(usize) + Sync) {
             (first..count.min(first + piece)).for_each(&body);
         }
     };
-    helpers::work_with(threads - 1, wake, &work);
+    crew::work_with(threads - 1, wake, &work);
 }
 
 /// The row that holds the `i`-th of all tokens of rows with `lens` tokens, and the token's index

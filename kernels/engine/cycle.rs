@@ -32,9 +32,9 @@ struct Feed {
 }
 
 impl Feed {
-    fn push(&mut self, slot: Slot, state: &SlotState, at: Range, tokens: &[u32]) {
+    fn push(&mut self, slot: usize, state: &SlotState, at: Range, tokens: &[u32]) {
         self.rows.push(FeedRow {
-            slot: usize::from(slot.0),
+            slot,
             start: self.tokens.len(),
             len: tokens.len(),
             position: at.position,
@@ -105,10 +105,11 @@ impl MlxEngine {
             let mut feed = Feed::default();
             for &i in &active {
                 let Drafted { plan, drafts, .. } = &rows[i];
-                let state = &self.slots[usize::from(plan.slot.0)];
+                let slot = usize::from(plan.slot.0);
+                let state = &self.slots[slot];
                 let position = plan.position + usize::from(step);
                 let at = Range { position, keep: 0, commit: true };
-                feed.push(plan.slot, state, at, &drafts[drafts.len() - 1..]);
+                feed.push(slot, state, at, &drafts[drafts.len() - 1..]);
             }
             let before = take_rows(&hidden, &kept)?;
             hidden = self.model.draft(&before, &feed.tokens, &feed.rows, &mut self.pools)?;
@@ -134,7 +135,7 @@ impl MlxEngine {
             let tail = state.tail.clone().ok_or_else(|| nothing_fed(plan.slot))?;
             let position = state.head_next;
             let at = Range { position, keep: 0, commit: true };
-            feed.push(plan.slot, state, at, &row.tokens()[position..=plan.position]);
+            feed.push(index, state, at, &row.tokens()[position..=plan.position]);
             tails.push(tail);
             last.push(feed.tokens.len() as i32 - 1);
             state.head_next = plan.position + 1;
@@ -171,16 +172,18 @@ impl MlxEngine {
     fn forward(&mut self, verify: &[Drafted<'_>], prefill: &[(&Prefill, &Row)]) -> Result<Array> {
         let mut feed = Feed::default();
         for Drafted { plan, row, drafts, .. } in verify {
-            let state = &self.slots[usize::from(plan.slot.0)];
+            let slot = usize::from(plan.slot.0);
+            let state = &self.slots[slot];
             let (position, keep) = (plan.position, kept(state, plan.slot, plan.position)?);
             let tokens = [&row.tokens()[position..=position], drafts].concat();
-            feed.push(plan.slot, state, Range { position, keep, commit: false }, &tokens);
+            feed.push(slot, state, Range { position, keep, commit: false }, &tokens);
         }
         for &(chunk, row) in prefill.iter().filter(|(c, _)| c.end > c.start) {
-            let state = &self.slots[usize::from(chunk.slot.0)];
+            let slot = usize::from(chunk.slot.0);
+            let state = &self.slots[slot];
             let (position, keep) = (chunk.start, kept(state, chunk.slot, chunk.start)?);
             let at = Range { position, keep, commit: true };
-            feed.push(chunk.slot, state, at, &row.tokens()[chunk.start..chunk.end]);
+            feed.push(slot, state, at, &row.tokens()[chunk.start..chunk.end]);
         }
         let mut sampled = Vec::new();
         if !feed.rows.is_empty() {
@@ -226,8 +229,7 @@ impl MlxEngine {
             }
             if first < end {
                 let at = Range { position: from, keep: 0, commit: true };
-                let slot = Slot(u16::try_from(row.slot).unwrap_or(u16::MAX));
-                seen.push(slot, state, at, &tokens[first..end]);
+                seen.push(row.slot, state, at, &tokens[first..end]);
             }
             state.committed = row.position + row.len;
             state.head_next = state.committed;

@@ -63,7 +63,7 @@ fn sampled_tokens_with_speculation_follow_the_plain_distribution() {
     let mut house = House::new(engine(Q8, None, 16));
     // The story begins with a name, and many are possible.
     let prompt = &crate::golden::cases()[0].ids;
-    let n = 4_000;
+    let n = 2_000;
     let mut freedoms = 0;
     for temperature in [0.6, 1.0] {
         let plain = draws(&mut house, prompt, temperature, (n, 0));
@@ -78,6 +78,6 @@ fn sampled_tokens_with_speculation_follow_the_plain_distribution() {
         }
     }
     let deep = house.reports.iter().filter(|r| r.positions.len() == 2).count();
-    assert!(deep > 500, "{deep} cycles judged a second draft");
+    assert!(deep > 200, "{deep} cycles judged a second draft");
     assert!(freedoms > 20, "{freedoms}: the prompt leaves something open");
 }

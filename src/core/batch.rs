@@ -282,8 +282,8 @@ impl Batch {
         }
     }
 
-    /// Nothing runs and the first in the queue finds no pages: the states that waiting requests hold
-    /// to start warm may be what is in the way. The last of them will start cold (L5).
+    /// Nothing runs and the first in the queue finds no pages: the states that waiting requests
+    /// hold to start warm may be what is in the way. The last of them will start cold (L5).
     fn cool_one(&mut self) -> bool {
         let warm = self.waiting.iter_mut().rev().find_map(|w| w.warm.take());
         if let Some(warm) = warm {

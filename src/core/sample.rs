@@ -303,27 +303,35 @@ fn truncated(logits: &[f32], s: &Sampling) -> Result<Dist, NotFinite> {
 
 /// The `top_k` (0: all) largest logits as (id, logit), ascending by id; ties keep the lowest ids.
 fn candidates(logits: &[f32], top_k: usize) -> Vec<(Token, f32)> {
-    let all = (0..).zip(logits.iter().copied());
     if top_k == 0 || top_k >= logits.len() {
-        return all.collect();
+        return (0..).zip(logits.iter().copied()).collect();
     }
-    // Most logits are below what the best so far have set as the bar: one comparison each.
+    // Most logits are below the bar that the best so far have set: whole chunks are passed over
+    // by one vector comparison.
     let room = 4 * top_k;
     let mut best: Vec<(Token, f32)> = Vec::with_capacity(room);
     let mut bar = f32::NEG_INFINITY;
-    for (id, logit) in all {
-        if logit >= bar {
-            if best.len() == room {
-                keep_best(&mut best, top_k);
-                bar = best.iter().map(|&(_, logit)| logit).fold(f32::INFINITY, f32::min);
+    for (first, chunk) in (0..).step_by(CHUNK).zip(logits.chunks(CHUNK)) {
+        if !chunk.iter().fold(false, |any, &logit| any | (logit >= bar)) {
+            continue;
+        }
+        for (id, &logit) in (first..).zip(chunk) {
+            if logit >= bar {
+                if best.len() == room {
+                    keep_best(&mut best, top_k);
+                    bar = best.iter().map(|&(_, logit)| logit).fold(f32::INFINITY, f32::min);
+                }
+                best.push((id, logit));
             }
-            best.push((id, logit));
         }
     }
     keep_best(&mut best, top_k);
     best.sort_unstable_by_key(|&(id, _)| id);
     best
 }
+
+/// Logits compared at once.
+const CHUNK: usize = 32;
 
 fn keep_best(best: &mut Vec<(Token, f32)>, top_k: usize) {
     if best.len() > top_k {
