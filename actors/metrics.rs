@@ -215,7 +215,8 @@ inventory! {
         "Acceptance by draft position as the tuner believes it.").by(&[POSITION]);
     RETUNED = metric(Counter, Count, "mtplx_knob_settings_total", "Times the knobs were set.");
     TEMPERATURE = metric(Gauge, Celsius, "mtplx_temperature_celsius", "The hottest sensor.");
-    CEILING = metric(Gauge, Ratio, "mtplx_thermal_ceiling_ratio", "Share of the rows that heat allows.");
+    CEILING = metric(Gauge, Ratio, "mtplx_thermal_ceiling_ratio",
+        "Share of the rows that heat allows.");
     SILENCES = metric(Counter, Count, "mtplx_thermal_silences_total",
         "Times no sensor gave a reading.");
 
