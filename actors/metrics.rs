@@ -229,7 +229,8 @@ inventory! {
     THERMAL_RESTARTS = metric(Counter, Count, "mtplx_thermal_restarts_total",
         "Times the thermal actor was started anew.");
     ENGINE_INFO = metric(Gauge, Info, "mtplx_engine_info", "What the engine is.").by(&ENGINE);
-    BUILD_INFO = metric(Gauge, Info, "mtplx_build_info", "What was built.").by(&[axis("version", &[])]);
+    BUILD_INFO = metric(Gauge, Info, "mtplx_build_info",
+        "What was built.").by(&[axis("version", &[])]);
 }
 
 // === installation ===
