@@ -65,12 +65,6 @@ impl Matrix {
         Ok(Self { rows, weights })
     }
 
-    /// Outputs, N.
-    #[must_use]
-    pub fn rows(&self) -> i32 {
-        self.rows
-    }
-
     /// `x [M, K]` → `[M, N]`.
     ///
     /// # Errors
@@ -102,19 +96,7 @@ impl Matrix {
     /// # Errors
     /// When shapes disagree or MLX fails.
     pub fn apply_add(&self, x: &Array, residual: &Array) -> Result<Array> {
-        match &self.weights {
-            #[cfg(target_os = "linux")]
-            Weights::Host(w) => {
-                let w = Arc::clone(w);
-                let shape = [x.dim(0), self.rows];
-                let f = move |i: &[Input<'_>], o: &mut [Output<'_>]| {
-                    cpu::linear_add(i[0].as_slice()?, &w, i[1].as_slice()?, o[0].as_mut_slice()?);
-                    Ok(())
-                };
-                host_call(&[x, residual], &shape, f)
-            }
-            Weights::Mlx(_) => Ok(self.apply(x)?.add(residual)?),
-        }
+        Ok(self.apply(x)?.add(residual)?)
     }
 
     /// Rows `ids` of W as values: embeddings `[ids, K]`.
