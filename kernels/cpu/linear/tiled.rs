@@ -37,6 +37,9 @@ impl Job for Tile<'_> {
     }
 }
 
+/// Groups between the one that is multiplied and the one that is fetched.
+const PREFETCH: usize = 2;
+
 /// Totals of a row.
 type Totals = [Line<f32>; TILE_PANELS];
 
@@ -95,6 +98,13 @@ impl Tile<'_> {
                 let rows = first..self.rows.len().min(first + height);
                 for pair in [0, 2].into_iter().take(panels.div_ceil(2)) {
                     let lines = [lines[pair], lines[pair + 1]];
+                    if first == 0 && group + PREFETCH < self.w.groups {
+                        for p in [pair, pair + 1] {
+                            tiles.prefetch(
+                                self.w.lines(self.panel + p.min(panels - 1), group + PREFETCH),
+                            );
+                        }
+                    }
                     self.add(&tiles, (group, pair, first), lines, &mut sums[turn]);
                     turn = 1 - turn;
                     if let Some(last) = pending.replace(Pending { group, pair, rows: rows.clone() })

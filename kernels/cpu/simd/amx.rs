@@ -83,6 +83,15 @@ impl Tiles {
         }
     }
 
+    /// Tells that these codes are wanted soon: loads of tiles do not teach the machine to guess.
+    #[inline(always)]
+    pub(in crate::cpu) fn prefetch(&self, codes: &[Line<u32>]) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for line in codes {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>((&raw const *line).cast()) };
+        }
+    }
+
     /// Sets the sums to zero.
     #[inline(always)]
     pub(in crate::cpu) fn clear(&self) {

@@ -29,6 +29,10 @@ impl Tiles {
         match *self {}
     }
 
+    pub(in crate::cpu) fn prefetch(&self, _codes: &[Line<u32>]) {
+        match *self {}
+    }
+
     pub(in crate::cpu) fn clear(&self) {
         match *self {}
     }
