@@ -246,7 +246,7 @@ impl Layer {
                 LayerMixer::Attention(Attention::load(place, gain, a, config, kind)?)
             }
         };
-        Ok(Self { mixer, ffn: Ffn::load(place, &w.post_norm, config.norm_eps, &w.mlp)? })
+        Ok(Self { mixer, ffn: Ffn::load(place, &w.post_norm, &w.mlp, config)? })
     }
 }
 
@@ -266,7 +266,7 @@ impl MtpHead {
         Ok(Self {
             input: PairInput::load(place, w, config.norm_eps)?,
             attention: Attention::load(place, gain, attention, config, (page_tokens, true))?,
-            ffn: Ffn::load(place, &layer.post_norm, config.norm_eps, &layer.mlp)?,
+            ffn: Ffn::load(place, &layer.post_norm, &layer.mlp, config)?,
             norm: Norm::load(place, &w.norm, config.norm_eps)?,
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! * `golden`: logits and hidden states of trunk and MTP head against mlx-lm's;
 //! * `lossless`: the same text at every depth, in every company, warm and cold;
-//! * `law`: sampled tokens with speculation follow the plain distribution.
+//! * `law`: sampled tokens with speculation follow the plain distribution;
+//! * `moe`: mixtures of experts, Qwen3.5's and Qwen3-Next, against mlx-lm and against themselves.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,3 +16,4 @@ mod golden;
 mod house;
 mod law;
 mod lossless;
+mod moe;
