@@ -18,6 +18,7 @@ mod moe;
 mod mtp;
 mod names;
 mod reader;
+mod requantize;
 mod shards;
 mod tensor;
 #[cfg(test)]

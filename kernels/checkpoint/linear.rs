@@ -40,7 +40,8 @@ pub enum Format {
 impl Linear {
     /// The rows of `stretches`, one after the other, as the module `path`. Shares the bytes of a
     /// single stretch, copies those of several. `None` where a stretch leads outside.
-    pub(super) fn rows(&self, path: String, stretches: &[Range<usize>]) -> Option<Self> {
+    #[must_use]
+    pub fn rows(&self, path: String, stretches: &[Range<usize>]) -> Option<Self> {
         let format = match &self.format {
             Format::Dense(tensor) => Format::Dense(tensor.rows(stretches)?),
             Format::Affine { bits, group, words, scales, biases } => Format::Affine {
