@@ -7,9 +7,9 @@
 //! total. That order is the same for all shapes of call.
 
 use super::parallel::{self, Shared};
-use super::simd::Tier;
+use super::simd::{Tier, amx::Amx};
 use super::weight::{Part, Weight, coded::Coded, dense::Dense};
-use fixed::Fixed;
+use fixed::{Fixed, Layout};
 use output::Output;
 use std::cell::Cell;
 use std::ops::Range;
@@ -20,11 +20,15 @@ mod fixed;
 mod output;
 #[cfg(test)]
 mod tests;
+mod tiled;
 
 /// Panels of sixteen outputs in a tile.
 const TILE_PANELS: usize = 4;
-/// Rows of x for which a tile is decoded once: they, their totals and the tile share L1.
-const TILE_ROWS: usize = 64;
+/// Rows of x for which a tile is decoded once: they, their totals and the tile share L1. Whole
+/// pairs of the matrix unit's tiles.
+const TILE_ROWS: usize = 60;
+/// Rows of x that repay setting up a matrix unit.
+const MATRIX_ROWS: usize = 2;
 
 /// `out [M, N] = x [M, K] Wᵀ`.
 pub fn linear(x: &[f32], w: &Weight, out: &mut [f32]) {
@@ -47,7 +51,7 @@ struct Stripe<'a> {
 
 enum Operands<'a> {
     Dense(&'a [f32], &'a Dense),
-    Coded(&'a Fixed, &'a Coded),
+    Coded(&'a Fixed, &'a Coded, Option<Amx>),
 }
 
 thread_local! {
@@ -75,7 +79,10 @@ fn multiply(x: &[f32], w: &Weight, residual: Option<&[f32]>, out: &mut [f32]) {
     assert_eq!(out.len(), rows * columns, "linear: out is not [M, N]");
     let tier = Tier::current();
     let mut kept = FIXED.take();
-    let stripes = stripes(x, fix(tier, x, w, &mut kept), w);
+    let unit = tier.matrix_unit().filter(|_| rows >= MATRIX_ROWS);
+    let layout = if unit.is_some() { Layout::Tiles } else { Layout::Quads };
+    let fixed = fix(tier, x, w, layout, &mut kept);
+    let stripes = stripes(x, fixed, w, unit);
     let output = Output { columns, residual, out: Shared::new(out) };
     let tiles: usize = stripes.iter().map(|stripe| stripe.tiles).sum();
     let chunks = rows.div_ceil(TILE_ROWS);
@@ -103,14 +110,25 @@ fn multiply_tile(
         let (panel, column) = (tile * TILE_PANELS, stripe.column);
         return match stripe.operands {
             Operands::Dense(x, w) => tier.run(dense::Tile { x, w, rows, panel, column, output }),
-            Operands::Coded(x, w) => tier.run(coded::Tile { x, w, rows, panel, column, output }),
+            Operands::Coded(x, w, None) => {
+                tier.run(coded::Tile { x, w, rows, panel, column, output })
+            }
+            Operands::Coded(x, w, Some(unit)) => {
+                tier.run(tiled::Tile { unit, x, w, rows, panel, column, output })
+            }
         };
     }
 }
 
 /// `x` as fixed-point numbers, for each size of group in `w`: into the first of `fixed`, whose
 /// memory is used again.
-fn fix<'a>(tier: Tier, x: &[f32], w: &Weight, fixed: &'a mut Vec<Fixed>) -> &'a [Fixed] {
+fn fix<'a>(
+    tier: Tier,
+    x: &[f32],
+    w: &Weight,
+    layout: Layout,
+    fixed: &'a mut Vec<Fixed>,
+) -> &'a [Fixed] {
     let mut count = 0;
     for part in w.parts() {
         if let Part::Coded(part) = part
@@ -119,14 +137,19 @@ fn fix<'a>(tier: Tier, x: &[f32], w: &Weight, fixed: &'a mut Vec<Fixed>) -> &'a 
             if fixed.len() == count {
                 fixed.push(Fixed::default());
             }
-            fixed[count].set(tier, x, part.cols, part.group);
+            fixed[count].set(tier, x, (part.cols, part.group), layout);
             count += 1;
         }
     }
     &fixed[..count]
 }
 
-fn stripes<'a>(x: &'a [f32], fixed: &'a [Fixed], w: &'a Weight) -> Vec<Stripe<'a>> {
+fn stripes<'a>(
+    x: &'a [f32],
+    fixed: &'a [Fixed],
+    w: &'a Weight,
+    unit: Option<Amx>,
+) -> Vec<Stripe<'a>> {
     let mut column = 0;
     let mut stripes = Vec::with_capacity(w.parts().len());
     for part in w.parts() {
@@ -134,7 +157,7 @@ fn stripes<'a>(x: &'a [f32], fixed: &'a [Fixed], w: &'a Weight) -> Vec<Stripe<'a
             Part::Dense(part) => Operands::Dense(x, part),
             Part::Coded(part) => {
                 let own = fixed.iter().find(|fixed| fixed.group == part.group);
-                Operands::Coded(own.expect("made for every group of the weight"), part)
+                Operands::Coded(own.expect("made for every group of the weight"), part, unit)
             }
         };
         let tiles = part.panels().div_ceil(TILE_PANELS);

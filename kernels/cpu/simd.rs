@@ -9,6 +9,8 @@
 //! [`Tier::run`]. Everything generic over it must be `#[inline(always)]`, for only code inlined
 //! into the tier's entry function is compiled with the tier's instructions.
 
+#[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), path = "simd/no_amx.rs")]
+pub(super) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -40,14 +42,14 @@ impl Line<u32> {
 
 /// The values of consecutive lines.
 #[inline(always)]
-pub(super) fn flat(lines: &[Line<f32>]) -> &[f32] {
+pub(super) fn flat<T>(lines: &[Line<T>]) -> &[T] {
     // SAFETY: a line is sixteen values without padding.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES) }
 }
 
 /// The same, to be written.
 #[inline(always)]
-pub(super) fn flat_mut(lines: &mut [Line<f32>]) -> &mut [f32] {
+pub(super) fn flat_mut<T>(lines: &mut [Line<T>]) -> &mut [T] {
     // SAFETY: as above.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
 }
@@ -58,6 +60,13 @@ pub(super) fn flat_mut(lines: &mut [Line<f32>]) -> &mut [f32] {
 pub(super) struct Digits([u32; 4]);
 
 impl Digits {
+    /// Upper, middle and lower digits of four numbers, as AVX-512 has them.
+    #[inline(always)]
+    pub(super) fn planes(self) -> [u32; 3] {
+        let [high, middle, low, _] = self.0;
+        [high, middle, low]
+    }
+
     pub(super) const ZERO: Self = Self([0; 4]);
     /// The largest magnitude of a fixed-point number: 127 upper digits, 2^14 - 1 below.
     pub(super) const MAX: i32 = (127 << Self::LOW_BITS) + (1 << (Self::LOW_BITS - 1)) - 1;
@@ -106,6 +115,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn magnitude(self, v: Self::V) -> Self::W;
     /// The nearest integers, ties to even, for lanes below 2^22.
     fn round(self, v: Self::V) -> Self::W;
+    /// Signed integers as fp32.
+    fn float(self, w: Self::W) -> Self::V;
     fn sum_words(self, w: Self::W) -> i32;
     fn largest_word(self, w: Self::W) -> u32;
 

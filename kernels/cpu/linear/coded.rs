@@ -22,9 +22,9 @@ pub(super) struct Tile<'a> {
 }
 
 /// Codes of a group as bytes, and the totals of the outputs.
-struct Scratch {
-    bytes: Vec<Line<u32>>,
-    totals: Vec<Line<f32>>,
+pub(super) struct Scratch {
+    pub(super) bytes: Vec<Line<u32>>,
+    pub(super) totals: Vec<Line<f32>>,
 }
 
 /// Words of a group: its codes as bytes.
@@ -39,6 +39,14 @@ impl Scratch {
     fn new() -> Self {
         let bytes = vec![Line::<u32>::ZERO; TILE_PANELS * GROUP_WORDS];
         Self { bytes, totals: vec![Line::<f32>::ZERO; TILE_PANELS * TILE_ROWS] }
+    }
+
+    pub(super) fn take() -> Self {
+        SCRATCH.take().unwrap_or_else(Self::new)
+    }
+
+    pub(super) fn give_back(self) {
+        SCRATCH.set(Some(self));
     }
 }
 
@@ -61,7 +69,7 @@ impl Job for Tile<'_> {
 impl Tile<'_> {
     #[inline(always)]
     fn multiply<S: Simd, const BITS: usize>(&self, simd: S) {
-        let mut scratch = SCRATCH.take().unwrap_or_else(Scratch::new);
+        let mut scratch = Scratch::take();
         let panels = self.w.rows.div_ceil(LANES) - self.panel;
         if panels >= TILE_PANELS {
             self.multiply_panels::<S, BITS, TILE_PANELS>(simd, self.panel, &mut scratch);
@@ -70,7 +78,7 @@ impl Tile<'_> {
                 self.multiply_panels::<S, BITS, 1>(simd, panel, &mut scratch);
             }
         }
-        SCRATCH.set(Some(scratch));
+        scratch.give_back();
     }
 
     /// All rows with the `P` panels from `panel` on.
@@ -119,7 +127,11 @@ const fn rows_in_registers<S: Simd>() -> usize {
 
 /// The bytes of whole spans.
 #[inline(always)]
-fn unpack<S: Simd, const BITS: usize>(simd: S, lines: &[Line<u32>], bytes: &mut [Line<u32>]) {
+pub(super) fn unpack<S: Simd, const BITS: usize>(
+    simd: S,
+    lines: &[Line<u32>],
+    bytes: &mut [Line<u32>],
+) {
     let spans = lines.as_chunks::<BITS>().0;
     for (lines, bytes) in spans.iter().zip(bytes.as_chunks_mut::<SPAN_QUADS>().0) {
         for (quad, bytes) in bytes.iter_mut().enumerate() {
@@ -221,8 +233,7 @@ impl Group<'_> {
         sums
     }
 
-    /// Adds the group's sums, scaled, to the totals of its rows from panel `first` on:
-    /// `sum x (scale q + bias) = scale (sum x q) + bias (sum x)`.
+    /// Adds the group's sums, scaled, to the totals of its rows from panel `first` on.
     #[inline(always)]
     fn settle<S: Simd, const R: usize, const P: usize, const ALL: usize>(
         &self,
@@ -232,21 +243,29 @@ impl Group<'_> {
         sums: &[[S::D; P]; R],
         totals: &mut [&mut [Line<f32>; ALL]; R],
     ) {
-        let mut units = [Unit::default(); R];
-        for (r, unit) in units.iter_mut().enumerate() {
-            *unit = self.tile.x.unit(row + r, self.group);
-        }
+        let units: &[Unit] = &self.tile.x.units(self.group)[row..][..R];
         for p in 0..P {
             let [scale, bias] = self.tile.w.scales(self.panel + first + p, self.group);
-            let (scale, bias) = (simd.load(&scale.0), simd.load(&bias.0));
+            let scales = (simd.load(&scale.0), simd.load(&bias.0));
             for r in 0..R {
-                let (high, low) = simd.dot_sums(sums[r][p]);
-                let low = simd.mul(low, simd.splat(units[r].low));
-                let sum = simd.fma(high, simd.splat(units[r].high), low);
-                let total = &mut totals[r][first + p].0;
-                let v = simd.fma(scale, sum, simd.load(total));
-                simd.store(simd.fma(bias, simd.splat(units[r].sum), v), total);
+                let sums = simd.dot_sums(sums[r][p]);
+                add_scaled(simd, sums, units[r], scales, &mut totals[r][first + p]);
             }
         }
     }
+}
+
+/// Adds what a group sums to: `sum x (scale q + bias) = scale (sum x q) + bias (sum x)`.
+#[inline(always)]
+pub(super) fn add_scaled<S: Simd>(
+    simd: S,
+    (high, low): (S::V, S::V),
+    unit: Unit,
+    (scale, bias): (S::V, S::V),
+    total: &mut Line<f32>,
+) {
+    let low = simd.mul(low, simd.splat(unit.low));
+    let sum = simd.fma(high, simd.splat(unit.high), low);
+    let v = simd.fma(scale, sum, simd.load(&total.0));
+    simd.store(simd.fma(bias, simd.splat(unit.sum), v), &mut total.0);
 }

@@ -6,19 +6,22 @@
 //! converted to floating point. What a group sums to is rounded once.
 
 use crate::cpu::parallel::{self, Shared};
-use crate::cpu::simd::{Digits, Job, LANES, Simd, Tier, lanes};
+use crate::cpu::simd::amx::TILE_ROWS;
+use crate::cpu::simd::{Digits, Job, LANES, Line, Simd, Tier, flat, flat_mut, lanes};
 use crate::cpu::weight::coded::QUAD;
 
 /// `x [M, K]` in fixed point.
 #[derive(Default)]
 pub(super) struct Fixed {
     pub(super) group: usize,
+    rows: usize,
     cols: usize,
-    /// `K / group`, kept because a division takes longer than a group's sum.
-    groups: usize,
-    /// `[M, K / 4]`.
+    /// `[M, K / 4]`; empty if there are tiles.
     digits: Vec<Digits>,
-    /// `[M, K / group]`.
+    /// `[tiles, 3, tile_rows, K / 4]` for the matrix unit: a tile's upper, middle, lower digits.
+    tiles: Vec<Line<u32>>,
+    tile_rows: usize,
+    /// `[K / group, M]`.
     units: Vec<Unit>,
 }
 
@@ -34,19 +37,35 @@ pub(super) struct Unit {
 }
 
 impl Fixed {
-    /// Converts `x` anew.
-    pub(super) fn set(&mut self, tier: Tier, x: &[f32], cols: usize, group: usize) {
-        (self.group, self.cols, self.groups) = (group, cols, cols / group);
-        self.digits.resize(x.len() / QUAD, Digits::ZERO);
+    /// Converts `x` anew, into `digits` or `tiles`.
+    pub(super) fn set(&mut self, tier: Tier, x: &[f32], (cols, group): (usize, usize), to: Layout) {
+        let rows = x.len() / cols;
+        (self.group, self.rows, self.cols) = (group, rows, cols);
         self.units.resize(x.len() / group, Unit::default());
+        let per_row = cols / QUAD;
+        let height = tile_rows(rows);
+        self.tile_rows = height;
+        let (digits, tiles) = match to {
+            Layout::Quads => (rows * per_row, 0),
+            Layout::Tiles => (0, rows.div_ceil(height) * 3 * height * per_row),
+        };
+        self.digits.resize(digits, Digits::ZERO);
+        self.tiles.resize(tiles.div_ceil(LANES), Line::<u32>::ZERO);
         let (all_digits, all_units) = (Shared::new(&mut self.digits), Shared::new(&mut self.units));
-        parallel::for_each(x.len() / cols, cols, |row| {
+        let all_tiles = Shared::new(flat_mut(&mut self.tiles));
+        parallel::for_each(rows, cols, |row| {
             let x = &x[row * cols..][..cols];
-            // SAFETY: each row is visited once.
-            let digits = unsafe { all_digits.part(row * (cols / QUAD), cols / QUAD) };
-            // SAFETY: as above.
-            let units = unsafe { all_units.part(row * (cols / group), cols / group) };
-            tier.run(Convert { x, group, digits, units });
+            let to = match to {
+                // SAFETY: each row is visited once.
+                Layout::Quads => To::Quads(unsafe { all_digits.part(row * per_row, per_row) }),
+                Layout::Tiles => To::Tiles([0, 1, 2].map(|digit| {
+                    let at = (row / height * 3 + digit) * height + row % height;
+                    // SAFETY: as above.
+                    unsafe { all_tiles.part(at * per_row, per_row) }
+                })),
+            };
+            let units = Units { all: &all_units, row, rows };
+            tier.run(Convert { x, group, to, units });
         });
     }
 
@@ -56,17 +75,69 @@ impl Fixed {
         &self.digits[(row * self.cols + group * self.group) / QUAD..][..self.group / QUAD]
     }
 
+    /// Rows of x in a tile.
     #[inline(always)]
-    pub(super) fn unit(&self, row: usize, group: usize) -> Unit {
-        self.units[row * self.groups + group]
+    pub(super) fn tile_rows(&self) -> usize {
+        self.tile_rows
     }
+
+    /// Where the digits of a tile from `k` on begin, and the bytes from row to row.
+    #[inline(always)]
+    pub(super) fn tile(&self, tile: usize, k: usize) -> (*const u32, usize) {
+        let at = tile * 3 * self.tile_rows * self.cols + k;
+        (flat(&self.tiles)[at / QUAD..].as_ptr(), self.cols)
+    }
+
+    /// What the rows' numbers mean in a group.
+    #[inline(always)]
+    pub(super) fn units(&self, group: usize) -> &[Unit] {
+        &self.units[group * self.rows..][..self.rows]
+    }
+}
+
+/// Rows of x in a tile, if there are `rows` in all: few are dealt out evenly, many fill their tiles.
+#[inline(always)]
+fn tile_rows(rows: usize) -> usize {
+    if rows > super::TILE_ROWS {
+        return TILE_ROWS;
+    }
+    rows.div_ceil(rows.div_ceil(TILE_ROWS).max(1)).max(1)
+}
+
+/// How the numbers are to lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// A quad's digits side by side, for vectors.
+    Quads,
+    /// Each digit's rows together, for the matrix unit.
+    Tiles,
+}
+
+enum To<'a> {
+    Quads(&'a mut [Digits]),
+    Tiles([&'a mut [u32]; 3]),
 }
 
 struct Convert<'a> {
     x: &'a [f32],
     group: usize,
-    digits: &'a mut [Digits],
-    units: &'a mut [Unit],
+    to: To<'a>,
+    units: Units<'a>,
+}
+
+/// The units of one row.
+struct Units<'a> {
+    all: &'a Shared<'a, Unit>,
+    row: usize,
+    rows: usize,
+}
+
+impl Units<'_> {
+    #[inline(always)]
+    fn set(&self, group: usize, unit: Unit) {
+        // SAFETY: only this row's job writes here.
+        unsafe { self.all.part(group * self.rows + self.row, 1)[0] = unit };
+    }
 }
 
 impl Job for Convert<'_> {
@@ -74,23 +145,51 @@ impl Job for Convert<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let groups = lanes(self.x).0.chunks_exact(self.group / LANES);
-        let digits = self.digits.as_chunks_mut::<4>().0.chunks_exact_mut(self.group / LANES);
-        for ((x, digits), unit) in groups.zip(digits).zip(self.units) {
-            let mut largest = simd.magnitude(simd.zero());
-            for x in x {
-                largest = simd.max_words(largest, simd.magnitude(simd.load(x)));
+        let Self { x, group, to, units } = self;
+        match to {
+            To::Quads(digits) => {
+                let digits = digits.as_chunks_mut::<4>().0;
+                convert(simd, x, group, units, |i, quads| digits[i] = quads);
             }
-            let (scale, low) = powers(simd.largest_word(largest));
-            let mut sum = simd.magnitude(simd.zero());
-            for (x, digits) in x.iter().zip(digits) {
-                let x = simd.round(simd.mul(simd.load(x), simd.splat(scale)));
-                sum = simd.add_words(sum, x);
-                *digits = simd.digits(x);
+            To::Tiles([high, middle, low]) => {
+                let (high, middle) = (high.as_chunks_mut::<4>().0, middle.as_chunks_mut::<4>().0);
+                let low = low.as_chunks_mut::<4>().0;
+                convert(simd, x, group, units, |i, quads| {
+                    let [a, b, c, d] = quads;
+                    let [a, b, c, d] = [a.planes(), b.planes(), c.planes(), d.planes()];
+                    high[i] = [a[0], b[0], c[0], d[0]];
+                    middle[i] = [a[1], b[1], c[1], d[1]];
+                    low[i] = [a[2], b[2], c[2], d[2]];
+                });
             }
-            let high = low * (1 << Digits::LOW_BITS) as f32;
-            *unit = Unit { low, high, sum: simd.sum_words(sum) as f32 * low };
         }
+    }
+}
+
+/// Converts a row; `put` takes the index of sixteen numbers and their digits by quads.
+#[inline(always)]
+fn convert<S: Simd>(
+    simd: S,
+    x: &[f32],
+    group: usize,
+    units: Units<'_>,
+    mut put: impl FnMut(usize, [Digits; 4]),
+) {
+    let vectors = group / LANES;
+    for (at, x) in lanes(x).0.chunks_exact(vectors).enumerate() {
+        let mut largest = simd.magnitude(simd.zero());
+        for x in x {
+            largest = simd.max_words(largest, simd.magnitude(simd.load(x)));
+        }
+        let (scale, low) = powers(simd.largest_word(largest));
+        let mut sum = simd.magnitude(simd.zero());
+        for (i, x) in x.iter().enumerate() {
+            let x = simd.round(simd.mul(simd.load(x), simd.splat(scale)));
+            sum = simd.add_words(sum, x);
+            put(at * vectors + i, simd.digits(x));
+        }
+        let high = low * (1 << Digits::LOW_BITS) as f32;
+        units.set(at, Unit { low, high, sum: simd.sum_words(sum) as f32 * low });
     }
 }
 

@@ -184,6 +184,10 @@ impl Simd for Avx2 {
         both!(_mm256_cvtps_epi32, v)
     }
     #[inline(always)]
+    fn float(self, w: Self::W) -> Self::V {
+        both!(_mm256_cvtepi32_ps, w)
+    }
+    #[inline(always)]
     fn sum_words(self, w: Self::W) -> i32 {
         let mut words = [0; LANES];
         self.store_words(w, &mut words);

@@ -122,6 +122,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtps_epi32(v) }
     }
     #[inline(always)]
+    fn float(self, w: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(w) }
+    }
+    #[inline(always)]
     fn sum_words(self, w: __m512i) -> i32 {
         unsafe { _mm512_reduce_add_epi32(w) }
     }

@@ -153,6 +153,10 @@ impl Simd for Portable {
         each(v, v, |v, _| ((v.abs() + WHOLE) - WHOLE).copysign(v) as i32 as u32)
     }
     #[inline(always)]
+    fn float(self, w: Self::W) -> Self::V {
+        widen(&w.0, |w| w as i32 as f32)
+    }
+    #[inline(always)]
     fn sum_words(self, w: Self::W) -> i32 {
         w.0.iter().fold(0, |sum, &w| sum.wrapping_add(w as i32))
     }

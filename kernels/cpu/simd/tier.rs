@@ -1,6 +1,7 @@
 //! Which instructions this machine has, and the door through which kernels reach them.
 
 use super::Simd;
+use super::amx::Amx;
 use super::portable::Portable;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
@@ -11,6 +12,9 @@ pub(in crate::cpu) struct Tier(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
+    /// With a matrix unit beside it.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -37,7 +41,9 @@ impl Tier {
 
     #[cfg(target_arch = "x86_64")]
     fn detect() -> Self {
-        if has_avx512() {
+        if let Some(tier) = with_matrix_unit() {
+            tier
+        } else if has_avx512() {
             Self(Kind::Avx512)
         } else if has_avx2() {
             Self(Kind::Avx2)
@@ -51,6 +57,16 @@ impl Tier {
         Self(Kind::Portable)
     }
 
+    /// The matrix unit of this tier.
+    #[inline]
+    pub(in crate::cpu) fn matrix_unit(self) -> Option<Amx> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => Amx::new(),
+            _ => None,
+        }
+    }
+
     /// Runs `job` with the instructions of this tier.
     #[inline]
     pub(in crate::cpu) fn run<J: Job>(self, job: J) -> J::Out {
@@ -60,10 +76,18 @@ impl Tier {
             Kind::Avx512 => unsafe { run_avx512(job) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
+            Kind::Amx => unsafe { run_avx512(job) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { run_avx2(job) },
             Kind::Portable => job.run(Portable),
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn with_matrix_unit() -> Option<Tier> {
+    if has_avx512() { Amx::new().map(|_| Tier(Kind::Amx)) } else { None }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -108,6 +132,7 @@ impl Tier {
         let mut tiers = vec![];
         #[cfg(target_arch = "x86_64")]
         {
+            tiers.extend(with_matrix_unit());
             if has_avx512() {
                 tiers.push(Self(Kind::Avx512));
             }
