@@ -1,7 +1,7 @@
 //! A mixture of experts: every token has a few of many feed-forward blocks, and one that is
 //! everybody's. Only blocks that some token is routed to are read.
 //!
-//! Tokens of one block are multiplied together, sixty-four at most, so that its weights are read
+//! Tokens of one block are multiplied together, sixty at most, so that its weights are read
 //! once for all of them. A token's sum runs over its own experts, the likeliest first and the
 //! shared one last: it is the same whoever travels with it.
 
@@ -14,8 +14,8 @@ mod route;
 #[cfg(test)]
 mod tests;
 
-/// Tokens of a block that are multiplied in one go.
-const ROWS: usize = 64;
+/// Tokens of a block that are multiplied in one go: as many as a linear layer takes.
+const ROWS: usize = 60;
 /// Tokens whose parts of sums are held at once: a bound of memory.
 const TOKENS: usize = 512;
 
