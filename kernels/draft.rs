@@ -1,6 +1,7 @@
-//! An output head for drafts alone. A draft reads the head's own layer and the model's whole output
-//! matrix, and the matrix is the larger part; but drafts may be drawn from any distribution, so this
-//! copy may have fewer bits, or the rows of frequent tokens alone. The target's head stays as it is.
+//! An output head for drafts alone. A draft reads the head's own layer and the model's whole
+//! output matrix, and the matrix is the larger part; but drafts may be drawn from any distribution,
+//! so this copy may have fewer bits, or the rows of frequent tokens alone. The target's head stays
+//! as it is.
 //!
 //! Ids of byte-pair vocabularies count merges in the order they were learnt, the most frequent pair
 //! first: low ids are frequent tokens. Special tokens come after all merges, and padding after
