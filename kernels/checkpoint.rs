@@ -10,12 +10,15 @@ mod config;
 mod encoding;
 mod error;
 mod files;
+mod fused;
 mod header;
 mod json;
 mod linear;
+mod moe;
 mod mtp;
 mod names;
 mod reader;
+mod requantize;
 mod shards;
 mod tensor;
 #[cfg(test)]
@@ -23,14 +26,15 @@ mod tests;
 mod weights;
 
 pub use config::{
-    AttentionShape, Family, GdnShape, LayerKind, ModelConfig, MtpConfig, NormEncoding, Override,
-    Quantization, Rope, RopeScaling, Scheme, Yarn,
+    AttentionShape, Family, GdnShape, LayerKind, ModelConfig, MoeShape, MtpConfig, NormEncoding,
+    Override, Quantization, Rope, RopeScaling, Scheme, Yarn,
 };
 pub use error::Error;
 pub use files::{Bytes, Files};
 pub use linear::{Format, Linear};
+pub use moe::MoeWeights;
 pub use tensor::{Dtype, Tensor};
-pub use weights::{AttentionWeights, GdnWeights, Layer, Mixer, Mlp, MtpWeights};
+pub use weights::{AttentionWeights, FeedForward, GdnWeights, Layer, Mixer, Mlp, MtpWeights};
 
 use audit::Audit;
 use mtp::Place;
@@ -80,7 +84,8 @@ impl Checkpoint {
         let (vocab, hidden) = (config.vocab, config.hidden);
         let embed = reader.linear("embed_tokens", vocab, hidden)?;
         let layer = |(i, &kind): (usize, &LayerKind)| {
-            weights::layer(&reader, &config, &format!("layers.{i}"), kind)
+            let experts = config.moe.as_ref().filter(|moe| moe.layers[i]);
+            weights::layer(&reader, &config, &format!("layers.{i}"), kind, experts)
         };
         let layers = config.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
         let norm = reader.gain("norm.weight", hidden)?;

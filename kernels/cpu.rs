@@ -7,6 +7,7 @@
 //! Slices are row-major and fp32. A wrong shape is a programmer's error and panics.
 
 mod attention;
+mod experts;
 mod gate;
 mod gdn;
 mod linear;
@@ -21,6 +22,7 @@ mod weight;
 pub use attention::{
     Attention, AttentionDims, AttentionParams, AttentionRow, KvPools, append_kv, attention,
 };
+pub use experts::{Expert, Experts, mix_experts};
 pub use gate::silu_mul;
 pub use gdn::{Gdn, GdnDims, GdnParams, GdnPools, GdnRow, gated_delta};
 pub use linear::{linear, linear_add};

@@ -1,17 +1,21 @@
-//! The feed-forward block: `x + down(silu(gate n) · up n)` with `n = rms(x)`.
+//! The feed-forward block: `x + ffn(n)` with `n = rms(x)`, either dense,
+//! `down(silu(gate n) · up n)`, or a mixture of such blocks.
 
 use mlx_rs::Array;
 use mlx_rs::ops::sigmoid;
 
-use crate::checkpoint::Mlp;
+use crate::checkpoint::{FeedForward, Mlp, ModelConfig};
 use crate::error::Result;
 use crate::linear::Matrix;
 use crate::norm::Norm;
 use crate::place::Place;
 #[cfg(target_os = "linux")]
 use crate::{cpu, host, scratch};
+use moe::MlxMoe;
 #[cfg(target_os = "linux")]
 use std::sync::Arc;
+
+mod moe;
 
 /// One block's weights.
 #[derive(Debug)]
@@ -21,7 +25,10 @@ pub struct Ffn(Core);
 enum Core {
     #[cfg(target_os = "linux")]
     Host(Arc<HostFfn>),
+    #[cfg(target_os = "linux")]
+    HostMoe(Arc<moe::HostMoe>),
     Mlx(MlxFfn),
+    MlxMoe(Box<MlxMoe>),
 }
 
 #[derive(Debug)]
@@ -45,21 +52,14 @@ impl Ffn {
     ///
     /// # Errors
     /// When weights cannot be prepared.
-    pub fn load(place: Place, gain: &[f32], eps: f32, w: &Mlp) -> Result<Self> {
-        let inputs = [&w.gate, &w.up];
-        Ok(Self(match place {
-            #[cfg(target_os = "linux")]
-            Place::Host => Core::Host(Arc::new(HostFfn {
-                gain: gain.to_vec(),
-                eps,
-                gate_up: crate::linear::host_matrix(&inputs)?,
-                down: crate::linear::host_matrix(&[&w.down])?,
-            })),
-            Place::Mlx(_) => Core::Mlx(MlxFfn {
-                norm: Norm::load(place, gain, eps)?,
-                gate_up: Matrix::load(place, &inputs)?,
-                down: Matrix::load(place, &[&w.down])?,
-            }),
+    pub fn load(place: Place, gain: &[f32], w: &FeedForward, config: &ModelConfig) -> Result<Self> {
+        Ok(Self(match w {
+            FeedForward::Dense(w) => Core::load(place, gain, config.norm_eps, w)?,
+            FeedForward::Experts(w) => match place {
+                #[cfg(target_os = "linux")]
+                Place::Host => Core::HostMoe(Arc::new(moe::HostMoe::load(gain, w, config)?)),
+                Place::Mlx(_) => Core::MlxMoe(Box::new(MlxMoe::load(place, gain, w, config)?)),
+            },
         }))
     }
 
@@ -78,15 +78,48 @@ impl Ffn {
                     Ok(())
                 })
             }
+            #[cfg(target_os = "linux")]
+            Core::HostMoe(moe) => {
+                let moe = Arc::clone(moe);
+                host::call_one(&[x], x.shape(), move |i, o| {
+                    moe.apply(i[0].as_slice()?, o[0].as_mut_slice()?);
+                    Ok(())
+                })
+            }
             Core::Mlx(ffn) => {
                 let gate_up = ffn.gate_up.apply(&ffn.norm.apply(x)?)?;
-                let halves = gate_up.split_equal(2, -1)?;
-                let gate = &halves[0];
-                let gated = gate.multiply(sigmoid(gate)?)?.multiply(&halves[1])?;
-                ffn.down.apply_add(&gated, x)
+                ffn.down.apply_add(&gated(&gate_up)?, x)
             }
+            Core::MlxMoe(moe) => moe.apply(x),
         }
     }
+}
+
+impl Core {
+    fn load(place: Place, gain: &[f32], eps: f32, w: &Mlp) -> Result<Self> {
+        let inputs = [&w.gate, &w.up];
+        Ok(match place {
+            #[cfg(target_os = "linux")]
+            Place::Host => Self::Host(Arc::new(HostFfn {
+                gain: gain.to_vec(),
+                eps,
+                gate_up: crate::linear::host_matrix(&inputs)?,
+                down: crate::linear::host_matrix(&[&w.down])?,
+            })),
+            Place::Mlx(_) => Self::Mlx(MlxFfn {
+                norm: Norm::load(place, gain, eps)?,
+                gate_up: Matrix::load(place, &inputs)?,
+                down: Matrix::load(place, &[&w.down])?,
+            }),
+        })
+    }
+}
+
+/// `silu(gate) · up` of `gate | up` along the last axis.
+fn gated(gate_up: &Array) -> Result<Array> {
+    let halves = gate_up.split_equal(2, -1)?;
+    let gate = &halves[0];
+    Ok(gate.multiply(sigmoid(gate)?)?.multiply(&halves[1])?)
 }
 
 #[cfg(target_os = "linux")]

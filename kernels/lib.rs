@@ -8,6 +8,7 @@ pub mod attention;
 pub mod checkpoint;
 #[cfg(target_os = "linux")]
 pub mod cpu;
+pub mod draft;
 pub mod engine;
 pub mod error;
 pub mod ffn;
@@ -23,4 +24,5 @@ mod pool;
 #[cfg(target_os = "linux")]
 mod scratch;
 
+pub use draft::DraftHeadOptions;
 pub use engine::{EngineOptions, MlxEngine, open};

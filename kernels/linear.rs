@@ -15,6 +15,10 @@ use crate::{
 #[cfg(target_os = "linux")]
 use std::sync::Arc;
 
+mod experts;
+
+pub use experts::ExpertMatrix;
+
 /// One or more stacked weight matrices, prepared for a place.
 #[derive(Debug)]
 pub struct Matrix {

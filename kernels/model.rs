@@ -8,6 +8,7 @@ use mlx_rs::ops::concatenate;
 
 use crate::attention::{Attention, AttentionRow, KvPool};
 use crate::checkpoint::{self, Checkpoint, Mixer, ModelConfig};
+use crate::draft::{DraftHead, DraftHeadOptions, DraftIds};
 use crate::error::Result;
 use crate::ffn::Ffn;
 use crate::gdn::{Gdn, GdnPool, GdnRow};
@@ -25,6 +26,9 @@ pub struct Model {
     /// `None` when tied to `embed`.
     head: Option<Matrix>,
     mtp: Option<MtpHead>,
+    /// For drafts; `None` where the head above serves them too.
+    draft_head: Option<DraftHead>,
+    vocab: usize,
 }
 
 #[derive(Debug)]
@@ -114,7 +118,25 @@ impl Model {
             norm: Norm::load(place, &checkpoint.norm, config.norm_eps)?,
             head: checkpoint.head.as_ref().map(|h| Matrix::load(place, &[h])).transpose()?,
             mtp,
+            draft_head: None,
+            vocab: config.vocab,
         })
+    }
+
+    /// Gives drafts a head of their own, if there are any and the options ask for one.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn with_draft_head(
+        mut self,
+        place: Place,
+        checkpoint: &Checkpoint,
+        options: DraftHeadOptions,
+    ) -> Result<Self> {
+        if self.has_mtp() {
+            self.draft_head = DraftHead::load(place, checkpoint.output_head(), options)?;
+        }
+        Ok(self)
     }
 
     /// Empty state for `slots` sequences and `pages` pages.
@@ -168,6 +190,17 @@ impl Model {
     /// When MLX fails.
     pub fn logits(&self, hidden: &Array) -> Result<Array> {
         self.head.as_ref().unwrap_or(&self.embed).apply(hidden)
+    }
+
+    /// Hidden states `[M, H]` of the MTP head → logits to draft from, and their tokens.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn draft_logits(&self, hidden: &Array) -> Result<(Array, DraftIds)> {
+        match &self.draft_head {
+            Some(head) => Ok((head.logits(hidden)?, head.ids())),
+            None => Ok((self.logits(hidden)?, DraftIds::new(self.vocab, 1.0))),
+        }
     }
 
     /// Folds the accepted part of a slot's tapes into its state.
@@ -246,7 +279,7 @@ impl Layer {
                 LayerMixer::Attention(Attention::load(place, gain, a, config, kind)?)
             }
         };
-        Ok(Self { mixer, ffn: Ffn::load(place, &w.post_norm, config.norm_eps, &w.mlp)? })
+        Ok(Self { mixer, ffn: Ffn::load(place, &w.post_norm, &w.mlp, config)? })
     }
 }
 
@@ -266,7 +299,7 @@ impl MtpHead {
         Ok(Self {
             input: PairInput::load(place, w, config.norm_eps)?,
             attention: Attention::load(place, gain, attention, config, (page_tokens, true))?,
-            ffn: Ffn::load(place, &layer.post_norm, config.norm_eps, &layer.mlp)?,
+            ffn: Ffn::load(place, &layer.post_norm, &layer.mlp, config)?,
             norm: Norm::load(place, &w.norm, config.norm_eps)?,
         })
     }

@@ -98,6 +98,8 @@ struct Engine {
     context_tokens_max: usize,
     kv_bytes_max: u64,
     draft_tokens_max: u8,
+    draft_vocab_share: f32,
+    draft_head_bits: usize,
 }
 
 /// What is logged, and how.
@@ -232,6 +234,10 @@ impl Written {
             context_tokens_max: (context > 0).then_some(context),
             kv_bytes_max: (engine.kv_bytes_max > 0).then_some(engine.kv_bytes_max),
             bank_bytes: bank.bytes_max,
+            draft_head: mtplx_kernels::DraftHeadOptions {
+                bits: (engine.draft_head_bits > 0).then_some(engine.draft_head_bits),
+                share: engine.draft_vocab_share,
+            },
             place: None,
         };
         Ok(Config { server, model, engine, actors, log })
@@ -244,7 +250,11 @@ fn demand_engine(e: &Engine) -> Result<(), ConfigError> {
     let expected = "must be a power of two from 8 to 1024";
     demand(pages, "engine.page_tokens", e.page_tokens, expected)?;
     let key = "engine.draft_tokens_max";
-    demand(e.draft_tokens_max <= 4, key, e.draft_tokens_max, "must be from 0 to 4")
+    demand(e.draft_tokens_max <= 4, key, e.draft_tokens_max, "must be from 0 to 4")?;
+    let (key, share) = ("engine.draft_vocab_share", e.draft_vocab_share);
+    demand(share > 0.0 && share <= 1.0, key, share, "must be above 0, at most 1")?;
+    let bits = matches!(e.draft_head_bits, 0 | 2..=6 | 8);
+    demand(bits, "engine.draft_head_bits", e.draft_head_bits, "must be 0, 2 to 6, or 8")
 }
 
 #[cfg(test)]
@@ -296,6 +306,9 @@ mod tests {
             ("[server]\nhost = \"home\"", "server.host"),
             ("[engine]\nslots = 0", "engine.slots"),
             ("[engine]\npage_tokens = 33", "engine.page_tokens"),
+            ("[engine]\ndraft_vocab_share = 0.0", "engine.draft_vocab_share"),
+            ("[engine]\ndraft_vocab_share = 1.5", "engine.draft_vocab_share"),
+            ("[engine]\ndraft_head_bits = 7", "engine.draft_head_bits"),
             ("[thermal]\nwarm_celsius = 120.0", "thermal"),
             ("[root]\nbackoff_s = -1.0", "root.backoff_s"),
             ("[server", "line 1"),

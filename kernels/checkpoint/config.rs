@@ -1,9 +1,11 @@
 //! `config.json` and its companions, typed and checked.
 
+mod moe;
 mod mtp;
 mod quantization;
 mod rope;
 
+pub use moe::MoeShape;
 pub use mtp::{MtpConfig, NormEncoding};
 pub(super) use quantization::{BITS, GROUPS};
 pub use quantization::{Override, Quantization, Scheme};
@@ -18,13 +20,18 @@ const LAYERS_MAX: usize = 4096;
 const VOCAB_MAX: usize = 1 << 24;
 const POSITIONS_MAX: usize = 1 << 30;
 const CONV_KERNEL: usize = 4;
-const SUPPORTED: &str = "supported are dense text models of type qwen3_5 or qwen3_5_text";
+const SUPPORTED: &str = "supported are text models of type qwen3_5, qwen3_5_moe and qwen3_next \
+                         (qwen3_5_text and qwen3_5_moe_text inside)";
 
 /// The architectures that can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Qwen3.5 and 3.6, dense.
     Qwen35Dense,
+    /// Qwen3.5 and 3.6 with experts, such as 35B-A3B.
+    Qwen35Moe,
+    /// Qwen3-Next: fused projections, experts in some layers.
+    Qwen3Next,
 }
 
 /// The mixer of a layer.
@@ -79,8 +86,11 @@ pub struct ModelConfig {
     pub hidden: usize,
     /// Rows of the embedding; the tokenizer may know fewer.
     pub vocab: usize,
-    /// Width inside the feed-forward blocks.
+    /// Width inside the feed-forward blocks without experts; 0 where there is none and it is not
+    /// told.
     pub ffn: usize,
+    /// The experts of the other blocks.
+    pub moe: Option<MoeShape>,
     /// The mixer of every layer, first to last.
     pub layers: Vec<LayerKind>,
     /// Heads of the full-attention layers and of the MTP head.
@@ -118,7 +128,7 @@ pub(super) fn read(files: &Files) -> Result<(ModelConfig, Option<bool>), Error> 
     let nested = top.object("text_config")?;
     let family = family(&top, nested.as_ref())?;
     let text = nested.as_ref().unwrap_or(&top);
-    refuse_variants(text)?;
+    refuse_variants(text, family)?;
     let attention = attention(text)?;
     let positions = text.size("max_position_embeddings", POSITIONS_MAX)?;
     let rope = rope::read(text, attention.head_dim, positions)?;
@@ -131,12 +141,15 @@ pub(super) fn read(files: &Files) -> Result<(ModelConfig, Option<bool>), Error> 
         Some(tied) => Some(tied),
         None => top.flag("tie_word_embeddings")?,
     };
+    let layers = layer_kinds(text)?;
+    let moe = moe::read(text, family, layers.len())?;
     let config = ModelConfig {
         family,
         hidden: text.size("hidden_size", SIZE_MAX)?,
         vocab,
-        ffn: text.size("intermediate_size", SIZE_MAX)?,
-        layers: layer_kinds(text)?,
+        ffn: ffn(text, moe.as_ref())?,
+        moe,
+        layers,
         attention,
         gdn: gdn(text)?,
         positions_max: rope.positions(positions),
@@ -151,33 +164,47 @@ pub(super) fn read(files: &Files) -> Result<(ModelConfig, Option<bool>), Error> 
 }
 
 fn family(top: &Object<'_>, nested: Option<&Object<'_>>) -> Result<Family, Error> {
-    let mut named = false;
+    let mut family = None;
     for level in std::iter::once(top).chain(nested) {
         let Some(kind) = level.text("model_type")? else { continue };
-        named = true;
-        let more = match kind {
-            "qwen3_5" | "qwen3_5_text" => continue,
-            "qwen3_5_moe" | "qwen3_5_moe_text" | "qwen3_next" => {
-                "; this mixture-of-experts relative is planned"
-            }
+        let (one, more) = match kind {
+            "qwen3_5" | "qwen3_5_text" => (Some(Family::Qwen35Dense), ""),
+            "qwen3_5_moe" | "qwen3_5_moe_text" => (Some(Family::Qwen35Moe), ""),
+            "qwen3_next" => (Some(Family::Qwen3Next), ""),
             "qwen3_5_mtp" => {
-                "; this is an MTP head alone: put its safetensors file into the folder of its \
-                 trunk as mtp.safetensors"
+                let more = "; this is an MTP head alone: put its safetensors file into the folder \
+                            of its trunk as mtp.safetensors";
+                (None, more)
             }
-            _ => "",
+            _ => (None, ""),
         };
-        return Err(level.unsupported("model_type", format!("{SUPPORTED}{more}")));
+        let Some(one) = one else {
+            return Err(level.unsupported("model_type", format!("{SUPPORTED}{more}")));
+        };
+        if family.is_some_and(|other| other != one) {
+            let problem = format!("is {kind}, but another kind of model one level up");
+            return Err(level.error("model_type", problem));
+        }
+        family = Some(one);
     }
-    match named {
-        true => Ok(Family::Qwen35Dense),
-        false => Err(top.wrong("model_type", "a text")),
+    family.ok_or_else(|| top.wrong("model_type", "a text"))
+}
+
+/// The width of dense blocks, which mixtures need not tell.
+fn ffn(text: &Object<'_>, moe: Option<&MoeShape>) -> Result<usize, Error> {
+    let key = "intermediate_size";
+    match moe {
+        Some(moe) if !moe.layers.contains(&false) && text.get(key).is_none() => Ok(0),
+        _ => text.size(key, SIZE_MAX),
     }
 }
 
 /// Refuses settings that would make another model of the same type.
-fn refuse_variants(text: &Object<'_>) -> Result<(), Error> {
-    if text.count("num_experts", usize::MAX)?.is_some_and(|n| n > 0) {
-        return Err(text.unsupported("num_experts", SUPPORTED));
+fn refuse_variants(text: &Object<'_>, family: Family) -> Result<(), Error> {
+    let experts = text.count("num_experts", usize::MAX)?.is_some_and(|n| n > 0);
+    if experts && family == Family::Qwen35Dense {
+        let supported = "experts are supported in models of type qwen3_5_moe and qwen3_next";
+        return Err(text.unsupported("num_experts", supported));
     }
     if text.flag("attention_bias")? == Some(true) {
         return Err(text.unsupported("attention_bias", "supported is false"));

@@ -146,7 +146,7 @@ fn map(path: &PathBuf, shown: &str) -> Result<Option<Bytes>, Error> {
     // SAFETY: the mapping is read-only and private; `Files` asks that nobody cuts or rewrites the
     // file while a checkpoint lives.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| unreadable(shown, &e))?;
-    Ok(Some(Bytes { range: 0..map.len(), source: Source::Mapped(Arc::new(map)) }))
+    Ok(Some(Bytes::of(map)))
 }
 
 fn dangling(shown: &str, path: &Path) -> Error {
@@ -162,22 +162,20 @@ fn unreadable(shown: &str, error: &io::Error) -> Error {
     Error::file(shown, format!("cannot be read: {error}"), "check its permissions and the disk")
 }
 
-/// A stretch of a mapped file or of the binary. Clones share it.
+/// A stretch of a mapped file, of the binary or of memory. Clones share it.
 #[derive(Clone)]
 pub struct Bytes {
-    source: Source,
+    source: Arc<dyn AsRef<[u8]> + Send + Sync>,
     range: Range<usize>,
 }
 
-#[derive(Clone)]
-enum Source {
-    Mapped(Arc<Mmap>),
-    Static(&'static [u8]),
-}
-
 impl Bytes {
+    fn of(source: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        Self { range: 0..source.as_ref().len(), source: Arc::new(source) }
+    }
+
     fn from_static(content: &'static [u8]) -> Self {
-        Self { range: 0..content.len(), source: Source::Static(content) }
+        Self::of(content)
     }
 
     /// The part `range` of these bytes; `None` where it leads outside.
@@ -186,7 +184,13 @@ impl Bytes {
             return None;
         }
         let range = self.range.start + range.start..self.range.start + range.end;
-        Some(Self { source: self.source.clone(), range })
+        Some(Self { source: Arc::clone(&self.source), range })
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(content: Vec<u8>) -> Self {
+        Self::of(content)
     }
 }
 
@@ -194,10 +198,7 @@ impl Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.source {
-            Source::Mapped(map) => &map[self.range.clone()],
-            Source::Static(content) => &content[self.range.clone()],
-        }
+        &(*self.source).as_ref()[self.range.clone()]
     }
 }
 

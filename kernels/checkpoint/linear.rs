@@ -1,5 +1,7 @@
 //! A matrix that multiplies activations, in the form it is stored in.
 
+use std::ops::Range;
+
 use super::tensor::Tensor;
 
 /// The matrix of a linear map without bias, rows by output.
@@ -36,6 +38,24 @@ pub enum Format {
 }
 
 impl Linear {
+    /// The rows of `stretches`, one after the other, as the module `path`. Shares the bytes of a
+    /// single stretch, copies those of several. `None` where a stretch leads outside.
+    #[must_use]
+    pub fn rows(&self, path: String, stretches: &[Range<usize>]) -> Option<Self> {
+        let format = match &self.format {
+            Format::Dense(tensor) => Format::Dense(tensor.rows(stretches)?),
+            Format::Affine { bits, group, words, scales, biases } => Format::Affine {
+                bits: *bits,
+                group: *group,
+                words: words.rows(stretches)?,
+                scales: scales.rows(stretches)?,
+                biases: biases.rows(stretches)?,
+            },
+        };
+        let out = stretches.iter().map(ExactSizeIterator::len).sum();
+        Some(Self { path, out, input: self.input, format })
+    }
+
     /// The row `row` as numbers [input]; empty beyond the last. For embeddings and tests: the
     /// engine multiplies the stored form.
     #[must_use]

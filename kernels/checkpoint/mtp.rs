@@ -125,8 +125,22 @@ fn weights(
     let reader = Reader::of_head(place.inventory(), place.prefix(), encoding);
     let hidden = config.hidden;
     let gain = |name: &str| reader.gain(&format!("{name}.weight"), hidden);
-    let layer =
-        |i: usize| weights::layer(&reader, config, &format!("layers.{i}"), LayerKind::Attention);
+    let layer = |i: usize| {
+        let path = format!("layers.{i}");
+        // config.json is silent on the head's kind: its tensors tell.
+        let routed = reader.has(&format!("{path}.mlp.gate.weight"));
+        let unlike = match (&config.moe, routed) {
+            (None, true) => "has a router, but config.json says nothing of experts",
+            (Some(_), false) if config.ffn == 0 => {
+                "has no router, but config.json has no intermediate_size"
+            }
+            (moe, routed) => {
+                let experts = moe.as_ref().filter(|_| routed);
+                return weights::layer(&reader, config, &path, LayerKind::Attention, experts);
+            }
+        };
+        Err(Error::file(&place.source(), unlike, "use a head that was made for this trunk"))
+    };
     let weights = MtpWeights {
         fc: reader.linear("fc", hidden, 2 * hidden)?,
         embedding_norm: gain("pre_fc_norm_embedding")?,

@@ -59,20 +59,49 @@ impl<'a> Reader<'a> {
     /// The matrix [out, input] of the module `path`, in its stored form. It is quantised if it has
     /// scales; its shapes then tell bits and group.
     pub(super) fn linear(&self, path: &str, out: usize, input: usize) -> Result<Linear, Error> {
+        self.matrix(path, &[out], input)
+    }
+
+    /// The `count` matrices [out, input] that the module `path` stacks, one below the other.
+    pub(super) fn stack(
+        &self,
+        path: &str,
+        count: usize,
+        out: usize,
+        input: usize,
+    ) -> Result<Linear, Error> {
+        self.matrix(path, &[count, out], input)
+    }
+
+    /// The same of a tensor that is no module's: there is no `.weight` in its name.
+    pub(super) fn bare_stack(
+        &self,
+        name: &str,
+        count: usize,
+        out: usize,
+        input: usize,
+    ) -> Result<Linear, Error> {
+        let format = Format::Dense(self.dense(name, &[count, out], input)?);
+        Ok(Linear { path: format!("{}{name}", self.group), out: count * out, input, format })
+    }
+
+    fn matrix(&self, path: &str, rows: &[usize], input: usize) -> Result<Linear, Error> {
         let name = |part: &str| format!("{path}.{part}");
         if let Some(stored) = self.find(&name("bias")) {
             let expected = "no bias in this architecture";
             return Err(wrong(stored, expected));
         }
         let format = match self.has(&name("scales")) {
-            true => self.affine(path, out, input)?,
-            false => Format::Dense(self.dense(&name("weight"), out, input)?),
+            true => self.affine(path, rows, input)?,
+            false => Format::Dense(self.dense(&name("weight"), rows, input)?),
         };
-        Ok(Linear { path: format!("{}{path}", self.group), out, input, format })
+        let path = format!("{}{path}", self.group);
+        Ok(Linear { path, out: rows.iter().product(), input, format })
     }
 
-    fn dense(&self, name: &str, out: usize, input: usize) -> Result<Tensor, Error> {
-        let expected = format!("f32, f16 or bf16 [{out}, {input}]");
+    fn dense(&self, name: &str, rows: &[usize], input: usize) -> Result<Tensor, Error> {
+        let shape = [rows, &[input]].concat();
+        let expected = format!("f32, f16 or bf16 {shape:?}");
         let stored = self.take(name, &expected)?;
         match typed(stored) {
             Some(tensor) if tensor.dtype() == Dtype::U32 => {
@@ -80,32 +109,32 @@ impl<'a> Reader<'a> {
                 let expected = format!("scales beside packed words, as {name}scales");
                 Err(wrong(stored, &expected))
             }
-            Some(tensor) if tensor.shape() == [out, input] => Ok(tensor),
+            Some(tensor) if tensor.shape() == shape => Ok(tensor),
             _ => Err(wrong(stored, &expected)),
         }
     }
 
-    fn affine(&self, path: &str, out: usize, input: usize) -> Result<Format, Error> {
+    fn affine(&self, path: &str, rows: &[usize], input: usize) -> Result<Format, Error> {
         let name = |part: &str| format!("{path}.{part}");
-        let expected = format!("packed u32 [{out}, {input} · bits / 32]");
+        let sizes: String = rows.iter().map(|size| format!("{size}, ")).collect();
+        let columns = |tensor: &Tensor| match tensor.shape().split_last() {
+            Some((&columns, before)) if before == rows => Some(columns),
+            _ => None,
+        };
+        let expected = format!("packed u32 [{sizes}{input} · bits / 32]");
         let stored_words = self.take(&name("weight"), &expected)?;
         let words = typed(stored_words)
             .filter(|t| t.dtype() == Dtype::U32)
             .ok_or_else(|| wrong(stored_words, &expected))?;
-        let bits = match words.shape() {
-            &[rows, columns] if rows == out => exact(columns, 32, input, &BITS),
-            _ => None,
-        };
+        let bits = columns(&words).and_then(|columns| exact(columns, 32, input, &BITS));
         let expected = format!("{expected} with bits in {BITS:?}");
         let bits = bits.ok_or_else(|| wrong(stored_words, &expected))?;
 
-        let expected = format!("f32, f16 or bf16 [{out}, {input} / group], group in {GROUPS:?}");
+        let expected = format!("f32, f16 or bf16 [{sizes}{input} / group], group in {GROUPS:?}");
         let stored_scales = self.take(&name("scales"), &expected)?;
         let scales = typed(stored_scales).filter(|t| t.dtype().is_float());
-        let group = scales.as_ref().and_then(|scales| match scales.shape() {
-            &[rows, columns] if rows == out => exact(input, 1, columns, &GROUPS),
-            _ => None,
-        });
+        let group = scales.as_ref().and_then(columns);
+        let group = group.and_then(|columns| exact(input, 1, columns, &GROUPS));
         let (Some(scales), Some(group)) = (scales, group) else {
             return Err(wrong(stored_scales, &expected));
         };
@@ -226,6 +255,17 @@ fn typed(stored: &Stored) -> Option<Tensor> {
     let entry = &stored.entry;
     let dtype = Dtype::named(&entry.dtype)?;
     Tensor::new(&entry.name, dtype, &entry.shape, entry.bytes.clone())
+}
+
+/// The error that rows were asked for which `path` does not have: shapes were checked before, so
+/// this is a fault of the program, told rather than died of.
+pub(super) fn outside(path: &str) -> Error {
+    Error::Tensor {
+        tensor: shown(path),
+        found: "has too few rows".to_owned(),
+        expected: "the rows its shape promised".to_owned(),
+        mend: REPLACE.to_owned(),
+    }
 }
 
 /// The error that the tensor is not as `expected`.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use half::{bf16, f16};
 
@@ -76,6 +77,24 @@ impl Tensor {
             shape: shape.to_vec(),
             bytes,
         })
+    }
+
+    /// The rows of `stretches`, one after the other, as a matrix: a row is what varies with the
+    /// last axis alone. Shares the bytes of a single stretch, copies those of several. `None` where
+    /// a stretch leads outside.
+    pub(super) fn rows(&self, stretches: &[Range<usize>]) -> Option<Self> {
+        let columns = *self.shape.last()?;
+        let row = columns * self.dtype.size();
+        let part = |rows: &Range<usize>| self.bytes.part(rows.start * row..rows.end * row);
+        let bytes = match stretches {
+            [only] => part(only)?,
+            many => {
+                let parts = many.iter().map(part).collect::<Option<Vec<_>>>()?;
+                parts.iter().map(|part| &**part).collect::<Vec<_>>().concat().into()
+            }
+        };
+        let count = stretches.iter().map(ExactSizeIterator::len).sum();
+        Self::new(&self.name, self.dtype, &[count, columns], bytes)
     }
 
     /// Its name in the file.

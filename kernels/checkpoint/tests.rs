@@ -4,13 +4,17 @@ mod damage;
 mod fixture;
 mod forms;
 mod heads;
+mod mixtures;
 mod noise;
 mod places;
 mod settings;
 
 use std::fs;
 
-use super::{Checkpoint, Dtype, Files, Format, Layer, LayerKind, Linear, Mixer, NormEncoding};
+use super::{
+    Checkpoint, Dtype, FeedForward, Files, Format, Layer, LayerKind, Linear, Mixer, Mlp,
+    NormEncoding,
+};
 use fixture::{load, repository, tensors};
 
 const BF16: &str = "tests/golden/bf16";
@@ -28,8 +32,15 @@ fn linears(checkpoint: &Checkpoint) -> Vec<&Linear> {
     all
 }
 
-fn of_layer(layer: &Layer) -> Vec<&Linear> {
-    let mlp = [&layer.mlp.gate, &layer.mlp.up, &layer.mlp.down];
+fn of_layer<'a>(layer: &'a Layer) -> Vec<&'a Linear> {
+    let of_mlp = |mlp: &'a Mlp| [&mlp.gate, &mlp.up, &mlp.down];
+    let mlp = match &layer.mlp {
+        FeedForward::Dense(mlp) => of_mlp(mlp).to_vec(),
+        FeedForward::Experts(moe) => {
+            let experts = moe.experts.iter().chain([&moe.shared]).flat_map(of_mlp);
+            experts.chain([&moe.router, &moe.shared_gate]).collect()
+        }
+    };
     let mixer = match &layer.mixer {
         Mixer::Gdn(gdn) => vec![&gdn.in_qkv, &gdn.in_z, &gdn.in_b, &gdn.in_a, &gdn.out],
         Mixer::Attention(attention) => {

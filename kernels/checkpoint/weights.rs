@@ -1,9 +1,10 @@
 //! The weights of a model, typed as its forward pass reads them.
 
-use super::config::{LayerKind, ModelConfig, NormEncoding};
+use super::config::{Family, LayerKind, ModelConfig, MoeShape, NormEncoding};
 use super::linear::Linear;
+use super::moe::{self, MoeWeights};
 use super::reader::Reader;
-use super::{Error, Norm};
+use super::{Error, Norm, fused};
 
 /// One layer: `h = x + mixer(norm(x)); h + mlp(norm(h))`.
 #[derive(Clone, Debug)]
@@ -15,7 +16,16 @@ pub struct Layer {
     /// Before the feed-forward block [hidden].
     pub post_norm: Norm,
     /// Mixes features.
-    pub mlp: Mlp,
+    pub mlp: FeedForward,
+}
+
+/// The part of a layer that mixes features.
+#[derive(Clone, Debug)]
+pub enum FeedForward {
+    /// One block for all tokens.
+    Dense(Box<Mlp>),
+    /// A few blocks of many for each token.
+    Experts(Box<MoeWeights>),
 }
 
 /// The part of a layer that mixes positions.
@@ -103,10 +113,10 @@ pub(super) fn layer(
     config: &ModelConfig,
     path: &str,
     kind: LayerKind,
+    experts: Option<&MoeShape>,
 ) -> Result<Layer, Error> {
-    let (hidden, ffn) = (config.hidden, config.ffn);
-    let gain = |name: &str| reader.gain(&format!("{path}.{name}.weight"), hidden);
-    let linear = |name: &str, out, input| reader.linear(&format!("{path}.mlp.{name}"), out, input);
+    let gain = |name: &str| reader.gain(&format!("{path}.{name}.weight"), config.hidden);
+    let mlp = format!("{path}.mlp");
     Ok(Layer {
         input_norm: gain("input_layernorm")?,
         mixer: match kind {
@@ -114,11 +124,26 @@ pub(super) fn layer(
             LayerKind::Attention => Mixer::Attention(Box::new(attention(reader, config, path)?)),
         },
         post_norm: gain("post_attention_layernorm")?,
-        mlp: Mlp {
-            gate: linear("gate_proj", ffn, hidden)?,
-            up: linear("up_proj", ffn, hidden)?,
-            down: linear("down_proj", hidden, ffn)?,
+        mlp: match experts {
+            None => FeedForward::Dense(Box::new(dense(reader, &mlp, config.hidden, config.ffn)?)),
+            Some(shape) => {
+                FeedForward::Experts(Box::new(moe::read(reader, &mlp, config.hidden, shape)?))
+            }
         },
+    })
+}
+
+/// The block [hidden → ffn → hidden] at `path`.
+pub(super) fn dense(
+    reader: &Reader<'_>,
+    path: &str,
+    hidden: usize,
+    ffn: usize,
+) -> Result<Mlp, Error> {
+    Ok(Mlp {
+        gate: reader.linear(&format!("{path}.gate_proj"), ffn, hidden)?,
+        up: reader.linear(&format!("{path}.up_proj"), ffn, hidden)?,
+        down: reader.linear(&format!("{path}.down_proj"), hidden, ffn)?,
     })
 }
 
@@ -126,11 +151,22 @@ fn gdn(reader: &Reader<'_>, config: &ModelConfig, path: &str) -> Result<GdnWeigh
     let (shape, hidden) = (&config.gdn, config.hidden);
     let name = |name: &str| format!("{path}.linear_attn.{name}");
     let linear = |part: &str, out, input| reader.linear(&name(part), out, input);
+    let fused = reader.has(&name("in_proj_qkvz.weight"))
+        || config.family == Family::Qwen3Next && !reader.has(&name("in_proj_qkv.weight"));
+    let [in_qkv, in_z, in_b, in_a] = match fused {
+        true => fused::read(reader, &name(""), shape, hidden)?,
+        false => [
+            linear("in_proj_qkv", shape.channels(), hidden)?,
+            linear("in_proj_z", shape.values(), hidden)?,
+            linear("in_proj_b", shape.value_heads, hidden)?,
+            linear("in_proj_a", shape.value_heads, hidden)?,
+        ],
+    };
     Ok(GdnWeights {
-        in_qkv: linear("in_proj_qkv", shape.channels(), hidden)?,
-        in_z: linear("in_proj_z", shape.values(), hidden)?,
-        in_b: linear("in_proj_b", shape.value_heads, hidden)?,
-        in_a: linear("in_proj_a", shape.value_heads, hidden)?,
+        in_qkv,
+        in_z,
+        in_b,
+        in_a,
         conv: reader.taps(&name("conv1d.weight"), shape.channels(), shape.conv_kernel)?,
         a_log: reader.vector(&name("A_log"), shape.value_heads)?,
         dt_bias: reader.vector(&name("dt_bias"), shape.value_heads)?,

@@ -11,6 +11,7 @@ use mtplx_core::sample::{Dist, NotFinite};
 use rayon::prelude::*;
 
 use super::{Arc, Error, FeedRow, MlxEngine, Result, SlotState, micros, take_rows};
+use crate::draft::DraftIds;
 use crate::model::join_rows;
 
 /// Pairs that a row without drafts may leave to the head for later.
@@ -84,9 +85,10 @@ impl MlxEngine {
         let Some(mut hidden) = self.first_draft(rows)? else { return Ok(()) };
         let mut active: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].plan.depth > 0).collect();
         for step in 1.. {
-            let logits = self.logits(&hidden)?;
+            let (logits, ids) = self.model.draft_logits(&hidden)?;
+            let logits = logits.as_dtype(Dtype::Float32)?;
             Self::eval(&mut self.phases, [&logits, &hidden])?;
-            propose(rows, &active, logits.as_slice())?;
+            propose(rows, &active, logits.as_slice(), ids)?;
             let mut kept = Vec::new();
             active = (0_i32..)
                 .zip(active)
@@ -302,13 +304,18 @@ impl MlxEngine {
     }
 }
 
-/// Draws one draft for every active row from the head's logits, `[active, V]` row after row.
-fn propose(rows: &mut [Drafted<'_>], active: &[usize], logits: &[f32]) -> Result<()> {
+/// Draws one draft for every active row from the head's logits of `ids`, row after row.
+fn propose(
+    rows: &mut [Drafted<'_>],
+    active: &[usize],
+    logits: &[f32],
+    ids: DraftIds,
+) -> Result<()> {
     let vocab = logits.len() / active.len().max(1);
     let propose_one = |(&i, logits): (&usize, &[f32])| -> Result<(u32, Dist), NotFinite> {
         let Drafted { row, drafts, .. } = &rows[i];
         let s = &row.request().sampling;
-        let q = Dist::from_logits(logits, s, row.seen(), drafts)?;
+        let q = ids.dist(logits, s, row.seen(), drafts)?;
         let position = row.tokens().len() + drafts.len();
         Ok((draft(s.rule, s.seed, position as u64, &q), q))
     };

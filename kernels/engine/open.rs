@@ -5,9 +5,10 @@ use mtplx_core::engine::{EngineInfo, Phases};
 
 use super::{BTreeMap, Checkpoint, MlxEngine, Model, Place, Result, SlotState};
 use crate::checkpoint::{self, Format, LayerKind};
+use crate::draft::DraftHeadOptions;
 
 /// How large an engine is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EngineOptions {
     /// Sequences that run at once.
     pub slots: usize,
@@ -21,6 +22,8 @@ pub struct EngineOptions {
     pub kv_bytes_max: Option<u64>,
     /// Bytes of KV pages that snapshots may hold beyond those of running rows.
     pub bank_bytes: u64,
+    /// What drafts are read off.
+    pub draft_head: DraftHeadOptions,
     /// Where to run; the best place if `None`.
     pub place: Option<Place>,
 }
@@ -34,6 +37,7 @@ impl Default for EngineOptions {
             context_tokens_max: None,
             kv_bytes_max: None,
             bank_bytes: 256 << 20,
+            draft_head: DraftHeadOptions::default(),
             place: None,
         }
     }
@@ -49,6 +53,7 @@ impl MlxEngine {
         let depth_max = if mtp_absent.is_some() { 0 } else { options.depth_max };
         let verify_max = usize::from(depth_max) + 1;
         let model = Model::load(place, checkpoint, options.page_tokens, verify_max)?;
+        let model = model.with_draft_head(place, checkpoint, options.draft_head)?;
         let info = facts(checkpoint, place, options, depth_max, mtp_absent);
         // A few pages to begin with; they grow with the tokens in use.
         let pools = model.pools(info.slots, info.slots.min(info.pages_max))?;

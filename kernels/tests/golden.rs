@@ -28,14 +28,14 @@ fn data() -> Vec<u8> {
     std::fs::read(folder("tests/golden/golden.safetensors")).unwrap()
 }
 
-fn floats(data: &[u8], name: &str) -> (Vec<usize>, Vec<f32>) {
+pub fn floats(data: &[u8], name: &str) -> (Vec<usize>, Vec<f32>) {
     let tensors = SafeTensors::deserialize(data).unwrap();
     let t = tensors.tensor(name).unwrap();
     let values = t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
     (t.shape().to_vec(), values.collect())
 }
 
-fn ids(data: &[u8], name: &str) -> Vec<Token> {
+pub fn ids(data: &[u8], name: &str) -> Vec<Token> {
     let tensors = SafeTensors::deserialize(data).unwrap();
     let t = tensors.tensor(name).unwrap();
     t.data()
@@ -66,7 +66,7 @@ pub fn cases() -> Vec<Case> {
         .collect()
 }
 
-fn places() -> Vec<Place> {
+pub fn places() -> Vec<Place> {
     vec![
         #[cfg(target_os = "linux")]
         Place::Host,
@@ -74,31 +74,31 @@ fn places() -> Vec<Place> {
     ]
 }
 
-struct Bench {
-    model: Model,
-    pools: Pools,
+pub struct Bench {
+    pub model: Model,
+    pub pools: Pools,
 }
 
 impl Bench {
-    fn new(path: &str, place: Place) -> Self {
+    pub fn new(path: &str, place: Place) -> Self {
         let model = Model::load(place, &checkpoint(path), PAGE, 5).unwrap();
         let pools = model.pools(2, 16).unwrap();
         Self { model, pools }
     }
 
-    fn row(len: usize, position: usize) -> FeedRow {
+    pub fn row(len: usize, position: usize) -> FeedRow {
         let pages: Arc<[u32]> = (2..14).rev().collect();
         FeedRow { slot: 1, start: 0, len, position, keep: 0, commit: true, pages }
     }
 
-    fn logits(&self, hidden: &Array) -> Vec<f32> {
+    pub fn logits(&self, hidden: &Array) -> Vec<f32> {
         let logits = self.model.logits(hidden).unwrap();
         logits.eval().unwrap();
         logits.as_slice().to_vec()
     }
 }
 
-fn check(what: &str, got: &[f32], want: &[f32]) {
+pub fn check(what: &str, got: &[f32], want: &[f32]) {
     assert_eq!(got.len(), want.len(), "{what}");
     let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     println!("{what}: max abs difference {worst:.1e}");

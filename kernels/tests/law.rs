@@ -58,26 +58,39 @@ fn p_value(a: &[Token], b: &[Token]) -> (f64, usize) {
     (1.0 - ChiSquared::new(freedom as f64).unwrap().cdf(chi), freedom)
 }
 
+/// Sampled tokens with drafts against those without; the degrees of freedom.
+fn compare(house: &mut House, prompt: &[Token], temperature: f32, n: u64) -> usize {
+    let plain = draws(house, prompt, temperature, (n, 0));
+    let spec = draws(house, prompt, temperature, (n, 2));
+    let mut freedoms = 0;
+    for i in 0..TOKENS {
+        let at = |draws: &[[Token; TOKENS]]| draws.iter().map(|d| d[i]).collect::<Vec<_>>();
+        let (p, freedom) = p_value(&at(&plain), &at(&spec));
+        freedoms += freedom;
+        let of = format!("T={temperature} token {}", i + 1);
+        println!("{of}: p = {p:.3}, {freedom} degrees of freedom, {n} draws each");
+        assert!(p > 1e-3, "{of}: p = {p}");
+    }
+    freedoms
+}
+
 #[test]
 fn sampled_tokens_with_speculation_follow_the_plain_distribution() {
     let mut house = House::new(engine(Q8, None, 16));
     // The story begins with a name, and many are possible.
     let prompt = &crate::golden::cases()[0].ids;
-    let n = 2_000;
-    let mut freedoms = 0;
-    for temperature in [0.6, 1.0] {
-        let plain = draws(&mut house, prompt, temperature, (n, 0));
-        let spec = draws(&mut house, prompt, temperature, (n, 2));
-        for i in 0..TOKENS {
-            let at = |draws: &[[Token; TOKENS]]| draws.iter().map(|d| d[i]).collect::<Vec<_>>();
-            let (p, freedom) = p_value(&at(&plain), &at(&spec));
-            freedoms += freedom;
-            let of = format!("T={temperature} token {}", i + 1);
-            println!("{of}: p = {p:.3}, {freedom} degrees of freedom, {n} draws each");
-            assert!(p > 1e-3, "{of}: p = {p}");
-        }
-    }
+    let freedoms: usize =
+        [0.6, 1.0].into_iter().map(|t| compare(&mut house, prompt, t, 2_000)).sum();
     let deep = house.reports.iter().filter(|r| r.positions.len() == 2).count();
     assert!(deep > 200, "{deep} cycles judged a second draft");
     assert!(freedoms > 20, "{freedoms}: the prompt leaves something open");
+}
+
+/// Drafts from a third of the vocabulary in two bits: many are wrong, and none may show.
+#[test]
+fn sampled_tokens_with_a_poor_draft_head_follow_the_plain_distribution() {
+    let mut house = House::new(crate::draft_head::engine(Some(2), 0.3, 16));
+    let prompt = &crate::golden::cases()[0].ids;
+    let freedoms = compare(&mut house, prompt, 1.0, 1_500);
+    assert!(freedoms > 10, "{freedoms}: the prompt leaves something open");
 }

@@ -1,8 +1,10 @@
 //! The engine against what it must equal. One binary:
 //!
+//! * `draft_head`: a cheaper head for drafts changes how many are accepted, and no text;
 //! * `golden`: logits and hidden states of trunk and MTP head against mlx-lm's;
 //! * `lossless`: the same text at every depth, in every company, warm and cold;
-//! * `law`: sampled tokens with speculation follow the plain distribution.
+//! * `law`: sampled tokens with speculation follow the plain distribution;
+//! * `moe`: mixtures of experts, Qwen3.5's and Qwen3-Next, against mlx-lm and against themselves.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +13,9 @@
     reason = "this is a test: what fails must fail loudly, and figures are printed"
 )]
 
+mod draft_head;
 mod golden;
 mod house;
 mod law;
 mod lossless;
+mod moe;

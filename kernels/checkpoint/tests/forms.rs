@@ -264,9 +264,8 @@ fn a_quantised_head_need_not_resemble_its_trunk() {
         Model::quantize(&mut model.head, bits, group);
         model.config["quantization"] = json!({"bits": 4, "group_size": 64, "mode": "affine"});
         let loaded = model.load().unwrap();
-        let mtp = loaded.mtp.unwrap();
-        assert_eq!(scheme(&mtp.fc), Some((bits, group)));
-        assert_eq!(scheme(&mtp.layers[0].mlp.down), Some((bits, group)));
-        assert_eq!(scheme(&loaded.layers[0].mlp.down), Some((4, 64)));
+        assert_eq!(scheme(&loaded.mtp.as_ref().unwrap().fc), Some((bits, group)));
+        assert_eq!(scheme(find(&loaded, "mtp.layers.0.mlp.down_proj")), Some((bits, group)));
+        assert_eq!(scheme(find(&loaded, "layers.0.mlp.down_proj")), Some((4, 64)));
     }
 }

@@ -1,6 +1,6 @@
 //! Times the CPU kernels: the shortest of many repeats for each shape.
 //!
-//! `cargo run --release --example cpu_kernels [linear|gdn|attention|other]`
+//! `cargo run --release --example cpu_kernels [linear|experts|gdn|attention|other]`
 
 #[cfg(target_os = "linux")]
 mod timings;

@@ -3,8 +3,9 @@
 #![allow(clippy::print_stdout)]
 
 use mtplx_kernels::cpu::{
-    Affine, Attention, AttentionDims, AttentionParams, AttentionRow, Gdn, GdnDims, GdnParams,
-    GdnPools, GdnRow, KvPools, Pool, Weight, attention, gated_delta, linear, rms_norm, silu_mul,
+    Affine, Attention, AttentionDims, AttentionParams, AttentionRow, Expert, Experts, Gdn, GdnDims,
+    GdnParams, GdnPools, GdnRow, KvPools, Pool, Weight, attention, gated_delta, linear,
+    mix_experts, rms_norm, silu_mul,
 };
 use std::time::Instant;
 
@@ -16,6 +17,9 @@ pub(crate) fn run(chosen: Option<&str>) -> Result<()> {
     println!("{} threads", rayon::current_num_threads());
     if wanted("linear") {
         time_linear()?;
+    }
+    if wanted("experts") {
+        time_experts()?;
     }
     if wanted("gdn") {
         time_gdn()?;
@@ -98,6 +102,36 @@ fn time_linear() -> Result<()> {
             }
             println!();
         }
+    }
+    Ok(())
+}
+
+// === experts ===
+
+/// A layer of 35B-A3B's shape: 256 experts, eight for each token and the shared one. Of one token
+/// nine are read; a dense layer of their size, beside it, is what they should cost.
+fn time_experts() -> Result<()> {
+    let (hidden, width, experts, per_token) = (2048, 512, 256, 8);
+    let expert = |n: usize| -> Result<Expert> {
+        let gate_up = quantised(4, 2 * n * width, hidden)?;
+        Ok(Expert { gate_up, down: quantised(4, hidden, n * width)? })
+    };
+    let routed = (0..experts).map(|_| expert(1)).collect::<Result<_>>()?;
+    let moe = Experts::new(routed, expert(1)?, per_token, true)?;
+    let dense = expert(per_token + 1)?;
+    println!("{experts} experts, q4, {} MB: microseconds (dense)", moe.bytes() / 1_000_000);
+    for m in [1, 2, 4, 8, 32, 256] {
+        let (x, scores) = (values(m * hidden, 1), values(m * (experts + 1), 2));
+        let mut out = vec![0.0; m * hidden];
+        let routed = shortest(|| mix_experts(&x, &scores, &moe, &x, &mut out));
+        let wide = (per_token + 1) * width;
+        let (mut gate_up, mut gated) = (vec![0.0; m * 2 * wide], vec![0.0; m * wide]);
+        let whole = shortest(|| {
+            linear(&x, &dense.gate_up, &mut gate_up);
+            silu_mul(&gate_up, wide, &mut gated);
+            linear(&gated, &dense.down, &mut out);
+        });
+        println!("M{m}: {:.0} ({:.0})", routed * 1e6, whole * 1e6);
     }
     Ok(())
 }
