@@ -49,7 +49,7 @@ async fn main() -> ExitCode {
     let done = tokio::select! {
         done = run(&cli.scenario) => done,
         // Returning drops the servers of the run, and with them their processes.
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        signal = stopped() => Err(signal),
     };
     progress::say("");
     match done {
@@ -62,6 +62,21 @@ async fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Ends when somebody wants the run to end, or cannot be heard.
+async fn stopped() -> anyhow::Error {
+    use tokio::signal::unix::{SignalKind, signal};
+    let heard = async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::io::Result::Ok(())
+    };
+    heard.await.err().map_or_else(|| anyhow::anyhow!("interrupted"), Into::into)
 }
 
 async fn run(scenario: &Scenario) -> Result<Report> {

@@ -28,6 +28,9 @@ use peer::Peers;
 /// Longest time of one round of one server.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// Tokens of an answer whose time does not count.
+const WARM_TOKENS: usize = 6;
+
 /// The same work for us and for mlx_lm.server, turn by turn.
 #[derive(Args)]
 pub(crate) struct Versus {
@@ -43,16 +46,17 @@ pub(crate) struct Versus {
     #[arg(long, default_value_t = 1)]
     requests: usize,
     /// Tokens of every answer.
-    #[arg(long, default_value_t = 48)]
+    #[arg(long, default_value_t = 32)]
     tokens: usize,
-    /// Words of real text before the question, in turn.
-    #[arg(long, value_delimiter = ',', default_value = "0,30,90")]
+    /// Words of real text before the question, in turn. The peer feeds a prompt to a quantised
+    /// model on a CPU at a few tokens a second: long ones take minutes.
+    #[arg(long, value_delimiter = ',', default_value = "0")]
     words: Vec<usize>,
     /// Temperatures, one series each.
     #[arg(long, value_delimiter = ',', default_value = "0.6,0")]
     temperatures: Vec<f64>,
     /// Rounds of every series; the servers take turns in each.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     rounds: usize,
     /// A fast BLAS to preload for the peer, in place of Debian's libopenblas0-pthread.
     #[arg(long)]
@@ -118,7 +122,7 @@ async fn warm_up(args: &Versus, runners: &[Runner]) -> Result<()> {
         for &clients in &args.clients {
             let setting = Setting { temperature: 0.6, clients };
             progress::say(&format!("warming up {} for {clients}", runner.column.name));
-            round(args, runner, setting, 0).await?;
+            round(args, runner, setting, (0, WARM_TOKENS)).await?;
         }
     }
     Ok(())
@@ -137,20 +141,32 @@ async fn series(
         let Setting { temperature, clients } = setting;
         let name = runner.column.name;
         progress::say(&format!("T={temperature}, {clients} clients, round {number}: {name}"));
-        let seen = round(args, runner, setting, number).await?;
+        let seen = round(args, runner, setting, (number, args.tokens)).await?;
         runner.server.alive()?;
         runner.column.rounds.push((setting, seen));
     }
     Ok(())
 }
 
-async fn round(args: &Versus, runner: &Runner, setting: Setting, number: usize) -> Result<Round> {
+async fn round(
+    args: &Versus,
+    runner: &Runner,
+    setting: Setting,
+    (number, tokens): (usize, usize),
+) -> Result<Round> {
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for i in 0..setting.clients {
         let client = runner.client.clone();
         let bodies: Vec<Value> = (0..args.requests)
-            .map(|j| body(args, runner.ours, setting, (number, i * args.requests + j)))
+            .map(|j| {
+                let mut body = body(args, setting, (number, i * args.requests + j));
+                body["max_tokens"] = tokens.into();
+                if runner.ours {
+                    body["ignore_eos"] = true.into();
+                }
+                body
+            })
             .collect();
         tasks.spawn(async move {
             let mut seen = Vec::new();
@@ -173,7 +189,7 @@ async fn round(args: &Versus, runner: &Runner, setting: Setting, number: usize) 
 }
 
 /// The request of this number: the same for all servers, another in every round.
-fn body(args: &Versus, ours: bool, setting: Setting, (round, number): (usize, usize)) -> Value {
+fn body(args: &Versus, setting: Setting, (round, number): (usize, usize)) -> Value {
     let Setting { temperature, clients } = setting;
     let hot = u64::from(temperature > 0.0);
     let series = (round as u64) << 32 | (clients as u64) << 16 | hot << 15;
@@ -185,8 +201,5 @@ fn body(args: &Versus, ours: bool, setting: Setting, (round, number): (usize, us
     // A seed would keep the peer from batching; each server draws as it likes.
     body["top_p"] = 0.95.into();
     body["top_k"] = 20.into();
-    if ours {
-        body["ignore_eos"] = true.into();
-    }
     body
 }

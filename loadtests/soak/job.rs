@@ -69,11 +69,11 @@ impl Job {
             return Self { manner, body: wrong(&mut random), max_tokens: 0 };
         }
         // Most prompts are short, a few long, and a third begin as others did.
-        let words = [4, 12, 12, 30, 30, 30, 60, 60, 120, 300][random.below(10)];
+        let words = [4, 8, 8, 12, 12, 16, 24, 40, 60, 200][random.below(10)];
         let mut prompt = Vec::new();
         if random.chance(33) {
             let familiar = random.below(FAMILIAR);
-            prompt = passage(&mut Random::new(seed ^ 1, familiar as u64), 20 + 5 * familiar);
+            prompt = passage(&mut Random::new(seed ^ 1, familiar as u64), 10 + 2 * familiar);
         }
         let own = words + random.below(words);
         prompt.extend(passage(&mut random, own));
