@@ -77,10 +77,11 @@ impl Seen {
         }
         // Some servers take the text of a model without thoughts for thoughts.
         let part = |name: &str| choice["delta"][name].as_str().unwrap_or_default();
-        let (thought, text) = (part("reasoning"), part("content"));
-        self.text.push_str(thought);
-        self.text.push_str(text);
-        let any = !thought.is_empty() || !text.is_empty();
+        let before = self.text.len();
+        for name in ["reasoning", "reasoning_content", "content"] {
+            self.text.push_str(part(name));
+        }
+        let any = self.text.len() > before;
         if any {
             self.times.push(now);
         }

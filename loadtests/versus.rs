@@ -61,8 +61,8 @@ pub(crate) struct Versus {
     /// A fast BLAS to preload for the peer, in place of Debian's libopenblas0-pthread.
     #[arg(long)]
     blas: Option<PathBuf>,
-    /// The peer's columns: as installed, with the BLAS, and with the BLAS on the checkpoint
-    /// unpacked to fp32, which is what a BLAS is good for.
+    /// The peer's columns: as installed, with the BLAS, with the BLAS on the checkpoint unpacked
+    /// to fp32, which is what a BLAS is good for; and, on request, the original MTPLX.
     #[arg(long, value_delimiter = ',', default_value = "installed,blas,fp32")]
     peers: Vec<peer::Form>,
     /// Prompts follow from it.

@@ -12,7 +12,11 @@ use crate::server::{Server, free_port};
 
 /// Where it is all made: below what git ignores.
 const HOME: &str = "target/peers";
-const REQUIREMENTS: &str = include_str!("../peers/mlx-lm.txt");
+const MLX_LM: &str = include_str!("../peers/mlx-lm.txt");
+const MTPLX: &str = include_str!("../peers/mtplx.txt");
+/// The original itself, without the dependencies that its metadata names for a Mac.
+const ORIGINAL: &str = "mtplx==2.12.2";
+const STAND_IN: &str = include_str!("../peers/sitecustomize.py");
 /// Where Debian puts its libopenblas0-pthread.
 const DEBIAN: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0",
@@ -28,6 +32,8 @@ pub(super) enum Form {
     Blas,
     /// With the BLAS, on the checkpoint unpacked to fp32.
     Fp32,
+    /// Another peer: the original, one request at a time, without its kernels for Metal.
+    Mtplx,
 }
 
 impl Form {
@@ -36,6 +42,7 @@ impl Form {
             Self::Installed => "mlx_lm as installed",
             Self::Blas => "mlx_lm, BLAS",
             Self::Fp32 => "mlx_lm, BLAS, fp32",
+            Self::Mtplx => "MTPLX on MLX CPU",
         }
     }
 
@@ -44,19 +51,21 @@ impl Form {
         match self {
             Self::Installed => Some(3.0),
             Self::Blas => Some(1.5),
-            // Another checkpoint than ours, strictly: told, not judged.
-            Self::Fp32 => None,
+            // Another checkpoint than ours, or a server far from its home: told, not judged.
+            Self::Fp32 | Self::Mtplx => None,
         }
     }
 
     fn needs_blas(self) -> bool {
-        self != Self::Installed
+        matches!(self, Self::Blas | Self::Fp32)
     }
 }
 
 /// All that is needed to start it.
 pub(super) struct Peers {
     python: PathBuf,
+    /// Of the original, where it was asked for.
+    original: Option<PathBuf>,
     packed: PathBuf,
     unpacked: PathBuf,
     blas: Option<PathBuf>,
@@ -70,7 +79,11 @@ impl Peers {
     pub(super) fn prepare(checkpoint: &Path, blas: Option<&Path>, forms: &[Form]) -> Result<Self> {
         let home = Path::new(HOME);
         std::fs::create_dir_all(home)?;
-        let python = environment(&home.join("mlx-lm"))?;
+        let python = environment(&home.join("mlx-lm"), MLX_LM, None)?;
+        let original = match forms.contains(&Form::Mtplx) {
+            true => Some(environment(&home.join("mtplx"), MTPLX, Some(ORIGINAL))?),
+            false => None,
+        };
         let (packed, unpacked) = (home.join("endless"), home.join("endless-fp32"));
         endless(checkpoint, &packed)?;
         let blas = fast_blas(blas)?;
@@ -88,7 +101,7 @@ impl Peers {
         if chosen.contains(&Form::Fp32) {
             unpack(&python, &packed, &unpacked)?;
         }
-        Ok(Self { python, packed, unpacked, blas, forms: chosen, notes })
+        Ok(Self { python, original, packed, unpacked, blas, forms: chosen, notes })
     }
 
     /// Those that can be run here.
@@ -98,6 +111,10 @@ impl Peers {
 
     pub(super) async fn start(&self, form: Form) -> Result<Server> {
         let port = free_port()?;
+        if let Some(python) = self.original.as_ref().filter(|_| form == Form::Mtplx) {
+            let command = original(python, &self.packed, port)?;
+            return Server::foreign("mtplx-original", command, port).await;
+        }
         let model = if form == Form::Fp32 { &self.unpacked } else { &self.packed };
         let mut command = tokio::process::Command::new(&self.python);
         command.args(["-m", "mlx_lm", "server", "--log-level", "WARNING", "--model"]).arg(model);
@@ -112,19 +129,38 @@ impl Peers {
     }
 }
 
-/// A virtual environment with what the requirements name; its python.
-fn environment(folder: &Path) -> Result<PathBuf> {
+/// The original's server. Without the two settings of its verification its text is wrong where
+/// there is no Metal, and a comparison void.
+fn original(python: &Path, model: &Path, port: u16) -> Result<tokio::process::Command> {
+    let scratch = std::path::absolute(Path::new(HOME).join("mtplx-home"))?;
+    std::fs::create_dir_all(&scratch)?;
+    std::fs::write(scratch.join("sitecustomize.py"), STAND_IN)?;
+    let mut command = tokio::process::Command::new(python.with_file_name("mtplx"));
+    command.args(["serve", "--host", "127.0.0.1", "--port", &port.to_string(), "--model"]);
+    command.arg(model).args(["--yes", "--no-auth", "--no-stats-footer", "--warmup-tokens", "0"]);
+    command.args(["--verify-strategy", "capture_commit", "--verify-core", "stock"]);
+    command.args(["--ssd-session-cache", "off"]).env("HF_HUB_OFFLINE", "1");
+    command.env("HOME", &scratch).env("PYTHONPATH", &scratch);
+    Ok(command)
+}
+
+/// A virtual environment with what the requirements name, and one more package without its
+/// dependencies; its python.
+fn environment(folder: &Path, requirements: &str, bare: Option<&str>) -> Result<PathBuf> {
     let python = folder.join("bin/python");
     let stamp = folder.join("requirements.txt");
-    if std::fs::read_to_string(&stamp).is_ok_and(|made| made == REQUIREMENTS) {
+    if std::fs::read_to_string(&stamp).is_ok_and(|made| made == requirements) {
         return Ok(python);
     }
     progress::say("making the peer's environment");
     succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder))?;
     let wanted = folder.join("wanted.txt");
-    std::fs::write(&wanted, REQUIREMENTS)?;
-    let pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-r"];
-    succeed(Command::new(&python).args(pip).arg(&wanted))?;
+    std::fs::write(&wanted, requirements)?;
+    let pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet"];
+    succeed(Command::new(&python).args(pip).arg("-r").arg(&wanted))?;
+    if let Some(bare) = bare {
+        succeed(Command::new(&python).args(pip).args(["--no-deps", bare]))?;
+    }
     std::fs::rename(wanted, stamp)?;
     Ok(python)
 }
