@@ -43,7 +43,7 @@ pub(crate) struct Stall {
     #[arg(long, value_delimiter = ',', default_value = "1000,2000,4000")]
     lengths: Vec<usize>,
     /// Events of every stream before the prompt arrives.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 200)]
     events: usize,
     /// How often every combination is run; the worst counts.
     #[arg(long, default_value_t = 1)]
