@@ -192,6 +192,12 @@ inventory! {
         "KV pages that nobody has and nobody was promised.");
     PAGES_MAX = metric(Gauge, Count, "mtplx_pages_max", "KV pages in all.");
     SNAPSHOTS = metric(Gauge, Count, "mtplx_snapshots_alive", "Parked states the engine holds.");
+    ENGINE_ACTIVE = metric(Gauge, Bytes, "mtplx_engine_active_bytes",
+        "Memory in the engine's live arrays: weights, states, pages, what is being computed.");
+    ENGINE_CACHED = metric(Gauge, Bytes, "mtplx_engine_cached_bytes",
+        "Memory that the engine's allocator keeps for arrays to come.");
+    ENGINE_PEAK = metric(Gauge, Bytes, "mtplx_engine_peak_bytes",
+        "The most memory that the engine's arrays ever held at once.");
     INTEGRITY_FAILURES = metric(Counter, Count, "mtplx_integrity_failures_total",
         "Times the ledger of slots, pages and snapshots contradicted itself.");
 

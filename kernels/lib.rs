@@ -16,6 +16,7 @@ pub mod gdn;
 #[cfg(target_os = "linux")]
 pub mod host;
 pub mod linear;
+pub mod memory;
 pub mod model;
 pub mod norm;
 pub mod pair;

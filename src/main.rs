@@ -3,7 +3,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -95,8 +94,7 @@ fn serve(args: &Serve) -> Result<()> {
     let done = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         tokio::spawn(telemetry::upkeep(metrics.clone()));
-        let render = Arc::new(move || metrics.render());
-        let app = App::start(&config, &model, render).await?;
+        let app = App::start(&config, &model, telemetry::render(metrics)).await?;
         let address = app.address();
         let stop = async move {
             signals.next().await;

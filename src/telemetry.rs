@@ -1,10 +1,13 @@
 //! Logs and metrics: set up once, before anything else.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use mtplx_actors::ingress::RenderMetrics;
+use mtplx_kernels::memory::Memory;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
@@ -33,6 +36,21 @@ pub fn logs(settings: &Log) -> Result<()> {
 /// When there is a recorder already.
 pub fn metrics() -> Result<PrometheusHandle> {
     Ok(mtplx_actors::metrics::install(PrometheusBuilder::new())?)
+}
+
+/// Renders all metrics; the engine's memory is looked up at that moment.
+#[must_use]
+pub fn render(metrics: PrometheusHandle) -> RenderMetrics {
+    Arc::new(move || {
+        match Memory::now() {
+            Ok(Memory { active, cached, peak }) => {
+                let wide = |bytes| u64::try_from(bytes).unwrap_or(u64::MAX);
+                mtplx_actors::metrics::engine_memory(wide(active), wide(cached), wide(peak));
+            }
+            Err(error) => tracing::debug!(%error, "MLX does not tell its memory"),
+        }
+        metrics.render()
+    })
 }
 
 /// Folds what was recorded into the histograms, so that they do not grow between two scrapes.

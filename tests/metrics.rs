@@ -21,6 +21,10 @@ fn metrics_count_what_was_served() {
     let drafted = house.metric("mtplx_draft_judged_tokens_total");
     let accepted = house.metric("mtplx_draft_accepted_tokens_total");
     assert!(drafted >= accepted && accepted > 0.0, "{accepted} of {drafted}");
+    // The model alone has more than ten million bytes.
+    let (active, peak) = ("mtplx_engine_active_bytes", "mtplx_engine_peak_bytes");
+    let (active, peak) = (house.metric(active), house.metric(peak));
+    assert!(active > 1e7 && peak >= active, "{active} of {peak}");
     let (_, text) = house.get("/metrics");
     assert!(text.contains("mtplx_time_to_first_token_seconds_bucket{"), "{text}");
     assert!(!text.contains("quantile="), "histograms, never summaries");

@@ -128,6 +128,13 @@ pub fn books(batch: &Batch) {
     SNAPSHOTS.set(float(batch.ledger().snapshots()), []);
 }
 
+/// Bytes in the engine's arrays, kept for arrays to come, and the most there ever were in arrays.
+pub fn engine_memory(active: u64, cached: u64, peak: u64) {
+    ENGINE_ACTIVE.set(wide(active), []);
+    ENGINE_CACHED.set(wide(cached), []);
+    ENGINE_PEAK.set(wide(peak), []);
+}
+
 /// The books contradicted themselves.
 pub fn integrity_failed() {
     INTEGRITY_FAILURES.add(1, []);
