@@ -14,6 +14,8 @@ use crate::{Page, RequestId, Slot, SnapshotId, Token};
 mod settle;
 #[cfg(all(test, feature = "scripted"))]
 mod simulate;
+#[cfg(all(test, feature = "scripted"))]
+mod tests;
 
 /// Bounds of the scheduler, fixed at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +212,20 @@ impl Batch {
         if self.ledger.release(snapshot) {
             self.moves.push(Move::Forget { snapshot });
         }
+    }
+
+    /// Takes out the first in the queue if even an empty engine has too few pages for it, so that
+    /// it would wait for ever; and what its stream is told.
+    pub fn give_up(&mut self) -> Option<(RequestId, RowEvent)> {
+        let empty = self.rows.is_empty() && self.ledger.snapshots() == 0;
+        let pages = self.tokens_max(&self.waiting.front()?.request).div_ceil(self.info.page_tokens);
+        let (_, free) = self.ledger.free();
+        if !empty || pages <= free {
+            return None;
+        }
+        let request = self.waiting.pop_front()?.request;
+        let usage = Usage { prompt: request.prompt.len(), ..Usage::default() };
+        Some((request.id, RowEvent::Finished(Finish::Fault, usage)))
     }
 
     /// Whether another step has anything to do.
