@@ -209,7 +209,7 @@ inventory! {
         "Memory that warm prefixes may keep alive.");
 
     // Knobs and heat.
-    DEPTH = metric(Gauge, Tokens, "mtplx_draft_depth_tokens", "Tokens to draft, as now set.");
+    DEPTH = metric(Gauge, Tokens, "mtplx_draft_depth_tokens", "Tokens to draft at the width that ran last.");
     ROWS_MAX = metric(Gauge, Count, "mtplx_rows_max", "Rows that may run at once, as now set.");
     ACCEPTANCE = metric(Gauge, Ratio, "mtplx_draft_acceptance_ratio",
         "Acceptance by draft position as the tuner believes it.").by(&[POSITION]);

@@ -21,8 +21,6 @@ struct World {
     reports: UnboundedReceiver<tuner::Message>,
 }
 
-const KNOBS: Knobs = Knobs { depth: 3, rows_max: 8, prefill_busy: 16, prefill_idle: 64 };
-
 /// It is not tuned yet: nothing runs.
 async fn world(engine: impl Fn() -> Scripted + Send + Sync + 'static) -> World {
     let config = Config { snapshots_max: 64, chunk_grain_tokens: 8 };
@@ -49,7 +47,7 @@ impl World {
     }
 
     fn tune(&self) {
-        self.decode.cast(Message::Tune(KNOBS, self.tuner.clone())).unwrap();
+        self.decode.cast(Message::Tune(Knobs::fixed(3, 8, (16, 64)), self.tuner.clone())).unwrap();
     }
 
     async fn observe(&self) -> Snapshot {

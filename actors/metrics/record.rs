@@ -166,9 +166,9 @@ pub fn bank_holds(entries: u64, bytes: u64, bytes_max: u64) {
 
 // === tuner and thermal ===
 
-/// The knobs were set.
-pub fn tuned(knobs: &Knobs) {
-    DEPTH.set(knobs.depth.into(), []);
+/// The knobs were set; `depth` is that of the width that ran last.
+pub fn tuned(knobs: &Knobs, depth: u8) {
+    DEPTH.set(depth.into(), []);
     ROWS_MAX.set(float(knobs.rows_max), []);
     RETUNED.add(1, []);
 }

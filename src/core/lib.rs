@@ -20,7 +20,9 @@
 
 pub mod accept;
 pub mod batch;
+pub mod cost;
 pub mod engine;
+pub mod knobs;
 pub mod ledger;
 pub mod prefix;
 pub mod random;

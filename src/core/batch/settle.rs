@@ -28,6 +28,7 @@ impl Batch {
             assert_eq!(row.slot, slot, "outcomes come in the plan's order");
             self.settle_row(row, &mut settled);
         }
+        self.costs.hear(&settled.report);
         settled
     }
 

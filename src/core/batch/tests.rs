@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeSet;
 
 use super::*;
@@ -5,8 +7,6 @@ use crate::engine::Engine;
 use crate::request::Limits;
 use crate::sample::Sampling;
 use crate::scripted::{Script, Scripted};
-
-const KNOBS: Knobs = Knobs { depth: 2, rows_max: 8, prefill_busy: 16, prefill_idle: 64 };
 
 /// An engine of few pages and its batch.
 fn narrow(pages_max: usize) -> (Scripted, Batch) {
@@ -16,7 +16,11 @@ fn narrow(pages_max: usize) -> (Scripted, Batch) {
     (Scripted::new(info.clone(), script), Batch::new(info, limits))
 }
 
-fn request(id: u64, prompt: &[Token], new_tokens_max: usize) -> Request {
+pub(super) fn knobs() -> Knobs {
+    Knobs::fixed(2, 8, (16, 64))
+}
+
+pub(super) fn request(id: u64, prompt: &[Token], new_tokens_max: usize) -> Request {
     Request {
         id: RequestId(id),
         prompt: prompt.into(),
@@ -27,8 +31,8 @@ fn request(id: u64, prompt: &[Token], new_tokens_max: usize) -> Request {
     }
 }
 
-fn step(engine: &mut Scripted, batch: &mut Batch) -> Settled {
-    let plan = batch.plan(KNOBS);
+pub(super) fn step(engine: &mut Scripted, batch: &mut Batch) -> Settled {
+    let plan = batch.plan(knobs());
     let outcome = engine.run(&plan, batch.rows()).unwrap();
     let settled = batch.settle(&plan, outcome);
     batch.check_integrity().unwrap();
@@ -69,7 +73,7 @@ fn warm_states_of_those_who_wait_give_way_when_nothing_runs() {
     batch.release(*snapshot);
     assert_eq!(batch.ledger().snapshots(), 1);
     assert_eq!(batch.give_up(), None, "they fit without it");
-    let plan = batch.plan(KNOBS);
+    let plan = batch.plan(knobs());
     assert!(plan.moves.contains(&Move::Forget { snapshot: *snapshot }), "{plan:?}");
     assert!(plan.moves.iter().any(|m| matches!(m, Move::Clear { .. })), "the first starts cold");
     // The bank gives up what the first leaves behind, so that the second fits.
@@ -91,7 +95,7 @@ fn only_what_an_empty_engine_cannot_hold_is_given_up() {
     let (mut engine, mut batch) = narrow(2);
     batch.admit(request(1, &[1; 20], 80), None);
     batch.admit(request(2, &[2; 20], 10), None);
-    assert_eq!(batch.plan(KNOBS).moves, [], "the first stands in the way");
+    assert_eq!(batch.plan(knobs()).moves, [], "the first stands in the way");
     let usage = Usage { prompt: 20, ..Usage::default() };
     let told = (RequestId(1), RowEvent::Finished(Finish::Fault, usage));
     assert_eq!(batch.give_up(), Some(told));
