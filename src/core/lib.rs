@@ -25,6 +25,7 @@ pub mod engine;
 pub mod knobs;
 pub mod ledger;
 pub mod prefix;
+pub mod preflight;
 pub mod random;
 pub mod request;
 pub mod sample;
