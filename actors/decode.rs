@@ -215,6 +215,7 @@ impl<E: Engine> State<E> {
         for id in self.streams.take_closed() {
             self.batch.cancel(id);
         }
+        self.measure();
         let plan = self.batch.plan(knobs);
         self.streams.seat(self.batch.rows().values().map(|row| row.request().id));
         let idle = plan.moves.is_empty() && plan.prefill.is_empty() && plan.verify.is_empty();
@@ -228,10 +229,11 @@ impl<E: Engine> State<E> {
         let ran = running.elapsed();
         let settled = self.batch.settle(&plan, outcome);
         let report = settled.report.clone();
-        self.publish(settled)?;
         self.cycles += 1;
+        // Before anybody hears of it: whoever has seen its end and looks at the metrics finds it.
         metrics::cycle(&report, began.elapsed(), ran);
         metrics::books(&self.batch);
+        self.publish(settled)?;
         reports.cast(tuner::Message::Report(report))?;
         Ok(true)
     }

@@ -15,11 +15,13 @@ pub mod gdn;
 #[cfg(target_os = "linux")]
 pub mod host;
 pub mod linear;
+pub mod memory;
 pub mod model;
 pub mod norm;
 pub mod pair;
 pub mod place;
 mod pool;
+pub mod preflight;
 #[cfg(target_os = "linux")]
 mod scratch;
 

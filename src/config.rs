@@ -97,6 +97,7 @@ struct Engine {
     page_tokens: usize,
     context_tokens_max: usize,
     kv_bytes_max: u64,
+    memory_budget: u64,
     draft_tokens_max: u8,
 }
 
@@ -232,6 +233,8 @@ impl Written {
             context_tokens_max: (context > 0).then_some(context),
             kv_bytes_max: (engine.kv_bytes_max > 0).then_some(engine.kv_bytes_max),
             bank_bytes: bank.bytes_max,
+            memory_budget: (engine.memory_budget > 0).then_some(engine.memory_budget),
+            step_tokens: tuner.prefill_idle_tokens,
             place: None,
         };
         Ok(Config { server, model, engine, actors, log })

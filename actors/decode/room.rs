@@ -1,13 +1,31 @@
-//! Room for rows that could have a slot but find no pages: they have precedence over warm prefixes
-//! that nobody uses. Whether a waiting row gives its own warm start up is the batch's decision.
+//! Room for rows that could have a slot but find no pages or no memory: they have precedence over
+//! warm prefixes that nobody uses. Whether a waiting row gives its own warm start up is the batch's
+//! decision.
 
 use mtplx_core::engine::Engine;
 use ractor::ActorProcessingErr;
 
 use super::State;
-use crate::bank;
+use crate::{bank, metrics};
+
+/// Cycles between two looks at memory while nobody waits.
+const METRIC_CYCLES: u64 = 64;
 
 impl<E: Engine> State<E> {
+    /// Sees what memory is in use where that decides about somebody, and now and then for the
+    /// metrics.
+    pub(super) fn measure(&mut self) {
+        if self.batch.waiting() == 0 && !self.cycles.is_multiple_of(METRIC_CYCLES) {
+            return;
+        }
+        self.batch.measured(self.engine.memory());
+        if self.batch.shortage().is_some() {
+            self.engine.trim();
+            self.batch.measured(self.engine.memory());
+        }
+        metrics::memory(self.batch.used(), self.engine.info().budget.bytes);
+    }
+
     /// Asks the bank for pages if somebody waits for nothing else.
     pub(super) fn make_room(&mut self, rows_max: usize) -> Result<(), ActorProcessingErr> {
         let (slots_free, _) = self.batch.ledger().free();
@@ -27,7 +45,7 @@ impl<E: Engine> State<E> {
     pub(super) fn reclaimed(&mut self, found: bool) {
         self.reclaiming = false;
         if !found && let Some((id, event)) = self.batch.give_up() {
-            tracing::error!(request = id.0, "a request does not fit into the engine's pages");
+            tracing::error!(request = id.0, ?event, "a request does not fit into the engine");
             // Its stream is empty yet.
             let _ = self.streams.publish(id, event);
         }

@@ -72,13 +72,21 @@ impl Streams {
     pub(super) fn publish(&mut self, id: RequestId, event: RowEvent) -> Result<(), Full> {
         let Some(stream) = self.0.get_mut(&id) else { return Ok(()) };
         let (usage, last) = match &event {
-            RowEvent::Tokens(_, usage) => (*usage, false),
-            RowEvent::Finished(_, usage) => (*usage, true),
+            RowEvent::Tokens(_, usage) => (Some(*usage), false),
+            RowEvent::Finished(_, usage) => (Some(*usage), true),
+            // It never ran.
+            RowEvent::Refused(_) => (None, true),
         };
-        stream.usage = Some(usage);
+        stream.usage = usage;
+        if last {
+            // Before its client hears of it and may look.
+            usage.iter().for_each(metrics::row_finished);
+        }
         let full = matches!(stream.events.try_send(event), Err(TrySendError::Full(_)));
+        if full && !last {
+            usage.iter().for_each(metrics::row_finished);
+        }
         if last || full {
-            metrics::row_finished(&usage);
             self.0.remove(&id);
         }
         if full { Err(Full) } else { Ok(()) }

@@ -44,6 +44,7 @@ pub fn refused(refusal: &Refusal) {
         Refusal::Invalid { .. } => "invalid",
         Refusal::TooLong { .. } => "too_long",
         Refusal::Overloaded { .. } => "overloaded",
+        Refusal::NoMemory(_) => "memory",
         Refusal::Unavailable { .. } => "unavailable",
     };
     REFUSALS.add(1, [reason.into()]);
@@ -126,6 +127,12 @@ pub fn books(batch: &Batch) {
     SLOTS_FREE.set(float(slots), []);
     PAGES_FREE.set(float(pages), []);
     SNAPSHOTS.set(float(batch.ledger().snapshots()), []);
+}
+
+/// What memory is in use and may be.
+pub fn memory(used: u64, budget: u64) {
+    MEMORY_USED.set(wide(used), []);
+    MEMORY_BUDGET.set(wide(budget), []);
 }
 
 /// The books contradicted themselves.

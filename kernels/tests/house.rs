@@ -113,6 +113,7 @@ impl House {
                     told.usage = usage;
                     self.done.insert(id);
                 }
+                RowEvent::Refused(shortage) => panic!("refused: {shortage}"),
             }
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::cost::Costs;
 use crate::engine::{EngineInfo, Move, Outcome, Phases, Plan, Prefill, RowOutcome, Rows, Verify};
+use crate::guard::Shortage;
 use crate::ledger::{Holding, Ledger};
 use crate::request::{Drafts, Finish, Request, Usage};
 use crate::sample::Seen;
@@ -18,6 +19,7 @@ pub use crate::knobs::{Depths, Knobs};
 mod distribution;
 #[cfg(all(test, feature = "scripted"))]
 mod pacing;
+mod seat;
 mod settle;
 #[cfg(all(test, feature = "scripted"))]
 mod simulate;
@@ -113,6 +115,8 @@ pub enum RowEvent {
     Tokens(Vec<Token>, Usage),
     /// The row has left.
     Finished(Finish, Usage),
+    /// There is no memory for it and none will come; it never ran.
+    Refused(Shortage),
 }
 
 /// A parked state for the session bank.
@@ -172,6 +176,7 @@ pub struct Batch {
     fed: u64,
     /// Whether the last step left out prompts to learn what it costs without.
     measured: bool,
+    memory: seat::Measured,
 }
 
 /// A prompt may be passed by shorter ones until so many times its own length was fed to others. So
@@ -197,6 +202,7 @@ impl Batch {
             costs: Costs::default(),
             fed: 0,
             measured: false,
+            memory: seat::Measured::default(),
         }
     }
 
@@ -232,20 +238,6 @@ impl Batch {
         if self.ledger.release(snapshot) {
             self.moves.push(Move::Forget { snapshot });
         }
-    }
-
-    /// Takes out the first in the queue if even an empty engine has too few pages for it, so that
-    /// it would wait for ever; and what its stream is told.
-    pub fn give_up(&mut self) -> Option<(RequestId, RowEvent)> {
-        let empty = self.rows.is_empty() && self.ledger.snapshots() == 0;
-        let pages = self.tokens_max(&self.waiting.front()?.request).div_ceil(self.info.page_tokens);
-        let (_, free) = self.ledger.free();
-        if !empty || pages <= free {
-            return None;
-        }
-        let request = self.waiting.pop_front()?.request;
-        let usage = Usage { prompt: request.prompt.len(), ..Usage::default() };
-        Some((request.id, RowEvent::Finished(Finish::Fault, usage)))
     }
 
     /// Whether another step has anything to do.
@@ -306,52 +298,6 @@ impl Batch {
         }
         let within = self.costs.prefill_within(verify.len(), depth, stretch);
         within.unwrap_or(knobs.prefill_busy).clamp(1, most)
-    }
-
-    /// Gives free slots to those who wait, in order of arrival: the front of the queue is who is
-    /// next, and nobody else decides that.
-    fn seat(&mut self, rows_max: usize) {
-        while self.rows.len() < rows_max.max(1) {
-            let Some(first) = self.waiting.front() else { return };
-            let tokens_max = self.tokens_max(&first.request);
-            let warm = first.warm.map(|w| w.snapshot);
-            let Some((slot, holding, copy)) = self.ledger.open(tokens_max, warm) else {
-                if self.rows.is_empty() && self.cool_one() {
-                    continue;
-                }
-                return;
-            };
-            let Some(Waiting { request, warm }) = self.waiting.pop_front() else { return };
-            if let Some(copy) = copy {
-                self.moves.push(Move::CopyPage { from: copy.from, to: copy.to });
-            }
-            match warm {
-                Some(Warm { snapshot, .. }) => {
-                    self.moves.push(Move::Restore { slot, snapshot });
-                    self.release(snapshot);
-                }
-                None => self.moves.push(Move::Clear { slot }),
-            }
-            let cached = warm.map_or(0, |w| w.len);
-            self.rows.insert(slot, Row::start(request, holding, cached, self.fed));
-        }
-    }
-
-    /// Nothing runs and the first in the queue finds no pages: the states that waiting requests
-    /// hold to start warm may be what is in the way. The last of them will start cold (L5).
-    fn cool_one(&mut self) -> bool {
-        let warm = self.waiting.iter_mut().rev().find_map(|w| w.warm.take());
-        if let Some(warm) = warm {
-            self.release(warm.snapshot);
-        }
-        warm.is_some()
-    }
-
-    /// Tokens a request may come to. One verify cycle may write past the last token it keeps, but
-    /// never past this: depth is limited by what is still wanted.
-    fn tokens_max(&self, request: &Request) -> usize {
-        let wanted = request.prompt.len() + request.limits.new_tokens_max;
-        wanted.min(self.info.context_tokens_max)
     }
 
     fn plan_verify(&mut self, depths: &Depths) -> Vec<Verify> {

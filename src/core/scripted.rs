@@ -9,6 +9,7 @@ use crate::batch::Row;
 use crate::engine::{
     Emitted, Engine, EngineInfo, Fault, Move, Outcome, Plan, Prefill, RowOutcome, Rows, Verify,
 };
+use crate::guard::Budget;
 use crate::prefix::chain;
 use crate::sample::{Dist, NotFinite};
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
@@ -77,6 +78,7 @@ impl Scripted {
             pages_max: 400,
             page_bytes: 1024,
             snapshot_bytes: 4096,
+            budget: Budget::NONE,
             depth_max: 4,
             mtp_absent: None,
             device: "scripted".into(),
@@ -240,6 +242,14 @@ impl Scripted {
 impl Engine for Scripted {
     fn info(&self) -> &EngineInfo {
         &self.info
+    }
+
+    /// As much as a real one: its base, all pages up to the highest ever written, all that is
+    /// parked.
+    fn memory(&self) -> u64 {
+        let pages = self.pages.last_key_value().map_or(0, |(page, _)| u64::from(page.0) + 1);
+        let parked = self.parked.len() as u64 * self.info.snapshot_bytes;
+        self.info.budget.base + pages * self.info.page_bytes + parked
     }
 
     fn run(&mut self, plan: &Plan, rows: &Rows) -> Result<Outcome, Fault> {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::engine::Engine;
+use crate::guard::Budget;
 use crate::scripted::{Script, Scripted};
 
 mod guests;
@@ -95,7 +96,10 @@ impl Setup {
             ..Script::default()
         };
         // Every other world is short of pages, some of context, some of snapshots.
+        // And some of memory: for two of the longest sequences.
+        let bytes = [u64::MAX, (1 << 20) + (80 << 10)][pick(&[0, 1], 6)];
         let info = EngineInfo {
+            budget: Budget { bytes, base: 1 << 20, step: 1 << 10 },
             pages_max: pick(&[400, 24], 1),
             context_tokens_max: pick(&[512, 150], 2),
             ..Scripted::small(script).info().clone()
@@ -187,6 +191,7 @@ impl World {
     fn step(&mut self) {
         self.tally.steps += 1;
         let knobs = self.knobs();
+        self.batch.measured(self.engine.memory());
         let (before, left) = (self.batch.rows().len(), prompts_left(&self.batch));
         let plan = self.batch.plan(knobs);
         for row in self.batch.rows().values() {
@@ -213,6 +218,7 @@ impl World {
             }
         }
         self.last = plan;
+        memory_stays_within_the_budget(&self.engine);
         the_ledger_is_clean(&self.batch);
     }
 
@@ -223,13 +229,14 @@ impl World {
             match event {
                 RowEvent::Tokens(tokens, _) => self.told.entry(id).or_default().extend(tokens),
                 RowEvent::Finished(finish, usage) => self.part(id, finish, usage),
+                RowEvent::Refused(shortage) => panic!("{id:?}, which ran: {shortage:?}"),
             }
         }
         self.shelf.0.extend(settled.deposits);
         while self.shelf.0.len() > 8 || (!self.shelf.0.is_empty() && self.rng.chance(40)) {
             self.evict();
         }
-        // Pages are short: whoever keeps states gives the oldest up.
+        // Pages or memory are short: whoever keeps states gives the oldest up.
         if self.batch.rows().is_empty() && self.batch.waiting() > 0 && !self.shelf.0.is_empty() {
             self.evict();
         }

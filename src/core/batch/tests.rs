@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::engine::Engine;
+use crate::guard::Budget;
 use crate::request::Limits;
 use crate::sample::Sampling;
 use crate::scripted::{Script, Scripted};
@@ -50,7 +51,7 @@ fn finish(engine: &mut Scripted, batch: &mut Batch) -> (Vec<(RequestId, Finish)>
         deposits.extend(settled.deposits);
         finished.extend(settled.events.into_iter().filter_map(|(id, event)| match event {
             RowEvent::Finished(finish, _) => Some((id, finish)),
-            RowEvent::Tokens(..) => None,
+            RowEvent::Tokens(..) | RowEvent::Refused(_) => None,
         }));
     }
     (finished, deposits)
@@ -101,4 +102,66 @@ fn only_what_an_empty_engine_cannot_hold_is_given_up() {
     assert_eq!(batch.give_up(), Some(told));
     assert_eq!(batch.give_up(), None);
     assert_eq!(finish(&mut engine, &mut batch).0, [(RequestId(2), Finish::Length)]);
+}
+
+/// A batch whose engine has `kib` beside its base of 1 MiB, and measures itself.
+fn bounded(kib: u64) -> (Scripted, Batch) {
+    let script = Script::default();
+    let budget = Budget { bytes: (1024 + kib) << 10, base: 1 << 20, step: 0 };
+    let info = EngineInfo { budget, ..Scripted::small(script).info().clone() };
+    let limits = BatchLimits { snapshots_max: 9, chunk_grain: 8 };
+    (Scripted::new(info.clone(), script), Batch::new(info, limits))
+}
+
+#[test]
+fn nobody_is_seated_whose_last_token_would_exceed_the_budget() {
+    // A request of 96 tokens needs 6 pages of 1 KiB and a state of 4 KiB: one fits into 15 KiB
+    // beside the state of another, two do not.
+    let (mut engine, mut batch) = bounded(15);
+    for id in 1..=5 {
+        batch.admit(request(id, &[id as Token; 30], 66), None);
+    }
+    let mut finished = Vec::new();
+    for _ in 0..500 {
+        batch.measured(engine.memory());
+        let settled = step(&mut engine, &mut batch);
+        assert!(engine.memory() <= batch.info.budget.bytes, "{}", engine.memory());
+        assert!(batch.rows().len() <= 1);
+        // Whoever keeps states lets them go at once.
+        settled.deposits.iter().for_each(|deposit| batch.release(deposit.snapshot));
+        let ended = settled.events.iter().filter(|(_, e)| matches!(e, RowEvent::Finished(..)));
+        finished.extend(ended.map(|(id, _)| id.0));
+    }
+    assert_eq!(finished, [1, 2, 3, 4, 5], "they wait for each other");
+    assert_eq!(batch.give_up(), None);
+}
+
+#[test]
+fn who_would_wait_for_memory_for_ever_is_told_what_is_missing() {
+    let (mut engine, mut batch) = bounded(16);
+    batch.admit(request(1, &[1; 30], 200), None);
+    batch.admit(request(2, &[2; 30], 30), None);
+    batch.measured(engine.memory());
+    assert_eq!(batch.plan(knobs()).moves, []);
+    let shortage = Shortage { needed: 19 << 10, left: 16 << 10, budget: (1024 + 16) << 10 };
+    assert_eq!(batch.shortage(), Some(shortage));
+    assert_eq!(batch.give_up(), Some((RequestId(1), RowEvent::Refused(shortage))));
+    assert_eq!(finish(&mut engine, &mut batch).0, [(RequestId(2), Finish::Length)]);
+}
+
+#[test]
+fn pages_that_others_left_behind_are_paid_for() {
+    let (mut engine, mut batch) = bounded(16);
+    batch.admit(request(1, &[1; 30], 90), None);
+    let (_, deposits) = finish(&mut engine, &mut batch);
+    deposits.iter().for_each(|deposit| batch.release(deposit.snapshot));
+    step(&mut engine, &mut batch);
+    // Eight pages are free again, but their memory is not: it is used anew.
+    batch.measured(engine.memory());
+    assert_eq!(engine.memory(), (1024 + 8) << 10);
+    batch.admit(request(2, &[2; 30], 160), None);
+    assert_eq!(batch.shortage(), None, "four more pages and a state");
+    batch.admit(request(3, &[3; 30], 160), None);
+    step(&mut engine, &mut batch);
+    assert_eq!(batch.waiting(), 1);
 }

@@ -24,7 +24,7 @@ pub(super) fn a_broken_text_begins_right(request: &Request, text: &[Token], engi
 pub(super) fn tokens_out_equal_tokens_settled(settled: &Settled) {
     let told = settled.events.iter().map(|(_, event)| match event {
         RowEvent::Tokens(tokens, _) => tokens.len(),
-        RowEvent::Finished(..) => 0,
+        RowEvent::Finished(..) | RowEvent::Refused(_) => 0,
     });
     assert_eq!(told.sum::<usize>(), settled.report.emitted);
     for pair in settled.events.windows(2) {
@@ -37,6 +37,12 @@ pub(super) fn tokens_out_equal_tokens_settled(settled: &Settled) {
 pub(super) fn the_ledger_is_clean(batch: &Batch) {
     batch.check_integrity().unwrap();
     assert!(batch.ledger().snapshots() <= batch.limits.snapshots_max);
+}
+
+/// What the engine holds never exceeds what it may.
+pub(super) fn memory_stays_within_the_budget(engine: &Scripted) {
+    let (used, budget) = (engine.memory(), engine.info().budget);
+    assert!(used <= budget.bytes - budget.step, "{used} of {budget:?}");
 }
 
 /// A slot has one part in a step, and a row.
