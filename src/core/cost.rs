@@ -82,7 +82,8 @@ impl Beside {
         let extra = extra.clamp(-decode, most.max(decode));
         self.micros += extra - WEIGHT * self.micros;
         self.tokens += tokens as f64 - WEIGHT * self.tokens;
-        self.last = tokens;
+        // The last piece of a prompt is short without a reason in time.
+        self.last = tokens.max(self.last / 2);
     }
 
     fn price(&self) -> Option<f64> {
