@@ -31,7 +31,6 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
-use room::Asked;
 use streams::Streams;
 
 /// What decode hears.
@@ -130,8 +129,8 @@ pub struct State<E> {
     tuning: Option<(Knobs, ActorRef<tuner::Message>)>,
     /// Where deposits go; there are none before the first admission.
     home: Option<ActorRef<bank::Message>>,
-    /// Whether the bank was asked for pages.
-    asked: Asked,
+    /// Whether the bank was asked for pages and has not answered yet.
+    reclaiming: bool,
     /// Whether a `Cycle` is on its way.
     cycling: bool,
     /// Whether the books were checked since the last work was done.
@@ -164,7 +163,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             streams: Streams::default(),
             tuning: None,
             home: None,
-            asked: Asked::No,
+            reclaiming: false,
             cycling: false,
             resting: false,
             draining: false,
@@ -203,7 +202,7 @@ impl<E: Engine> State<E> {
         warm: Option<Warm>,
         home: ActorRef<bank::Message>,
     ) {
-        self.streams.open(request.clone(), warm.is_some(), events, permit);
+        self.streams.open(request.id, events, permit);
         self.batch.admit(request, warm);
         self.home = Some(home);
     }
@@ -216,10 +215,11 @@ impl<E: Engine> State<E> {
         for id in self.streams.take_closed() {
             self.batch.cancel(id);
         }
+        self.measure();
         let plan = self.batch.plan(knobs);
         self.streams.seat(self.batch.rows().values().map(|row| row.request().id));
         let idle = plan.moves.is_empty() && plan.prefill.is_empty() && plan.verify.is_empty();
-        self.make_room(knobs.rows_max, idle)?;
+        self.make_room(knobs.rows_max)?;
         if idle {
             metrics::books(&self.batch);
             return Ok(false);
@@ -229,10 +229,11 @@ impl<E: Engine> State<E> {
         let ran = running.elapsed();
         let settled = self.batch.settle(&plan, outcome);
         let report = settled.report.clone();
-        self.publish(settled)?;
         self.cycles += 1;
+        // Before anybody hears of it: whoever has seen its end and looks at the metrics finds it.
         metrics::cycle(&report, began.elapsed(), ran);
         metrics::books(&self.batch);
+        self.publish(settled)?;
         reports.cast(tuner::Message::Report(report))?;
         Ok(true)
     }

@@ -83,7 +83,8 @@ impl Metric {
 const ROUTE: Axis = axis("route", &[]);
 const CODE: Axis = axis("code", &[]);
 const FINISH: Axis = axis("finish", &["stop", "length", "cancelled", "fault"]);
-const REFUSAL: Axis = axis("reason", &["invalid", "too_long", "overloaded", "unavailable"]);
+const REFUSAL: Axis = axis("reason", &REFUSED);
+const REFUSED: [&str; 5] = ["invalid", "too_long", "overloaded", "memory", "unavailable"];
 const SOURCE: Axis = axis("source", &["forwarded", "restored"]);
 /// Draft positions; deeper ones appear when they are first tried.
 const POSITION: Axis = axis("position", &["1", "2", "3", "4"]);
@@ -191,6 +192,10 @@ inventory! {
     PAGES_FREE = metric(Gauge, Count, "mtplx_pages_free",
         "KV pages that nobody has and nobody was promised.");
     PAGES_MAX = metric(Gauge, Count, "mtplx_pages_max", "KV pages in all.");
+    MEMORY_USED = metric(Gauge, Bytes, "mtplx_memory_used_bytes",
+        "Memory in use, by the worst of the ways to count it.");
+    MEMORY_BUDGET = metric(Gauge, Bytes, "mtplx_memory_budget_bytes",
+        "Memory that may be used.");
     SNAPSHOTS = metric(Gauge, Count, "mtplx_snapshots_alive", "Parked states the engine holds.");
     ENGINE_ACTIVE = metric(Gauge, Bytes, "mtplx_engine_active_bytes",
         "Memory in the engine's live arrays: weights, states, pages, what is being computed.");
@@ -215,7 +220,8 @@ inventory! {
         "Memory that warm prefixes may keep alive.");
 
     // Knobs and heat.
-    DEPTH = metric(Gauge, Tokens, "mtplx_draft_depth_tokens", "Tokens to draft, as now set.");
+    DEPTH = metric(Gauge, Tokens, "mtplx_draft_depth_tokens",
+        "Tokens to draft at the width that ran last.");
     ROWS_MAX = metric(Gauge, Count, "mtplx_rows_max", "Rows that may run at once, as now set.");
     ACCEPTANCE = metric(Gauge, Ratio, "mtplx_draft_acceptance_ratio",
         "Acceptance by draft position as the tuner believes it.").by(&[POSITION]);

@@ -5,7 +5,7 @@
 //! * **Says** `decode::Tune`: at once at birth, then whenever the knobs change.
 //! * **Dies** with its generation; the next begins again from the config.
 
-use mtplx_core::batch::{Knobs, Report};
+use mtplx_core::batch::{Depths, Knobs, Report};
 use mtplx_core::engine::EngineInfo;
 use mtplx_core::thermal::Ceiling;
 use mtplx_core::tune::{TuneLimits, Tuner as Learner};
@@ -26,7 +26,7 @@ pub enum Message {
 }
 
 /// Where the knobs start and how far they go.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Tokens to draft at start, and always when `depth_auto` is off.
@@ -37,10 +37,13 @@ pub struct Config {
     pub depth_max: u8,
     /// Most rows that run at once.
     pub rows_max: usize,
-    /// Prompt tokens a cycle may feed while other rows decode.
+    /// Prompt tokens a cycle may feed while other rows decode, until their cost is known.
     pub prefill_busy_tokens: usize,
-    /// Prompt tokens a cycle may feed while none does.
+    /// Tokens a cycle may feed in all; prompts have the room that rows leave which decode.
     pub prefill_idle_tokens: usize,
+    /// How many times as long as without it a cycle may take because it also feeds prompts while
+    /// other rows decode.
+    pub prefill_stretch: f64,
 }
 
 impl Config {
@@ -49,10 +52,11 @@ impl Config {
     pub fn limits(&self, info: &EngineInfo) -> TuneLimits {
         let depth_max = self.depth_max.min(info.depth_max);
         let start = Knobs {
-            depth: self.depth.min(depth_max),
+            depths: Depths::all(self.depth.min(depth_max)),
             rows_max: self.rows_max.min(info.slots),
             prefill_busy: self.prefill_busy_tokens,
             prefill_idle: self.prefill_idle_tokens,
+            stretch: Some(self.prefill_stretch),
         };
         TuneLimits { start, auto_depth: self.depth_auto, depth_max }
     }
@@ -61,7 +65,7 @@ impl Config {
 /// The tuner in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Snapshot {
-    /// Tokens to draft.
+    /// Tokens to draft at the width that ran last.
     pub depth: u8,
     /// Rows that may run at once.
     pub rows_max: usize,
@@ -137,14 +141,14 @@ impl Actor for Tuner {
 
 impl State {
     fn tell(&self, myself: ActorRef<Message>) -> Result<(), ActorProcessingErr> {
-        metrics::tuned(&self.told);
+        metrics::tuned(&self.told, self.learner.depth());
         self.decode.cast(decode::Message::Tune(self.told, myself))?;
         Ok(())
     }
 
     fn observe(&self) -> Snapshot {
         Snapshot {
-            depth: self.told.depth,
+            depth: self.learner.depth(),
             rows_max: self.told.rows_max,
             acceptance: self.learner.acceptance().to_vec(),
             reports: self.reports,
@@ -177,12 +181,13 @@ mod tests {
             rows_max: 100,
             prefill_busy_tokens: 16,
             prefill_idle_tokens: 64,
+            prefill_stretch: 2.0,
         };
         let limits = config.limits(Scripted::small(Script::default()).info());
         let (decode, mut heard) = probe().await;
         let (tuner, _) = Actor::spawn(None, Tuner, Arguments { limits, decode }).await.unwrap();
         let first = knobs(&mut heard).await;
-        assert_eq!((first.depth, first.rows_max), (4, 8), "no more than the engine can");
+        assert_eq!((first.depths.at(1), first.rows_max), (4, 8), "no more than the engine can");
         // Nothing follows from a cycle without rows, nor from a ceiling that stands.
         tuner.cast(Message::Report(Report::default())).unwrap();
         tuner.cast(Message::Ceiling(Ceiling::Full)).unwrap();
@@ -190,7 +195,7 @@ mod tests {
         assert_eq!(knobs(&mut heard).await.rows_max, 2);
         // A depth that is not known yet is tried.
         tuner.cast(Message::Report(Report { rows: 1, depth: 4, ..Report::default() })).unwrap();
-        assert_eq!(knobs(&mut heard).await.depth, 0);
+        assert_eq!(knobs(&mut heard).await.depths.at(1), 0);
         let seen = ractor::call!(tuner, Message::Observe).unwrap();
         assert_eq!((seen.reports, seen.depth, seen.rows_max), (2, 0, 2));
     }

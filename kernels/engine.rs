@@ -71,6 +71,14 @@ impl Engine for MlxEngine {
     fn run(&mut self, plan: &Plan, rows: &Rows) -> Result<Outcome, Fault> {
         Ok(self.step(plan, rows)?)
     }
+
+    fn memory(&self) -> u64 {
+        crate::memory::used()
+    }
+
+    fn trim(&mut self) {
+        crate::memory::trim();
+    }
 }
 
 impl MlxEngine {

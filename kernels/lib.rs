@@ -22,6 +22,7 @@ pub mod norm;
 pub mod pair;
 pub mod place;
 mod pool;
+pub mod preflight;
 #[cfg(target_os = "linux")]
 mod scratch;
 

@@ -218,7 +218,7 @@ impl Bench {
         }
         let mut figures = Figures::default();
         while self.batch.is_busy() {
-            let knobs = Knobs { depth, rows_max: 64, prefill_busy: 4096, prefill_idle: 4096 };
+            let knobs = Knobs::fixed(depth, 64, (4096, 4096));
             let start = Instant::now();
             let plan = self.batch.plan(knobs);
             let outcome = self.engine.run(&plan, self.batch.rows())?;

@@ -97,6 +97,7 @@ struct Engine {
     page_tokens: usize,
     context_tokens_max: usize,
     kv_bytes_max: u64,
+    memory_budget: u64,
     draft_tokens_max: u8,
     draft_vocab_share: f32,
     draft_head_bits: usize,
@@ -238,6 +239,8 @@ impl Written {
                 bits: (engine.draft_head_bits > 0).then_some(engine.draft_head_bits),
                 share: engine.draft_vocab_share,
             },
+            memory_budget: (engine.memory_budget > 0).then_some(engine.memory_budget),
+            step_tokens: tuner.prefill_idle_tokens,
             place: None,
         };
         Ok(Config { server, model, engine, actors, log })

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod config;
 pub mod model;
+pub mod plan;
 pub mod telemetry;
 
 use std::net::SocketAddr;

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use mtplx::bench::{self, BenchArgs};
 use mtplx::config::{self, Config};
 use mtplx::model::Model;
+use mtplx::plan::{self, PlanArgs};
 use mtplx::{App, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value;
@@ -27,6 +28,8 @@ enum Command {
     Serve(Serve),
     /// Measure what speculation brings on this machine.
     Bench(Bench),
+    /// Say what memory a model and its clients need, before anything is loaded.
+    Plan(Plan),
 }
 
 #[derive(Args)]
@@ -45,6 +48,14 @@ struct Serve {
 struct Bench {
     #[command(flatten)]
     bench: BenchArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct Plan {
+    #[command(flatten)]
+    plan: PlanArgs,
     #[command(flatten)]
     common: Common,
 }
@@ -72,6 +83,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => serve(&args),
         Command::Bench(args) => measure(&args),
+        Command::Plan(args) => plan(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -121,6 +133,11 @@ fn measure(args: &Bench) -> Result<()> {
     let options = mtplx_kernels::EngineOptions { slots, ..config.engine };
     let engine = mtplx_kernels::open(&model.checkpoint, &options)?;
     bench::run(&model, engine, &args.bench)
+}
+
+fn plan(args: &Plan) -> Result<()> {
+    let config = args.common.load(Vec::new())?;
+    plan::run(&Model::open(&config.model)?, &config, &args.plan)
 }
 
 /// SIGINT and SIGTERM, from the first on.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use mtplx_actors::ingress::{self, Text};
 use mtplx_core::engine::{Engine, EngineInfo, Fault};
+use mtplx_core::guard;
 use mtplx_kernels::checkpoint::{Checkpoint, Files};
 use mtplx_kernels::{EngineOptions, MlxEngine};
 
@@ -90,6 +91,12 @@ fn warn_of_bounds(info: &EngineInfo, options: &EngineOptions, positions_max: usi
         let what = "engine.kv_bytes_max bounds the longest request: raise it for more";
         tracing::warn!(tokens, wanted, "{what}");
     }
+    let held = guard::tokens_max(info);
+    if held < info.context_tokens_max {
+        let (budget, base) = (info.budget.bytes, info.budget.base);
+        let what = "engine.memory_budget bounds the longest request: raise it for more";
+        tracing::warn!(tokens = held, wanted = info.context_tokens_max, budget, base, "{what}");
+    }
     if info.snapshot_bytes > options.bank_bytes / 4 {
         let (one, bank) = (info.snapshot_bytes, options.bank_bytes);
         let what = "bank.bytes_max holds fewer than four warm prefixes: raise it for reuse";
@@ -144,7 +151,9 @@ mod tests {
         let free = info(None);
         let tight = info(Some(10 * free.page_bytes + 1));
         assert_eq!((tight.pages_max, tight.context_tokens_max), (10, 10 * tight.page_tokens));
-        assert_eq!(info(Some(u64::MAX)), free);
+        // What was in use at the start is measured, and so differs.
+        let wide = info(Some(u64::MAX));
+        assert_eq!(EngineInfo { budget: free.budget, ..wide }, free);
         assert_eq!(info(Some(0)).pages_max, 1);
     }
 }

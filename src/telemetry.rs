@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use mtplx_actors::ingress::RenderMetrics;
-use mtplx_kernels::memory::Memory;
+use mtplx_kernels::memory::{self, Arrays};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
@@ -42,8 +42,8 @@ pub fn metrics() -> Result<PrometheusHandle> {
 #[must_use]
 pub fn render(metrics: PrometheusHandle) -> RenderMetrics {
     Arc::new(move || {
-        match Memory::now() {
-            Ok(Memory { active, cached, peak }) => {
+        match memory::arrays() {
+            Ok(Arrays { active, cached, peak }) => {
                 let wide = |bytes| u64::try_from(bytes).unwrap_or(u64::MAX);
                 mtplx_actors::metrics::engine_memory(wide(active), wide(cached), wide(peak));
             }

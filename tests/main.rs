@@ -6,6 +6,7 @@
 //! * `dashboards`: every metric that is drawn exists;
 //! * `openai`: the official Python client against the real server;
 //! * `leaving`: a client that goes away takes its row along;
+//! * `memory`: what is needed is said beforehand, what does not fit is refused;
 //! * `metrics`: what /metrics shows is what was served;
 //! * `drain`: SIGTERM lets running requests finish;
 //! * `tidy`: the rules of the house itself.
@@ -23,6 +24,7 @@ mod dashboards;
 mod drain;
 mod house;
 mod leaving;
+mod memory;
 mod metrics;
 mod openai;
 mod tidy;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use mtplx_core::RequestId;
 use mtplx_core::batch::RowEvent;
-use mtplx_core::request::{Finish, Request, Usage};
+use mtplx_core::request::Usage;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
@@ -18,17 +18,11 @@ struct Stream {
     /// Given back when the stream is dropped.
     _permit: OwnedSemaphorePermit,
     since: Instant,
-    waiting: Option<Waiting>,
+    /// Whether it has no slot yet.
+    waiting: bool,
     /// What its row cost so far, for the books if it is taken out before its end. Until its first
     /// tokens it counts for nothing.
     usage: Option<Usage>,
-}
-
-/// What is remembered of a request until it has a slot.
-#[derive(Debug)]
-struct Waiting {
-    request: Request,
-    warm: bool,
 }
 
 /// Open streams.
@@ -42,15 +36,12 @@ pub(super) struct Full;
 impl Streams {
     pub(super) fn open(
         &mut self,
-        request: Request,
-        warm: bool,
+        id: RequestId,
         events: Sender<RowEvent>,
         permit: OwnedSemaphorePermit,
     ) {
-        let id = request.id;
-        let waiting = Some(Waiting { request, warm });
         let since = Instant::now();
-        self.0.insert(id, Stream { events, _permit: permit, since, waiting, usage: None });
+        self.0.insert(id, Stream { events, _permit: permit, since, waiting: true, usage: None });
     }
 
     /// Drops the streams whose clients have left and says whose they were.
@@ -69,32 +60,11 @@ impl Streams {
     pub(super) fn seat(&mut self, rows: impl Iterator<Item = RequestId>) {
         for id in rows {
             if let Some(stream) = self.0.get_mut(&id)
-                && stream.waiting.take().is_some()
+                && std::mem::take(&mut stream.waiting)
             {
                 metrics::seated(stream.since.elapsed());
             }
         }
-    }
-
-    /// The newest that waits to start warm: it starts cold.
-    pub(super) fn cool(&mut self) -> Option<Request> {
-        let mut waiting = self.0.values_mut().rev().filter_map(|stream| stream.waiting.as_mut());
-        let newest = waiting.find(|waiting| waiting.warm)?;
-        newest.warm = false;
-        Some(newest.request.clone())
-    }
-
-    /// The oldest that waits: it cannot be served.
-    pub(super) fn fault(&mut self) -> Option<RequestId> {
-        let mut streams = self.0.iter();
-        let (id, prompt) = streams.find_map(|(&id, stream)| {
-            let waiting = stream.waiting.as_ref()?;
-            Some((id, waiting.request.prompt.len()))
-        })?;
-        let usage = Usage { prompt, ..Usage::default() };
-        // Its stream is empty yet.
-        let _ = self.publish(id, RowEvent::Finished(Finish::Fault, usage));
-        Some(id)
     }
 
     /// Sends an event; the last one closes the stream. A client that has left is not missed here:
@@ -102,13 +72,21 @@ impl Streams {
     pub(super) fn publish(&mut self, id: RequestId, event: RowEvent) -> Result<(), Full> {
         let Some(stream) = self.0.get_mut(&id) else { return Ok(()) };
         let (usage, last) = match &event {
-            RowEvent::Tokens(_, usage) => (*usage, false),
-            RowEvent::Finished(_, usage) => (*usage, true),
+            RowEvent::Tokens(_, usage) => (Some(*usage), false),
+            RowEvent::Finished(_, usage) => (Some(*usage), true),
+            // It never ran.
+            RowEvent::Refused(_) => (None, true),
         };
-        stream.usage = Some(usage);
+        stream.usage = usage;
+        if last {
+            // Before its client hears of it and may look.
+            usage.iter().for_each(metrics::row_finished);
+        }
         let full = matches!(stream.events.try_send(event), Err(TrySendError::Full(_)));
+        if full && !last {
+            usage.iter().for_each(metrics::row_finished);
+        }
         if last || full {
-            metrics::row_finished(&usage);
             self.0.remove(&id);
         }
         if full { Err(Full) } else { Ok(()) }

@@ -1,4 +1,5 @@
 use mtplx_core::batch::RowEvent;
+use mtplx_core::guard::Budget;
 use mtplx_core::request::Finish;
 use mtplx_core::scripted::Scripted;
 use ractor::thread_local::ThreadLocalActorSpawner;
@@ -20,8 +21,6 @@ struct World {
     tuner: ActorRef<tuner::Message>,
     reports: UnboundedReceiver<tuner::Message>,
 }
-
-const KNOBS: Knobs = Knobs { depth: 3, rows_max: 8, prefill_busy: 16, prefill_idle: 64 };
 
 /// It is not tuned yet: nothing runs.
 async fn world(engine: impl Fn() -> Scripted + Send + Sync + 'static) -> World {
@@ -49,7 +48,7 @@ impl World {
     }
 
     fn tune(&self) {
-        self.decode.cast(Message::Tune(KNOBS, self.tuner.clone())).unwrap();
+        self.decode.cast(Message::Tune(Knobs::fixed(3, 8, (16, 64)), self.tuner.clone())).unwrap();
     }
 
     async fn observe(&self) -> Snapshot {
@@ -235,4 +234,63 @@ async fn a_row_that_fits_nowhere_is_told_so() {
     world.decode.cast(Message::Reclaimed(false)).unwrap();
     assert!(matches!(wide.hear().await.end, Some((Finish::Fault, _))));
     other.hear_truth().await;
+}
+
+/// An engine with room for one request of 100 tokens beside a parked state.
+fn tight() -> Scripted {
+    let budget = Budget { bytes: (1024 + 16) << 10, base: 1 << 20, step: 0 };
+    Scripted::new(EngineInfo { budget, ..small().info().clone() }, script())
+}
+
+#[tokio::test]
+async fn who_lacks_memory_makes_warm_prefixes_go_and_is_served() {
+    let mut world = world(tight).await;
+    // Two states of two pages each are parked: what is left does not hold the next request.
+    world.tune();
+    let mut kept = Vec::new();
+    for id in 1..=2 {
+        world.admit(request(id, &[id as u32; 20], 1)).await.hear_truth().await;
+        match world.banked.recv().await {
+            Some(bank::Message::Deposit(deposit)) => kept.push(deposit.snapshot),
+            other => panic!("expected a deposit, heard {other:?}"),
+        }
+    }
+    let guest = world.admit(request(3, &[3; 20], 80)).await;
+    let mut reclaims = 0;
+    let mut let_go = async || loop {
+        match world.banked.recv().await {
+            Some(bank::Message::Deposit(deposit)) => kept.push(deposit.snapshot),
+            Some(bank::Message::Reclaim) => {
+                reclaims += 1;
+                let found = !kept.is_empty();
+                if found {
+                    world.decode.cast(Message::Release(kept.remove(0))).unwrap();
+                }
+                world.decode.cast(Message::Reclaimed(found)).unwrap();
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    };
+    tokio::select! {
+        () = let_go() => {}
+        _ = guest.hear_truth() => {}
+    }
+    assert!(reclaims > 0);
+}
+
+#[tokio::test]
+async fn who_lacks_memory_when_nobody_holds_any_is_refused() {
+    let mut world = world(tight).await;
+    let mut wide = world.admit(request(1, &[1; 20], 300)).await;
+    let other = world.admit(request(2, &[2; 20], 10)).await;
+    world.tune();
+    assert!(matches!(world.banked.recv().await, Some(bank::Message::Reclaim)));
+    world.decode.cast(Message::Reclaimed(false)).unwrap();
+    match wide.events.recv().await {
+        Some(RowEvent::Refused(shortage)) => assert_eq!(shortage.needed, 24 << 10),
+        heard => panic!("expected a refusal, heard {heard:?}"),
+    }
+    assert_eq!(wide.events.recv().await, None);
+    other.hear_truth().await;
+    drop(world.permits.acquire_many(99).await.unwrap());
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use mtplx_core::engine::EngineInfo;
+use mtplx_core::guard;
 use mtplx_core::random::derive;
 use mtplx_core::request::{Drafts, Limits, Refusal, Request};
 use mtplx_core::sample::Sampling;
@@ -167,6 +168,10 @@ impl House {
             return Err(Refusal::TooLong { field, prompt, wanted: asked, context });
         }
         let most = self.config.new_tokens_max.map_or(usize::MAX, |n| n.get());
+        // Who would not fit even alone need not wait to be told so.
+        guard::check_alone(info, prompt + asked.map_or(1, |(n, _)| n))
+            .map_err(Refusal::NoMemory)?;
+        let left = left.min(guard::tokens_max(info).saturating_sub(prompt));
         match asked {
             Some((n, field)) if n > most => {
                 let reason = format!("must be at most {most} on this server, got {n}");

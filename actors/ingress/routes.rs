@@ -151,8 +151,7 @@ async fn answer(house: &House, wanted: Wanted, route: Route) -> Result<Response,
         let keep_alive = KeepAlive::new().interval(house.config.keep_alive()).text("keep-alive");
         return Ok(Sse::new(events).keep_alive(keep_alive).into_response());
     }
-    let whole = admitted.choices.whole().await;
-    let (texts, ends) = whole.map_err(|_| ApiError::Interrupted)?;
+    let (texts, ends) = admitted.choices.whole().await?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((json, answer.whole(&texts, &ends)).into_response())
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use axum::response::sse::Event;
 use mtplx_core::batch::RowEvent;
+use mtplx_core::guard::Shortage;
 use mtplx_core::request::{Finish, Usage};
 use mtplx_core::stop::StopScan;
 use tokio::sync::mpsc;
@@ -69,9 +70,14 @@ impl From<Usage> for Cost {
     }
 }
 
-/// The engine stopped in the middle of an answer.
+/// Why an answer did not come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Interrupted;
+pub(crate) enum Interrupted {
+    /// The engine stopped in the middle of it.
+    Engine,
+    /// It was never begun, because there is no memory for it.
+    Memory(Shortage),
+}
 
 impl Choice {
     pub(crate) fn new(
@@ -98,7 +104,10 @@ impl Choice {
                 self.cost = usage.into();
                 self.finish(finish)
             }
-            None => Piece { text: String::new(), end: Some(Err(Interrupted)) },
+            Some(RowEvent::Refused(shortage)) => {
+                Piece { text: String::new(), end: Some(Err(Interrupted::Memory(shortage))) }
+            }
+            None => Piece { text: String::new(), end: Some(Err(Interrupted::Engine)) },
         };
         if let Some(end) = piece.end {
             self.events = None;
@@ -132,7 +141,8 @@ impl Choice {
             Finish::Length => FinishReason::Length,
             // We are still here, so it was not our client who cancelled.
             Finish::Cancelled | Finish::Fault => {
-                return Piece { text: self.scan.finish(), end: Some(Err(Interrupted)) };
+                let end = Some(Err(Interrupted::Engine));
+                return Piece { text: self.scan.finish(), end };
             }
         };
         let end = End { reason, generated: self.generated, cost: self.cost };
@@ -182,7 +192,7 @@ impl Choices {
             ends[index] = piece.end.transpose()?;
         }
         let ends: Option<Vec<End>> = ends.into_iter().collect();
-        Ok((texts, ends.ok_or(Interrupted)?))
+        Ok((texts, ends.ok_or(Interrupted::Engine)?))
     }
 }
 
@@ -215,13 +225,15 @@ impl Events {
                 self.ends[index] = Some(end);
             }
             // An answer that breaks off must not look like one that ended.
-            Some(Err(Interrupted)) => self.break_off(),
+            Some(Err(why)) => self.break_off(why),
             None => {}
         }
     }
 
-    fn break_off(&mut self) {
-        let body = ApiError::Interrupted;
+    fn break_off(&mut self, why: Interrupted) {
+        let body = ApiError::from(why);
+        // The answer's status is gone out already.
+        body.count();
         let error = serde_json::to_string(&body.body());
         self.ready.extend(error.ok());
         self.over = true;
@@ -286,7 +298,9 @@ impl Watch {
         let finish = match end {
             Ok(End { reason: FinishReason::Stop, .. }) => Finish::Stop,
             Ok(End { reason: FinishReason::Length, .. }) => Finish::Length,
-            Err(Interrupted) => Finish::Fault,
+            Err(Interrupted::Engine) => Finish::Fault,
+            // Counted among refusals.
+            Err(Interrupted::Memory(_)) => return,
         };
         metrics::request_finished(self.route, finish);
         metrics::request_duration(self.route, self.arrived.elapsed());

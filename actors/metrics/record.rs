@@ -44,6 +44,7 @@ pub fn refused(refusal: &Refusal) {
         Refusal::Invalid { .. } => "invalid",
         Refusal::TooLong { .. } => "too_long",
         Refusal::Overloaded { .. } => "overloaded",
+        Refusal::NoMemory(_) => "memory",
         Refusal::Unavailable { .. } => "unavailable",
     };
     REFUSALS.add(1, [reason.into()]);
@@ -135,6 +136,12 @@ pub fn engine_memory(active: u64, cached: u64, peak: u64) {
     ENGINE_PEAK.set(wide(peak), []);
 }
 
+/// What memory is in use and may be.
+pub fn memory(used: u64, budget: u64) {
+    MEMORY_USED.set(wide(used), []);
+    MEMORY_BUDGET.set(wide(budget), []);
+}
+
 /// The books contradicted themselves.
 pub fn integrity_failed() {
     INTEGRITY_FAILURES.add(1, []);
@@ -173,9 +180,9 @@ pub fn bank_holds(entries: u64, bytes: u64, bytes_max: u64) {
 
 // === tuner and thermal ===
 
-/// The knobs were set.
-pub fn tuned(knobs: &Knobs) {
-    DEPTH.set(knobs.depth.into(), []);
+/// The knobs were set; `depth` is that of the width that ran last.
+pub fn tuned(knobs: &Knobs, depth: u8) {
+    DEPTH.set(depth.into(), []);
     ROWS_MAX.set(float(knobs.rows_max), []);
     RETUNED.add(1, []);
 }

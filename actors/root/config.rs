@@ -72,6 +72,10 @@ impl Configs {
                 "decode.snapshots_max must be above bank.entries_max",
             ),
             (tuner.rows_max > 0, "tuner.rows_max must be at least 1"),
+            (
+                tuner.prefill_stretch > 1.0 && tuner.prefill_stretch.is_finite(),
+                "tuner.prefill_stretch must be a number above 1",
+            ),
             (thermal.sample_s > 0.0, "thermal.sample_s must be above 0"),
             (rising, "thermal.warm_celsius must not be above thermal.hot_celsius"),
         ];

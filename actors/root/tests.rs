@@ -39,6 +39,7 @@ pub(super) fn configs() -> Configs {
             rows_max: 8,
             prefill_busy_tokens: 16,
             prefill_idle_tokens: 64,
+            prefill_stretch: 2.0,
         },
         thermal: thermal::Config {
             sample_s: 1000.0,

@@ -2,10 +2,13 @@
 
 use mlx_rs::Dtype;
 use mtplx_core::engine::{EngineInfo, Phases};
+use mtplx_core::guard::Budget;
+use mtplx_core::preflight::{Precision, Wish, estimate};
 
 use super::{BTreeMap, Checkpoint, MlxEngine, Model, Place, Result, SlotState};
 use crate::checkpoint::{self, Format, LayerKind};
 use crate::draft::DraftHeadOptions;
+use crate::{memory, preflight};
 
 /// How large an engine is to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +27,10 @@ pub struct EngineOptions {
     pub bank_bytes: u64,
     /// What drafts are read off.
     pub draft_head: DraftHeadOptions,
+    /// Most bytes that the process may use; a share of the machine if `None`.
+    pub memory_budget: Option<u64>,
+    /// Most tokens that one step feeds, which decides what it needs while it runs.
+    pub step_tokens: usize,
     /// Where to run; the best place if `None`.
     pub place: Option<Place>,
 }
@@ -38,6 +45,8 @@ impl Default for EngineOptions {
             kv_bytes_max: None,
             bank_bytes: 256 << 20,
             draft_head: DraftHeadOptions::default(),
+            memory_budget: None,
+            step_tokens: 512,
             place: None,
         }
     }
@@ -54,10 +63,11 @@ impl MlxEngine {
         let verify_max = usize::from(depth_max) + 1;
         let model = Model::load(place, checkpoint, options.page_tokens, verify_max)?;
         let model = model.with_draft_head(place, checkpoint, options.draft_head)?;
-        let info = facts(checkpoint, place, options, depth_max, mtp_absent);
+        let mut info = facts(checkpoint, place, options, depth_max, mtp_absent);
         // A few pages to begin with; they grow with the tokens in use.
         let pools = model.pools(info.slots, info.slots.min(info.pages_max))?;
         crate::place::eval(pools.arrays())?;
+        info.budget.base = memory::used();
         let slots = (0..info.slots).map(|_| SlotState::default()).collect();
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
         Ok(Self { info, model, pools, slots, snapshots, phases })
@@ -87,19 +97,46 @@ fn facts(
     // One page at least: none would leave nothing to index, and its few KiB break no bound.
     let bound = options.kv_bytes_max.map_or(usize::MAX, pages).clamp(1, u32::MAX as usize);
     let pages_max = needed.min(bound);
+    // A sequence that needs more pages than there are would wait for ever.
+    let context = context.min(pages_max.saturating_mul(options.page_tokens));
+    let budget = budget(checkpoint, place, options, (context, depth_max));
     EngineInfo {
         vocab: config.vocab,
-        // A sequence that needs more pages than there are would wait for ever.
-        context_tokens_max: context.min(pages_max.saturating_mul(options.page_tokens)),
+        context_tokens_max: context,
         slots: options.slots,
         page_tokens: options.page_tokens,
         pages_max,
         page_bytes,
         snapshot_bytes: (gdn * state + config.hidden * float) as u64,
+        budget,
         depth_max,
         mtp_absent,
         device: place.name(),
     }
+}
+
+/// What may be used, and what the largest step needs of it.
+fn budget(
+    checkpoint: &Checkpoint,
+    place: Place,
+    options: &EngineOptions,
+    (context_tokens, depth_max): (usize, u8),
+) -> Budget {
+    let float_bytes = if place.dtype() == Dtype::Float32 { 4 } else { 2 };
+    let precision = Precision { float_bytes, ..preflight::precision(checkpoint) };
+    let wish = Wish {
+        context_tokens,
+        clients: options.slots,
+        snapshots: 0,
+        depth: depth_max.into(),
+        step_tokens: options.step_tokens,
+        page_tokens: options.page_tokens,
+    };
+    let estimate = estimate(&preflight::shape(checkpoint), &precision, &wish);
+    // The kernels of this house walk over keys without keeping scores.
+    let scores = if matches!(place, Place::Mlx(_)) { estimate.scores } else { 0 };
+    let bytes = options.memory_budget.unwrap_or_else(|| memory::budget_of(memory::machine()));
+    Budget { bytes, base: 0, step: estimate.activations.saturating_add(scores) }
 }
 
 /// The type in which the checkpoint's own activations run: that of its norms' neighbours.

@@ -98,7 +98,7 @@ impl House {
     }
 
     pub fn step(&mut self, depth: u8) {
-        let knobs = Knobs { depth, rows_max: 64, prefill_busy: 64, prefill_idle: 512 };
+        let knobs = Knobs::fixed(depth, 64, (64, 512));
         let plan = self.batch.plan(knobs);
         let outcome = self.engine.run(&plan, self.batch.rows()).unwrap();
         let settled = self.batch.settle(&plan, outcome);
@@ -113,6 +113,7 @@ impl House {
                     told.usage = usage;
                     self.done.insert(id);
                 }
+                RowEvent::Refused(shortage) => panic!("refused: {shortage}"),
             }
         }
     }

@@ -54,8 +54,11 @@ pub fn draw(rule: Rule, seed: u64, position: u64, p: &Dist) -> Token {
 /// Decides over `drafts` [K], proposed from `q` [K] for the positions from `position` on. `p(i)`
 /// gives the target distribution of the i-th of K+1 rows and is asked only for rows that matter.
 ///
+/// Where `p` reports nonsense after some drafts stand, these are what the cycle gives: so a text
+/// ends before the same token whatever was drafted.
+///
 /// # Errors
-/// [`NotFinite`] as `p` reports it.
+/// [`NotFinite`] as `p` reports it for the first row.
 pub fn verdict(
     rule: Rule,
     seed: u64,
@@ -66,7 +69,10 @@ pub fn verdict(
     debug_assert_eq!(drafts.len(), q.len(), "every draft has its distribution");
     for (i, (&d, q)) in drafts.iter().zip(q).enumerate() {
         let at = position + i as u64;
-        let p = p(i)?;
+        let p = match p(i) {
+            Err(NotFinite) if i > 0 => return Ok(standing(&drafts[..i])),
+            p => p?,
+        };
         let next = match rule {
             Rule::Ratio => ratio_step(seed, at, d, &p, q),
             Rule::Coupled => Some(noisy_argmax(seed, at, &p)).filter(|&x| x != d),
@@ -76,8 +82,17 @@ pub fn verdict(
         }
     }
     let k = drafts.len();
-    let next = draw(rule, seed, position + k as u64, &p(k)?);
-    Ok(Verdict { accepted: k, next })
+    let p = match p(k) {
+        Err(NotFinite) if k > 0 => return Ok(standing(drafts)),
+        p => p?,
+    };
+    Ok(Verdict { accepted: k, next: draw(rule, seed, position + k as u64, &p) })
+}
+
+/// All of these stand and nothing can be drawn after them: the last of them is the last token.
+fn standing(drafts: &[Token]) -> Verdict {
+    let accepted = drafts.len() - 1;
+    Verdict { accepted, next: drafts[accepted] }
 }
 
 /// `None` if the draft stands, else the residual draw.

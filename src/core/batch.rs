@@ -5,37 +5,37 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::cost::Costs;
 use crate::engine::{EngineInfo, Move, Outcome, Phases, Plan, Prefill, RowOutcome, Rows, Verify};
+use crate::guard::Shortage;
 use crate::ledger::{Holding, Ledger};
 use crate::request::{Drafts, Finish, Request, Usage};
 use crate::sample::Seen;
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
 
+pub use crate::knobs::{Depths, Knobs};
+
+#[cfg(all(test, feature = "scripted"))]
+mod distribution;
+#[cfg(all(test, feature = "scripted"))]
+mod pacing;
+mod seat;
 mod settle;
 #[cfg(all(test, feature = "scripted"))]
 mod simulate;
+#[cfg(all(test, feature = "scripted"))]
+mod tests;
 
 /// Bounds of the scheduler, fixed at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
     /// Most snapshots alive at once; beyond it finished states are dropped instead of deposited.
     pub snapshots_max: usize,
-    /// Chunks of a prompt end at multiples of this position, so that warm and cold runs see the
-    /// same arithmetic.
+    /// Chunks of a prompt end at multiples of this position. Where the engine's kernels walk a
+    /// chunk in blocks, whole blocks let warm and cold runs see the same arithmetic; where they
+    /// walk token by token, as all on the CPU do, any cut gives the same bits and a small grain
+    /// keeps steps short.
     pub chunk_grain: usize,
-}
-
-/// What may change between steps; written by the tuner alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Knobs {
-    /// Tokens to draft for rows that leave it open.
-    pub depth: u8,
-    /// Rows that may run at once.
-    pub rows_max: usize,
-    /// Prompt tokens a step may feed while other rows decode.
-    pub prefill_busy: usize,
-    /// Prompt tokens a step may feed while none does.
-    pub prefill_idle: usize,
 }
 
 /// A running sequence.
@@ -47,6 +47,8 @@ pub struct Row {
     holding: Holding,
     seen: Seen,
     usage: Usage,
+    /// Prompt tokens that had been fed to everybody when it got its slot.
+    since: u64,
 }
 
 impl Row {
@@ -113,6 +115,8 @@ pub enum RowEvent {
     Tokens(Vec<Token>, Usage),
     /// The row has left.
     Finished(Finish, Usage),
+    /// There is no memory for it and none will come; it never ran.
+    Refused(Shortage),
 }
 
 /// A parked state for the session bank.
@@ -167,7 +171,19 @@ pub struct Batch {
     ledger: Ledger,
     moves: Vec<Move>,
     step: u64,
+    costs: Costs,
+    /// Prompt tokens fed so far: the clock by which prompts age.
+    fed: u64,
+    /// Whether the last step left out prompts to learn what it costs without.
+    measured: bool,
+    memory: seat::Measured,
 }
+
+/// A prompt may be passed by shorter ones until so many times its own length was fed to others. So
+/// one of L tokens that finds R left of all others is done before (PASSED + slots) · L + R further
+/// prompt tokens are fed: R and PASSED · L at most before none seated later passes it any more, and
+/// less than L for each that did.
+const PASSED: u64 = 4;
 
 impl Batch {
     /// An empty batch over an engine that holds nothing.
@@ -175,7 +191,19 @@ impl Batch {
     pub fn new(info: EngineInfo, limits: BatchLimits) -> Self {
         let ledger = Ledger::new(info.slots, info.page_tokens, info.pages_max);
         let (rows, waiting) = (Rows::new(), VecDeque::new());
-        Self { info, limits, rows, waiting, ledger, moves: Vec::new(), step: 0 }
+        Self {
+            info,
+            limits,
+            rows,
+            waiting,
+            ledger,
+            moves: Vec::new(),
+            step: 0,
+            costs: Costs::default(),
+            fed: 0,
+            measured: false,
+            memory: seat::Measured::default(),
+        }
     }
 
     /// Queues a request. Its bounds were checked at the door; a snapshot that is gone meanwhile
@@ -248,58 +276,32 @@ impl Batch {
     pub fn plan(&mut self, knobs: Knobs) -> Plan {
         self.seat(knobs.rows_max);
         self.step += 1;
-        let verify: Vec<Verify> = self.plan_verify(knobs.depth);
-        let budget = if verify.is_empty() { knobs.prefill_idle } else { knobs.prefill_busy };
-        let prefill = self.plan_prefill(budget.max(1));
+        let verify = self.plan_verify(&knobs.depths);
+        let budget = self.prefill_budget(&knobs, &verify);
+        let prefill = self.plan_prefill(budget);
+        self.fed += prefill.iter().map(|c| (c.end - c.start) as u64).sum::<u64>();
         Plan { step: self.step, moves: std::mem::take(&mut self.moves), prefill, verify }
     }
 
-    /// Gives free slots to those who wait, in order of arrival.
-    fn seat(&mut self, rows_max: usize) {
-        while self.rows.len() < rows_max.max(1) {
-            let Some(first) = self.waiting.front() else { return };
-            let tokens_max = self.tokens_max(&first.request);
-            let warm = first.warm.map(|w| w.snapshot);
-            let Some((slot, holding, copy)) = self.ledger.open(tokens_max, warm) else {
-                if self.rows.is_empty() && self.cool_one() {
-                    continue;
-                }
-                return;
-            };
-            let Some(Waiting { request, warm }) = self.waiting.pop_front() else { return };
-            if let Some(copy) = copy {
-                self.moves.push(Move::CopyPage { from: copy.from, to: copy.to });
-            }
-            match warm {
-                Some(Warm { snapshot, .. }) => {
-                    self.moves.push(Move::Restore { slot, snapshot });
-                    self.release(snapshot);
-                }
-                None => self.moves.push(Move::Clear { slot }),
-            }
-            let cached = warm.map_or(0, |w| w.len);
-            self.rows.insert(slot, Row::start(request, holding, cached));
+    /// Prompt tokens for a step that verifies so much; 0 for once, never twice in a row, where it
+    /// is not known what the step costs without.
+    fn prefill_budget(&mut self, knobs: &Knobs, verify: &[Verify]) -> usize {
+        let verified: usize = verify.iter().map(|v| 1 + usize::from(v.depth)).sum();
+        let most = knobs.prefill_idle.saturating_sub(verified).max(1);
+        let depth = verify.iter().map(|v| v.depth).max();
+        let (Some(depth), Some(stretch)) = (depth, knobs.stretch) else {
+            return if verify.is_empty() { most } else { knobs.prefill_busy.clamp(1, most) };
+        };
+        self.measured = !self.measured && self.costs.is_unknown(verify.len(), depth);
+        if self.measured {
+            return 0;
         }
+        let within = self.costs.prefill_within(verify.len(), depth, stretch);
+        within.unwrap_or(knobs.prefill_busy).clamp(1, most)
     }
 
-    /// Nothing runs and the first in the queue finds no pages: the states that waiting requests
-    /// hold to start warm may be what is in the way. The last of them will start cold (L5).
-    fn cool_one(&mut self) -> bool {
-        let warm = self.waiting.iter_mut().rev().find_map(|w| w.warm.take());
-        if let Some(warm) = warm {
-            self.release(warm.snapshot);
-        }
-        warm.is_some()
-    }
-
-    /// Tokens a request may come to. One verify cycle may write past the last token it keeps, but
-    /// never past this: depth is limited by what is still wanted.
-    fn tokens_max(&self, request: &Request) -> usize {
-        let wanted = request.prompt.len() + request.limits.new_tokens_max;
-        wanted.min(self.info.context_tokens_max)
-    }
-
-    fn plan_verify(&mut self, depth: u8) -> Vec<Verify> {
+    fn plan_verify(&mut self, depths: &Depths) -> Vec<Verify> {
+        let depth = depths.at(self.rows.values().filter(|row| row.is_decoding()).count());
         let mut verify = Vec::new();
         for (&slot, row) in &mut self.rows {
             if !row.is_decoding() {
@@ -316,30 +318,28 @@ impl Batch {
         verify
     }
 
+    /// Chunks within the budget. Whoever needs least is first, so that short prompts pass long
+    /// ones; but a prompt ages with every token fed to others (see [`PASSED`]).
     fn plan_prefill(&mut self, mut budget: usize) -> Vec<Prefill> {
         let mut prefill = Vec::new();
-        // Those that a snapshot covers cost nothing; then oldest first: ids count upwards.
-        let mut slots: Vec<(bool, RequestId, Slot)> = self
-            .rows
-            .iter()
-            .filter(|(_, row)| !row.is_decoding())
-            .map(|(&slot, row)| (row.computed < row.request.prompt.len(), row.request.id, slot))
-            .collect();
+        let mut slots: Vec<(bool, u64, RequestId, Slot)> =
+            self.rows.iter().filter_map(|(&slot, row)| row.turn(slot)).collect();
         slots.sort_unstable();
-        for (_, _, slot) in slots {
+        let mut must = budget > 0;
+        for (_, _, _, slot) in slots {
             let Some(row) = self.rows.get_mut(&slot) else { continue };
             let start = row.computed;
-            let end = row.chunk_end(budget, self.limits.chunk_grain);
+            // Only the first may go beyond a budget that is below the grain.
+            let end = row.chunk_end(budget, must, self.limits.chunk_grain);
             let sample = end == row.request.prompt.len();
             if end == start && !sample {
                 continue;
             }
-            budget -= (end - start).min(budget);
+            if end > start {
+                (budget, must) = (budget.saturating_sub(end - start), false);
+            }
             self.ledger.grow(&mut row.holding, end);
             prefill.push(Prefill { slot, start, end, sample });
-            if budget == 0 {
-                break;
-            }
         }
         prefill
     }
@@ -353,24 +353,38 @@ impl Batch {
 }
 
 impl Row {
-    fn start(request: Request, holding: Holding, cached: usize) -> Self {
+    fn start(request: Request, holding: Holding, cached: usize, since: u64) -> Self {
         let tokens = request.prompt.to_vec();
         let usage = Usage { prompt: tokens.len(), cached, ..Usage::default() };
         let mut seen = Seen::default();
         if request.sampling.has_penalties() {
             seen.add_prompt(&tokens);
         }
-        Self { request, tokens, computed: cached, holding, seen, usage }
+        Self { request, tokens, computed: cached, holding, seen, usage, since }
+    }
+
+    /// Its place among the prompts that are fed: those that a snapshot covers cost nothing and are
+    /// first. `None` if its prompt is done.
+    fn turn(&self, slot: Slot) -> Option<(bool, u64, RequestId, Slot)> {
+        let left = self.request.prompt.len() - self.computed.min(self.request.prompt.len());
+        let due = self.since + PASSED * left as u64;
+        (!self.is_decoding()).then_some((left > 0, due, self.request.id, slot))
     }
 
     /// Where the next chunk ends: at a multiple of the grain, a boundary to keep, or the prompt's
-    /// end; never longer than the budget unless the budget is below the grain.
-    fn chunk_end(&self, budget: usize, grain: usize) -> usize {
-        let start = self.computed;
-        let prompt = self.request.prompt.len();
-        let cells = (budget / grain).max(1);
-        let on_grain = (start / grain + cells) * grain;
+    /// end; not beyond the budget, unless nothing would be fed and something must.
+    fn chunk_end(&self, budget: usize, must: bool, grain: usize) -> usize {
+        let (start, prompt) = (self.computed, self.request.prompt.len());
         let boundary = self.request.boundaries.iter().copied().find(|&b| b > start);
-        on_grain.min(boundary.unwrap_or(prompt)).min(prompt)
+        let stop = boundary.unwrap_or(prompt).min(prompt);
+        let on_grain = (start + budget) / grain * grain;
+        if start + budget >= stop {
+            stop
+        } else if on_grain > start || !must {
+            on_grain.max(start)
+        } else {
+            (start / grain + 1) * grain
+        }
+        .min(stop)
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::batch::Row;
+use crate::guard::Budget;
 use crate::sample::NotFinite;
 use crate::{Page, Slot, SnapshotId, Token};
 
@@ -22,6 +23,14 @@ pub trait Engine {
     /// # Errors
     /// [`Fault`] when the device or the plan is broken; the engine is not to be used again.
     fn run(&mut self, plan: &Plan, rows: &Rows) -> Result<Outcome, Fault>;
+
+    /// Bytes in use, by the worst of the ways to count them; 0 where nobody can tell.
+    fn memory(&self) -> u64 {
+        0
+    }
+
+    /// Gives back what it keeps for later use only.
+    fn trim(&mut self) {}
 }
 
 /// What an engine is and can hold.
@@ -41,6 +50,8 @@ pub struct EngineInfo {
     pub page_bytes: u64,
     /// Bytes of a snapshot besides its pages: recurrent state, conv window, carry.
     pub snapshot_bytes: u64,
+    /// Memory it may use, and what of that is gone already.
+    pub budget: Budget,
     /// Most tokens it can draft a cycle; 0 without an MTP head.
     pub depth_max: u8,
     /// Why there is no MTP head, if there is none.

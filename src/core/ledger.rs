@@ -16,6 +16,8 @@ pub struct Ledger {
     pages_free: BTreeSet<Page>,
     /// Pages promised to running rows and not yet taken.
     promised: usize,
+    /// Pages up to the highest ever taken: the engine has memory for these.
+    highest: usize,
     snapshots: BTreeMap<SnapshotId, Parked>,
     snapshot_next: u64,
 }
@@ -65,6 +67,7 @@ impl Ledger {
             holders: vec![0; pages_max],
             pages_free: (0..pages_max).map(page).collect(),
             promised: 0,
+            highest: 0,
             snapshots: BTreeMap::new(),
             snapshot_next: 0,
         }
@@ -99,6 +102,22 @@ impl Ledger {
         Some((slot, holding, copy))
     }
 
+    /// Pages for which the engine has no memory yet and will want some if a row for `tokens_max`
+    /// tokens is opened: its own and those promised to others. What it shares is counted once.
+    #[must_use]
+    pub fn rise(&self, tokens_max: usize, warm: Option<SnapshotId>) -> usize {
+        let len = warm.and_then(|id| self.snapshots.get(&id)).map_or(0, |parked| parked.len);
+        let own = tokens_max.div_ceil(self.page_tokens).saturating_sub(len / self.page_tokens);
+        let held = self.holders.len() - self.pages_free.len();
+        (held + self.promised + own).saturating_sub(self.highest)
+    }
+
+    /// Pages up to the highest ever taken, and states parked: what the engine has memory for.
+    #[must_use]
+    pub fn touched(&self) -> (usize, usize) {
+        (self.highest, self.snapshots.len())
+    }
+
     /// Grows a row's pages to cover `tokens`, within its promise.
     ///
     /// # Panics
@@ -113,6 +132,7 @@ impl Ledger {
         assert!(holding.promised > 0, "a row stays within the pages it was promised");
         let page = self.pages_free.pop_first().expect("promised pages are free");
         *self.holder(page) = 1;
+        self.highest = self.highest.max(page.0 as usize + 1);
         holding.pages.push(page);
         holding.promised -= 1;
         self.promised -= 1;

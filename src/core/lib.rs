@@ -20,9 +20,13 @@
 
 pub mod accept;
 pub mod batch;
+pub mod cost;
 pub mod engine;
+pub mod guard;
+pub mod knobs;
 pub mod ledger;
 pub mod prefix;
+pub mod preflight;
 pub mod random;
 pub mod request;
 pub mod sample;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::guard::Shortage;
 use crate::sample::Sampling;
 use crate::{RequestId, Token};
 
@@ -112,6 +113,8 @@ pub enum Refusal {
         /// Seconds after which a new attempt is sensible.
         retry_after_s: u32,
     },
+    /// There is no memory for it.
+    NoMemory(Shortage),
     /// No engine runs at the moment (starting, restarting or draining).
     Unavailable {
         /// What is going on.
@@ -136,6 +139,7 @@ impl fmt::Display for Refusal {
             Self::Overloaded { retry_after_s } => {
                 write!(f, "the server is full; try again in {retry_after_s} s")
             }
+            Self::NoMemory(shortage) => shortage.fmt(f),
             Self::Unavailable { reason } => write!(f, "the engine is not available: {reason}"),
         }
     }

@@ -9,9 +9,10 @@ use crate::batch::Row;
 use crate::engine::{
     Emitted, Engine, EngineInfo, Fault, Move, Outcome, Plan, Prefill, RowOutcome, Rows, Verify,
 };
+use crate::guard::Budget;
 use crate::prefix::chain;
 use crate::sample::{Dist, NotFinite};
-use crate::{Page, Slot, SnapshotId, Token};
+use crate::{Page, RequestId, Slot, SnapshotId, Token};
 
 /// How the script is written.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,11 +23,13 @@ pub struct Script {
     pub sharpness: f32,
     /// How far the head's logits are from the trunk's; 0 is a perfect head.
     pub head_noise: f32,
+    /// After one in so many texts there is only nonsense: no number is finite. Never if 0.
+    pub nan_one_in: u64,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { seed: 1, sharpness: 5.0, head_noise: 1.0 }
+        Self { seed: 1, sharpness: 5.0, head_noise: 1.0, nan_one_in: 0 }
     }
 }
 
@@ -35,21 +38,33 @@ impl Default for Script {
 pub struct Scripted {
     info: EngineInfo,
     script: Script,
-    /// What each slot was fed, accepted or not yet judged.
-    fed: BTreeMap<Slot, Vec<Token>>,
+    slots: BTreeMap<Slot, Sequence>,
     parked: BTreeMap<SnapshotId, Vec<Token>>,
     /// What each page holds: the token fed at each of its positions.
     pages: BTreeMap<Page, Vec<Option<Token>>>,
+    /// What a step takes, in microseconds; nothing, unless a test says otherwise.
+    pub pace: fn(&Plan) -> u64,
     /// Steps after which the device breaks; `None` never.
     pub fault_at_step: Option<u64>,
+}
+
+/// What a slot holds.
+#[derive(Debug, Default)]
+struct Sequence {
+    /// Whose it is since it was cleared or restored; nobody's before its first tokens.
+    owner: Option<RequestId>,
+    /// What was fed, accepted or not yet judged.
+    fed: Vec<Token>,
+    /// Tokens that cannot be taken back: all before the last cycle.
+    committed: usize,
 }
 
 impl Scripted {
     /// Opens the script on `info`.
     #[must_use]
     pub fn new(info: EngineInfo, script: Script) -> Self {
-        let (fed, parked, pages) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { info, script, fed, parked, pages, fault_at_step: None }
+        let (slots, parked, pages) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { info, script, slots, parked, pages, pace: |_| 0, fault_at_step: None }
     }
 
     /// A small engine for tests.
@@ -63,6 +78,7 @@ impl Scripted {
             pages_max: 400,
             page_bytes: 1024,
             snapshot_bytes: 4096,
+            budget: Budget::NONE,
             depth_max: 4,
             mtp_absent: None,
             device: "scripted".into(),
@@ -74,6 +90,9 @@ impl Scripted {
     #[must_use]
     pub fn logits(&self, prefix: &[Token]) -> Vec<f32> {
         let context = chain(prefix)[prefix.len()];
+        if self.script.nan_one_in > 0 && context.is_multiple_of(self.script.nan_one_in) {
+            return vec![f32::NAN; self.info.vocab];
+        }
         (0..self.info.vocab as u64)
             .map(|v| self.script.sharpness * self.noise(context, v))
             .collect()
@@ -103,17 +122,22 @@ impl Scripted {
     fn carry_out(&mut self, step: Move) -> Result<(), Fault> {
         match step {
             Move::Clear { slot } => {
-                self.fed.insert(slot, Vec::new());
+                self.slots.insert(slot, Sequence::default());
             }
             Move::Restore { slot, snapshot } => {
                 let state = self.parked.get(&snapshot).cloned();
-                let state = state.ok_or_else(|| Fault(format!("{snapshot:?} is not parked")))?;
-                self.fed.insert(slot, state);
+                let fed = state.ok_or_else(|| Fault(format!("{snapshot:?} is not parked")))?;
+                let committed = fed.len();
+                self.slots.insert(slot, Sequence { owner: None, fed, committed });
             }
             Move::Save { slot, snapshot, len } => {
-                let fed = self.fed.get(&slot).filter(|fed| fed.len() >= len);
-                let fed = fed.ok_or_else(|| Fault(format!("{slot:?} has no {len} tokens")))?;
-                self.parked.insert(snapshot, fed[..len].to_vec());
+                let holds = |s: &&mut Sequence| (s.committed..=s.fed.len()).contains(&len);
+                let sequence = self.slots.get_mut(&slot).filter(holds);
+                let sequence =
+                    sequence.ok_or_else(|| Fault(format!("{slot:?} cannot be saved at {len}")))?;
+                sequence.fed.truncate(len);
+                sequence.committed = len;
+                self.parked.insert(snapshot, sequence.fed.clone());
             }
             Move::CopyPage { from, to } => {
                 let page = self.pages.get(&from).cloned();
@@ -131,7 +155,19 @@ impl Scripted {
     /// Feeds `tokens` from `start` on, cutting away what was rejected, and checks that what the
     /// row's pages hold before them is the row's own text.
     fn feed(&mut self, slot: Slot, row: &Row, start: usize, new: &[Token]) -> Result<(), Fault> {
-        let fed = self.fed.entry(slot).or_default();
+        let never = || Fault(format!("{slot:?} was never cleared"));
+        let sequence = self.slots.get_mut(&slot).ok_or_else(never)?;
+        let id = row.request().id;
+        let owner = *sequence.owner.get_or_insert(id);
+        if owner != id {
+            return Err(Fault(format!("{slot:?} was not cleared between {owner:?} and {id:?}")));
+        }
+        if start < sequence.committed {
+            let committed = sequence.committed;
+            return Err(Fault(format!("{slot:?} stands at {committed}, not at {start} any more")));
+        }
+        sequence.committed = start;
+        let fed = &mut sequence.fed;
         if fed.len() < start || fed[..start] != row.tokens()[..start] {
             return Err(Fault(format!("{slot:?} does not hold the {start} tokens of its row")));
         }
@@ -154,6 +190,9 @@ impl Scripted {
     fn prefill(&mut self, chunk: &Prefill, row: &Row) -> Result<Option<RowOutcome>, Fault> {
         let new = &row.tokens()[chunk.start..chunk.end];
         self.feed(chunk.slot, row, chunk.start, new)?;
+        if let Some(sequence) = self.slots.get_mut(&chunk.slot) {
+            sequence.committed = chunk.end;
+        }
         if !chunk.sample {
             return Ok(None);
         }
@@ -183,7 +222,8 @@ impl Scripted {
         let mut prefix = row.tokens().to_vec();
         let (mut drafts, mut qs) = (Vec::new(), Vec::new());
         for _ in 0..v.depth {
-            let q = self.dist(row, &prefix, true)?;
+            // A head that gives nonsense drafts no more; the trunk judges what there is.
+            let Ok(q) = self.dist(row, &prefix, true) else { break };
             let d = draft(s.rule, s.seed, prefix.len() as u64, &q);
             drafts.push(d);
             qs.push(q);
@@ -204,6 +244,14 @@ impl Engine for Scripted {
         &self.info
     }
 
+    /// As much as a real one: its base, all pages up to the highest ever written, all that is
+    /// parked.
+    fn memory(&self) -> u64 {
+        let pages = self.pages.last_key_value().map_or(0, |(page, _)| u64::from(page.0) + 1);
+        let parked = self.parked.len() as u64 * self.info.snapshot_bytes;
+        self.info.budget.base + pages * self.info.page_bytes + parked
+    }
+
     fn run(&mut self, plan: &Plan, rows: &Rows) -> Result<Outcome, Fault> {
         if self.fault_at_step.is_some_and(|at| plan.step >= at) {
             return Err(Fault(format!("the script breaks at step {}", plan.step)));
@@ -213,6 +261,7 @@ impl Engine for Scripted {
         }
         let row = |slot: Slot| rows.get(&slot).ok_or_else(|| Fault(format!("no row in {slot:?}")));
         let mut outcome = Outcome::default();
+        outcome.phases.verify_us = (self.pace)(plan);
         for chunk in &plan.prefill {
             outcome.rows.extend(self.prefill(chunk, row(chunk.slot)?)?);
         }
@@ -222,3 +271,6 @@ impl Engine for Scripted {
         Ok(outcome)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,13 +5,14 @@
 //! E(K) = 1 + a1 + a1·a2 + …  over cost(rows, K). A depth whose cost is unknown or old is tried
 //! for a few cycles, so that the estimate can never be wrong for long.
 
-use crate::batch::{Knobs, Report};
+use crate::batch::Report;
+use crate::knobs::{BANDS, Depths, Knobs, band_of};
 use crate::thermal::Ceiling;
 
 /// Bounds within which the tuner moves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TuneLimits {
-    /// Knobs at start; `depth` is kept when `auto_depth` is off.
+    /// Knobs at start; `depths` are kept when `auto_depth` is off.
     pub start: Knobs,
     /// Whether the depth follows the measurements.
     pub auto_depth: bool,
@@ -75,8 +76,8 @@ impl Tuner {
     pub fn new(limits: TuneLimits) -> Self {
         let depths = usize::from(limits.depth_max) + 1;
         let costs = vec![Cost::default(); depths];
-        let chosen = limits.start.depth.min(limits.depth_max);
-        let bands = vec![Band { chosen, trial: None, costs }; 12];
+        let chosen = limits.start.depths.at(1).min(limits.depth_max);
+        let bands = vec![Band { chosen, trial: None, costs }; BANDS];
         // Optimistic, so that depth is tried before it is judged.
         let accept = vec![0.7; usize::from(limits.depth_max)];
         Self { limits, ceiling: Ceiling::Full, accept, bands, band: 0, cycle: 0 }
@@ -85,14 +86,19 @@ impl Tuner {
     /// The knobs for the next cycle.
     #[must_use]
     pub fn knobs(&self) -> Knobs {
-        let band = &self.bands[self.band];
-        let depth = band.trial.map_or(band.chosen, |t| t.depth);
+        let depths = Depths::of_bands(|band| self.bands[band].depth());
         let rows_max = match self.ceiling {
             Ceiling::Full => self.limits.start.rows_max,
             Ceiling::Reduced => self.limits.start.rows_max.div_ceil(2),
             Ceiling::Low => self.limits.start.rows_max.div_ceil(4),
         };
-        Knobs { depth, rows_max, ..self.limits.start }
+        Knobs { depths, rows_max, ..self.limits.start }
+    }
+
+    /// The depth at the width that ran last.
+    #[must_use]
+    pub fn depth(&self) -> u8 {
+        self.bands[self.band].depth()
     }
 
     /// Acceptance by draft position as now believed.
@@ -121,7 +127,7 @@ impl Tuner {
                 *rate += weight * (seen - *rate);
             }
         }
-        self.band = band_of(report.rows).min(self.bands.len() - 1);
+        self.band = band_of(report.rows);
         if !self.limits.auto_depth || self.limits.depth_max == 0 {
             return;
         }
@@ -208,8 +214,10 @@ impl Tuner {
     }
 }
 
-fn band_of(rows: usize) -> usize {
-    rows.next_power_of_two().trailing_zeros() as usize
+impl Band {
+    fn depth(&self) -> u8 {
+        self.trial.map_or(self.chosen, |trial| trial.depth)
+    }
 }
 
 #[cfg(test)]
@@ -219,14 +227,14 @@ mod tests {
     use crate::engine::Phases;
 
     fn limits() -> TuneLimits {
-        let start = Knobs { depth: 2, rows_max: 8, prefill_busy: 64, prefill_idle: 512 };
+        let start = Knobs::fixed(2, 8, (64, 512));
         TuneLimits { start, auto_depth: true, depth_max: 4 }
     }
 
     /// A machine in which a cycle costs `base + per_depth * K` and drafts stand at `rate`.
     fn run(tuner: &mut Tuner, cycles: u32, rows: usize, rate: f64, per_depth: f64) {
         for i in 0..cycles {
-            let depth = tuner.knobs().depth;
+            let depth = tuner.knobs().depths.at(rows);
             let mut tried = 1000.0;
             let positions = (0..depth)
                 .map(|_| {
@@ -247,23 +255,23 @@ mod tests {
     fn cheap_drafts_that_stand_are_drafted_deep() {
         let mut tuner = Tuner::new(limits());
         run(&mut tuner, 300, 1, 0.95, 50.0);
-        assert_eq!(tuner.knobs().depth, 4);
+        assert_eq!(tuner.depth(), 4);
     }
 
     #[test]
     fn dear_drafts_that_fall_are_not_drafted_at_all() {
         let mut tuner = Tuner::new(limits());
         run(&mut tuner, 300, 1, 0.2, 500.0);
-        assert_eq!(tuner.knobs().depth, 0);
+        assert_eq!(tuner.depth(), 0);
     }
 
     #[test]
     fn it_changes_its_mind_when_the_text_does() {
         let mut tuner = Tuner::new(limits());
         run(&mut tuner, 300, 1, 0.2, 300.0);
-        assert_eq!(tuner.knobs().depth, 0);
+        assert_eq!(tuner.depth(), 0);
         run(&mut tuner, 2000, 1, 0.95, 50.0);
-        assert!(tuner.knobs().depth >= 3);
+        assert!(tuner.depth() >= 3);
     }
 
     #[test]
@@ -271,9 +279,9 @@ mod tests {
         let mut tuner = Tuner::new(limits());
         run(&mut tuner, 300, 1, 0.8, 100.0);
         run(&mut tuner, 300, 8, 0.8, 5000.0);
-        assert_eq!(tuner.knobs().depth, 0);
-        run(&mut tuner, 1, 1, 0.8, 100.0);
-        assert!(tuner.knobs().depth >= 2);
+        assert_eq!(tuner.depth(), 0);
+        let depths = tuner.knobs().depths;
+        assert!(depths.at(1) >= 2 && depths.at(8) == 0, "{depths:?}");
     }
 
     #[test]
@@ -282,7 +290,7 @@ mod tests {
         // Every cycle carries a prompt: nothing is learnt of costs.
         let mut seen = Vec::new();
         for _ in 0..500 {
-            let depth = tuner.knobs().depth;
+            let depth = tuner.knobs().depths.at(2);
             seen.push(depth);
             tuner.hear(&Report { rows: 2, depth, prefilled: 64, ..Report::default() });
         }
@@ -294,7 +302,7 @@ mod tests {
     fn a_fixed_depth_stays() {
         let mut tuner = Tuner::new(TuneLimits { auto_depth: false, ..limits() });
         run(&mut tuner, 100, 1, 0.1, 5000.0);
-        assert_eq!(tuner.knobs().depth, 2);
+        assert_eq!(tuner.depth(), 2);
     }
 
     #[test]

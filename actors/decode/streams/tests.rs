@@ -4,8 +4,9 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, channel};
 
+use mtplx_core::request::Finish;
+
 use super::*;
-use crate::oracle::request;
 
 const USAGE: Usage = Usage { prompt: 3, cached: 2, generated: 1, drafted: 0, accepted: 0 };
 
@@ -16,7 +17,7 @@ fn tokens() -> RowEvent {
 fn open(streams: &mut Streams, id: u64, room: usize) -> Receiver<RowEvent> {
     let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
     let (events, receiver) = channel(room);
-    streams.open(request(id, &[1, 2, 3], 9), false, events, permit);
+    streams.open(RequestId(id), events, permit);
     streams.seat([RequestId(id)].into_iter());
     receiver
 }

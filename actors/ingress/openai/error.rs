@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use mtplx_core::request::Refusal;
 use serde::Serialize;
 
+use super::super::stream::Interrupted;
 use crate::metrics;
 
 /// Seconds after which a client of a full or resting house may ask again.
@@ -71,7 +72,9 @@ impl ApiError {
             Self::Refused(Refusal::Invalid { .. } | Refusal::TooLong { .. }) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Refused(Refusal::Overloaded { .. } | Refusal::Unavailable { .. })
+            Self::Refused(
+                Refusal::Overloaded { .. } | Refusal::NoMemory(_) | Refusal::Unavailable { .. },
+            )
             | Self::Interrupted => StatusCode::SERVICE_UNAVAILABLE,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -121,7 +124,9 @@ impl ApiError {
                 Some(field)
             }
             Self::UnknownModel { .. } => Some("model"),
-            Self::Refused(Refusal::Overloaded { .. } | Refusal::Unavailable { .. })
+            Self::Refused(
+                Refusal::Overloaded { .. } | Refusal::NoMemory(_) | Refusal::Unavailable { .. },
+            )
             | Self::Json(_)
             | Self::ContentType(_)
             | Self::BodyTooLarge { .. }
@@ -144,6 +149,7 @@ impl ApiError {
             Self::Refused(Refusal::Invalid { .. }) => "invalid_value",
             Self::Refused(Refusal::TooLong { .. }) => "context_length_exceeded",
             Self::Refused(Refusal::Overloaded { .. }) => "overloaded",
+            Self::Refused(Refusal::NoMemory(_)) => "insufficient_memory",
             Self::Refused(Refusal::Unavailable { .. }) => "unavailable",
             Self::Interrupted => "generation_interrupted",
             Self::Panicked => "internal_error",
@@ -153,7 +159,8 @@ impl ApiError {
     fn retry_after_s(&self) -> Option<u32> {
         match self {
             Self::Refused(Refusal::Overloaded { retry_after_s }) => Some(*retry_after_s),
-            Self::Refused(Refusal::Unavailable { .. }) | Self::Interrupted => Some(RETRY_AFTER_S),
+            Self::Refused(Refusal::NoMemory(_) | Refusal::Unavailable { .. })
+            | Self::Interrupted => Some(RETRY_AFTER_S),
             Self::Refused(Refusal::Invalid { .. } | Refusal::TooLong { .. })
             | Self::Param { .. }
             | Self::Json(_)
@@ -166,7 +173,7 @@ impl ApiError {
         }
     }
 
-    fn count(&self) {
+    pub(crate) fn count(&self) {
         match self {
             Self::Refused(refusal) => metrics::refused(refusal),
             Self::Param { .. }
@@ -188,6 +195,15 @@ impl ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+impl From<Interrupted> for ApiError {
+    fn from(interrupted: Interrupted) -> Self {
+        match interrupted {
+            Interrupted::Engine => Self::Interrupted,
+            Interrupted::Memory(shortage) => Self::Refused(Refusal::NoMemory(shortage)),
+        }
     }
 }
 

@@ -60,6 +60,6 @@ async fn one_choice_that_breaks_ends_the_whole_answer() {
     let (one, two) = (choice(&[]), choice(&[]));
     drop(one.0);
     let choices = Choices::new(vec![one.1, two.1]);
-    assert_eq!(choices.whole().await, Err(Interrupted));
+    assert_eq!(choices.whole().await, Err(Interrupted::Engine));
     assert!(two.0.is_closed());
 }

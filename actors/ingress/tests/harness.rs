@@ -112,7 +112,7 @@ pub(super) fn scripted_at(depth: u8, admission: Admission) {
     let mut engine = Scripted::new(info(), Script::default());
     let limits = BatchLimits { snapshots_max: 4, chunk_grain: 64 };
     let mut batch = Batch::new(engine.info().clone(), limits);
-    let knobs = Knobs { depth, rows_max: 1, prefill_busy: 512, prefill_idle: 512 };
+    let knobs = Knobs::fixed(depth, 1, (512, 512));
     batch.admit(request, None);
     while batch.is_busy() && !events.is_closed() {
         let plan = batch.plan(knobs);

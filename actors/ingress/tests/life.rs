@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use mtplx_core::batch::RowEvent;
+use mtplx_core::engine::EngineInfo;
+use mtplx_core::guard::{Budget, Shortage};
 use mtplx_core::request::Finish;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::*;
-use crate::admission::Door;
+use crate::admission::{Admission, Door};
 use crate::ingress::Config;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -175,4 +178,40 @@ async fn idle_connections_do_not_hold_up_the_end() {
     assert_eq!(handle.drain(LONG).await, 0);
     assert!(began.elapsed() < LONG / 2);
     drop((silent, idle));
+}
+
+#[tokio::test]
+async fn what_memory_cannot_hold_is_refused_before_it_waits() {
+    // Beside 1 MiB and a state of 4 KiB there are 5 pages of 16 tokens.
+    let budget = Budget { bytes: (1 << 20) + (9 << 10), base: 1 << 20, step: 0 };
+    let tight = EngineInfo { budget, ..info() };
+    let handle = open(config(), tight, says(&[&[464]], Some(Finish::Length))).await;
+    for stream in [false, true] {
+        let long = json!({"prompt": vec![5; 60], "max_tokens": 30, "stream": stream});
+        let reply = complete(&handle, long).await;
+        assert_eq!((reply.status, reply.header("retry-after")), (503, Some("2")));
+        assert_eq!(reply.error()["code"], "insufficient_memory");
+        let message = reply.error()["message"].to_string();
+        assert!(message.contains("needs 1 MiB") && message.contains("max_tokens"), "{message}");
+    }
+    // Who leaves the length open gets what there is room for.
+    assert_eq!(complete(&handle, json!({"prompt": vec![5; 60]})).await.status, 200);
+    let all = complete(&handle, json!({"prompt": vec![5; 80]})).await;
+    assert_eq!(all.error()["code"], "insufficient_memory");
+}
+
+#[tokio::test]
+async fn who_waited_for_memory_in_vain_is_told_what_was_missing() {
+    let shortage = Shortage { needed: 7 << 20, left: 2 << 20, budget: 9 << 20 };
+    let refuse = move |admission: Admission| {
+        admission.events.try_send(RowEvent::Refused(shortage)).unwrap();
+    };
+    let handle = open(config(), info(), refuse).await;
+    let reply = chat(&handle, body(false)).await;
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("2")));
+    assert_eq!(reply.error()["code"], "insufficient_memory");
+    let events = chat(&handle, body(true)).await.events();
+    let last: serde_json::Value = serde_json::from_str(events.last().unwrap()).unwrap();
+    assert_eq!(last["error"]["code"], "insufficient_memory");
+    assert!(last["error"]["message"].as_str().unwrap().contains("needs 7 MiB"), "{last}");
 }

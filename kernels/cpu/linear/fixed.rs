@@ -95,7 +95,7 @@ impl Fixed {
     }
 }
 
-/// Rows of x in a tile, if there are `rows` in all: few are dealt out evenly, many fill their tiles.
+/// Rows of x in a tile, if there are `rows` in all: few are dealt out evenly, many fill tiles.
 #[inline(always)]
 fn tile_rows(rows: usize) -> usize {
     if rows > super::TILE_ROWS {

@@ -1,9 +1,9 @@
 //! The matrix unit of newer x86-64 servers (AMX): products of whole tiles of bytes.
 //!
-//! Eight tile registers hold up to sixteen rows of 64 bytes each. One instruction multiplies a tile of
-//! signed digits `[rows, k]` with a tile of unsigned codes `[k, 16]` and adds the exact products
-//! to 32-bit sums `[rows, 16]`. The codes lie in memory as the unit wants them: quads of k, with
-//! the sixteen outputs of a panel inside (Intel SDM volume 1, chapter 18).
+//! Eight tile registers hold up to sixteen rows of 64 bytes each. One instruction multiplies a
+//! tile of signed digits `[rows, k]` with a tile of unsigned codes `[k, 16]` and adds the exact
+//! products to 32-bit sums `[rows, 16]`. The codes lie in memory as the unit wants them: quads of
+//! k, with the sixteen outputs of a panel inside (Intel SDM volume 1, chapter 18).
 
 // SAFETY, for every block here: `self` is the proof that the unit exists and that Linux lets
 // this process use it (see `Amx::new`). No compiler keeps anything in a tile register.

@@ -117,3 +117,18 @@ fn rows_after_a_rejection_are_never_asked_for() {
     });
     assert_eq!(v, Ok(Verdict { accepted: 0, next: 7 }));
 }
+
+#[test]
+fn drafts_that_stand_before_nonsense_are_kept() {
+    let sure = |token| Dist::from_weights(vec![(token, 1.0)]).unwrap();
+    let (drafts, q) = ([4, 5], [sure(4), sure(5)]);
+    for rule in [Rule::Ratio, Rule::Coupled] {
+        for nonsense_at in 0..=2 {
+            let p = |i: usize| if i < nonsense_at { Ok(sure(drafts[i])) } else { Err(NotFinite) };
+            let told = verdict(rule, 7, 0, (&drafts, &q), p);
+            let kept = told.map(|v| (drafts[..v.accepted].to_vec(), v.next));
+            let wanted = [Err(NotFinite), Ok((vec![], 4)), Ok((vec![4], 5))];
+            assert_eq!(kept, wanted[nonsense_at]);
+        }
+    }
+}

@@ -28,6 +28,7 @@ impl Batch {
             assert_eq!(row.slot, slot, "outcomes come in the plan's order");
             self.settle_row(row, &mut settled);
         }
+        self.costs.hear(&settled.report);
         settled
     }
 
@@ -90,7 +91,7 @@ impl Batch {
     /// Parks the first `len` tokens of a row for the bank, if there is room.
     fn keep(&mut self, slot: Slot, len: usize, settled: &mut Settled) {
         let Some(row) = self.rows.get(&slot) else { return };
-        if self.ledger.snapshots() >= self.limits.snapshots_max {
+        if self.ledger.snapshots() >= self.limits.snapshots_max || !self.may_park() {
             settled.report.dropped_deposits += 1;
             return;
         }
@@ -100,6 +101,7 @@ impl Batch {
         let bytes = self.info.snapshot_bytes + pages * self.info.page_bytes;
         let tokens = Arc::from(&row.tokens[..len]);
         settled.deposits.push(Deposit { snapshot, tokens, bytes });
+        self.parked();
     }
 }
 

@@ -1,0 +1,84 @@
+//! Who is simulated: a generator of chance, requests of many kinds, and what each must hear.
+
+use super::*;
+use crate::accept::Rule;
+use crate::request::Limits;
+use crate::sample::Sampling;
+
+/// A small generator for the simulation itself (xorshift64*; Vigna 2016).
+pub(super) struct Rng(u64);
+
+impl Rng {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(super) fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % n
+    }
+
+    pub(super) fn chance(&mut self, one_in: u64) -> bool {
+        self.below(one_in) == 0
+    }
+}
+
+/// The text of `request` served alone, cold, without drafts, and how it ends.
+pub(super) fn alone(request: &Request, engine: &Scripted) -> (Vec<Token>, Finish) {
+    let s = &request.sampling;
+    let mut tokens = request.prompt.to_vec();
+    let mut seen = Seen::default();
+    seen.add_prompt(&tokens);
+    let mut out = Vec::new();
+    while out.len() < request.limits.new_tokens_max
+        && tokens.len() < engine.info().context_tokens_max
+    {
+        let logits = engine.logits(&tokens);
+        let Ok(p) = crate::sample::Dist::from_logits(&logits, s, &seen, &[]) else {
+            return (out, Finish::Fault);
+        };
+        let next = crate::accept::draw(s.rule, s.seed, tokens.len() as u64, &p);
+        tokens.push(next);
+        out.push(next);
+        seen.add_output(&[next]);
+        if request.limits.stop_tokens.contains(&next) {
+            return (out, Finish::Stop);
+        }
+    }
+    (out, Finish::Length)
+}
+
+pub(super) fn anybody(rng: &mut Rng, id: u64, stems: &[Vec<Token>]) -> Request {
+    let mut prompt = stems[rng.below(stems.len() as u64) as usize].clone();
+    let boundary = prompt.len();
+    prompt.extend((0..rng.below(90)).map(|_| rng.below(32) as Token));
+    if prompt.is_empty() {
+        prompt.push(3);
+    }
+    let greedy = rng.chance(3);
+    let penalised = rng.chance(4);
+    let sampling = Sampling {
+        temperature: if greedy { 0.0 } else { 0.8 },
+        top_k: [0, 5, 20][rng.below(3) as usize],
+        top_p: [1.0, 0.9][rng.below(2) as usize],
+        presence_penalty: if penalised { 0.7 } else { 0.0 },
+        repetition_penalty: if penalised { 1.2 } else { 1.0 },
+        seed: rng.below(1 << 40),
+        rule: Rule::Coupled,
+        ..Sampling::default()
+    };
+    Request {
+        id: RequestId(id),
+        boundaries: if boundary > 0 && boundary < prompt.len() { vec![boundary] } else { vec![] },
+        prompt: prompt.into(),
+        sampling,
+        limits: Limits {
+            new_tokens_max: 1 + rng.below(60) as usize,
+            stop_tokens: Arc::new(BTreeSet::from([7])),
+        },
+        draft_tokens: [Drafts::Tuned, Drafts::AtLeast(1), Drafts::Exactly(0), Drafts::Exactly(3)]
+            [rng.below(4) as usize],
+    }
+}

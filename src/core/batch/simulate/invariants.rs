@@ -1,0 +1,154 @@
+//! What must hold whatever happens, one function each. All panic with what they found.
+
+use super::*;
+
+/// L1: the text of a request is its text alone, cold and undrafted, and so is its end.
+pub(super) fn text_is_the_text_alone(
+    (request, text, finish): (&Request, &[Token], Finish),
+    engine: &Scripted,
+) {
+    assert_eq!(
+        (text, finish),
+        (&*alone(request, engine).0, alone(request, engine).1),
+        "{request:?}"
+    );
+}
+
+/// L1 for those who leave early: what they heard is how it begins.
+pub(super) fn a_broken_text_begins_right(request: &Request, text: &[Token], engine: &Scripted) {
+    assert!(alone(request, engine).0.starts_with(text), "{request:?} heard {text:?}");
+}
+
+/// L2: what was settled is what was told, and a step's events are of different rows but for a last
+/// word.
+pub(super) fn tokens_out_equal_tokens_settled(settled: &Settled) {
+    let told = settled.events.iter().map(|(_, event)| match event {
+        RowEvent::Tokens(tokens, _) => tokens.len(),
+        RowEvent::Finished(..) | RowEvent::Refused(_) => 0,
+    });
+    assert_eq!(told.sum::<usize>(), settled.report.emitted);
+    for pair in settled.events.windows(2) {
+        let ended = matches!(pair[0].1, RowEvent::Finished(..));
+        assert!(pair[0].0 != pair[1].0 || !ended, "{:?} spoke after its end", pair[0].0);
+    }
+}
+
+/// L3 and L4: slots, pages and snapshots add up, and no more states are alive than allowed.
+pub(super) fn the_ledger_is_clean(batch: &Batch) {
+    batch.check_integrity().unwrap();
+    assert!(batch.ledger().snapshots() <= batch.limits.snapshots_max);
+}
+
+/// What the engine holds never exceeds what it may.
+pub(super) fn memory_stays_within_the_budget(engine: &Scripted) {
+    let (used, budget) = (engine.memory(), engine.info().budget);
+    assert!(used <= budget.bytes - budget.step, "{used} of {budget:?}");
+}
+
+/// A slot has one part in a step, and a row.
+pub(super) fn no_slot_is_planned_twice(plan: &Plan, batch: &Batch) {
+    let prefill = plan.prefill.iter().map(|c| c.slot);
+    let all: Vec<Slot> = prefill.chain(plan.verify.iter().map(|v| v.slot)).collect();
+    let unique: BTreeSet<Slot> = all.iter().copied().collect();
+    assert_eq!(all.len(), unique.len(), "{plan:?}");
+    assert!(unique.iter().all(|slot| batch.rows.contains_key(slot)), "{plan:?}");
+}
+
+/// A step feeds no more than its budget, unless that is below the grain: then one chunk up to it.
+pub(super) fn the_token_budget_is_kept(plan: &Plan, knobs: &Knobs, batch: &Batch) {
+    let verified: usize = plan.verify.iter().map(|v| 1 + usize::from(v.depth)).sum();
+    let chunks: Vec<usize> =
+        plan.prefill.iter().map(|c| c.end - c.start).filter(|&n| n > 0).collect();
+    let mut budget = knobs.prefill_idle.saturating_sub(verified);
+    if verified > 0 && knobs.stretch.is_none() {
+        budget = budget.min(knobs.prefill_busy);
+    }
+    let fits = chunks.iter().sum::<usize>() <= budget;
+    let least = chunks.len() == 1 && chunks[0] <= batch.limits.chunk_grain;
+    assert!(fits || least, "{budget} tokens for {plan:?}");
+}
+
+/// Chunks end on the grain, at a boundary worth keeping or with the prompt.
+pub(super) fn chunks_are_cut_where_they_may(plan: &Plan, batch: &Batch) {
+    for chunk in &plan.prefill {
+        let request = &batch.rows[&chunk.slot].request;
+        let on_grain = chunk.end.is_multiple_of(batch.limits.chunk_grain);
+        let worth = request.boundaries.contains(&chunk.end);
+        assert!(on_grain || worth || chunk.end == request.prompt.len(), "{chunk:?}");
+        assert_eq!(chunk.sample, chunk.end == request.prompt.len(), "{chunk:?}");
+    }
+}
+
+/// Nobody drafts deeper than its request, the knobs and its room allow.
+pub(super) fn depths_are_allowed(plan: &Plan, knobs: &Knobs, batch: &Batch) {
+    for v in &plan.verify {
+        let row = &batch.rows[&v.slot];
+        let asked = row.request.draft_tokens.depth(knobs.depths.at(plan.verify.len()));
+        let end = v.position + 2 + usize::from(v.depth);
+        assert!(v.depth <= asked.min(batch.info.depth_max), "{v:?}");
+        assert!(end <= batch.tokens_max(&row.request), "{v:?} goes beyond what is wanted");
+    }
+}
+
+/// L5 for those who decode: all of them, every step.
+pub(super) fn whoever_decodes_is_in_every_step(plan: &Plan, batch: &Batch) {
+    let decoding = batch.rows.values().filter(|row| row.is_decoding()).count();
+    assert_eq!(plan.verify.len(), decoding);
+}
+
+/// L5 for prompts: one of them goes on in every step, or in the next.
+pub(super) fn prompts_go_on(plan: &Plan, batch: &Batch, stalled_before: bool) -> bool {
+    let open = batch.rows.values().any(|row| !row.is_decoding());
+    let stalled = open && plan.prefill.is_empty();
+    assert!(!(stalled && stalled_before), "two steps without a prompt token");
+    stalled
+}
+
+/// What all that have a seat have left of their prompts.
+pub(super) fn prompts_left(batch: &Batch) -> u64 {
+    let left = |row: &Row| row.request.prompt.len() - row.computed.min(row.request.prompt.len());
+    batch.rows.values().map(|row| left(row) as u64).sum()
+}
+
+/// L5 for each prompt: it is done within the bound that ageing promises; `left` is what others had
+/// left when it got its seat.
+pub(super) fn no_prompt_starves(left: &BTreeMap<RequestId, u64>, batch: &Batch, knobs: &Knobs) {
+    for row in batch.rows.values().filter(|row| !row.is_decoding()) {
+        let cold = (row.request.prompt.len() - row.usage.cached) as u64;
+        let others = left[&row.request.id];
+        let bound = (PASSED + batch.info.slots as u64) * cold + others;
+        let waited = batch.fed - row.since;
+        // The step in which it ends may feed others too.
+        let step = knobs.prefill_idle as u64;
+        assert!(waited <= bound + step, "{:?} saw {waited} tokens pass", row.request.id);
+    }
+}
+
+/// L5 for the queue: seats are given in order of arrival.
+pub(super) fn seats_are_given_in_order(queue: &mut VecDeque<RequestId>, batch: &Batch) {
+    let running: BTreeSet<RequestId> = batch.rows.values().map(|row| row.request.id).collect();
+    while queue.front().is_some_and(|id| running.contains(id)) {
+        queue.pop_front();
+    }
+    assert!(queue.iter().all(|id| !running.contains(id)), "{running:?} before {queue:?}");
+    assert_eq!(queue.len(), batch.waiting(), "nobody is lost in the queue");
+}
+
+/// Rows beyond `rows_max` may go on when it falls, but none is added.
+pub(super) fn no_seat_is_given_beyond_the_width(before: usize, knobs: &Knobs, batch: &Batch) {
+    assert!(batch.rows.len() <= before.max(knobs.rows_max).max(1));
+}
+
+/// Who was cancelled has no part in the next plan, nor any seat.
+pub(super) fn a_cancelled_row_is_gone_by_the_next_plan(gone: &BTreeSet<RequestId>, batch: &Batch) {
+    let stays = batch.rows.values().find(|row| gone.contains(&row.request.id));
+    assert!(stays.is_none(), "{stays:?}");
+}
+
+/// Plans are values: they print, and equal only themselves.
+pub(super) fn plans_print_and_compare(plan: &Plan, before: &Plan) {
+    let copy = plan.clone();
+    assert_eq!(*plan, copy);
+    assert_eq!(format!("{plan:?}"), format!("{copy:?}"));
+    assert!(plan != before && format!("{plan:?}") != format!("{before:?}"));
+}

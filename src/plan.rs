@@ -1,0 +1,182 @@
+//! `mtplx plan`: what a model and a number of clients need in memory, before anything is loaded.
+
+#![allow(clippy::print_stdout, reason = "a command reports on stdout")]
+
+use anyhow::{Result, bail};
+use clap::Args;
+use mtplx_core::preflight::{Estimate, Fit, Wish, estimate, fit};
+use mtplx_kernels::checkpoint::Checkpoint;
+use mtplx_kernels::memory;
+use mtplx_kernels::preflight::{precision, shape};
+use serde_json::json;
+
+use crate::config::Config;
+use crate::model::Model;
+
+/// What is planned for.
+#[derive(Args, Debug, Clone)]
+pub struct PlanArgs {
+    /// Tokens of each client's sequence, prompt and answer; the model's own bound without it.
+    #[arg(long)]
+    context: Option<usize>,
+    /// Sequences at once; engine.slots without it.
+    #[arg(long)]
+    clients: Option<usize>,
+    /// Memory of the machine in GiB, three quarters of which are planned with; without it this
+    /// machine's, or what engine.memory_budget says.
+    #[arg(long)]
+    memory: Option<f64>,
+    /// As JSON, all in bytes.
+    #[arg(long)]
+    json: bool,
+}
+
+const GIB: f64 = (1_u64 << 30) as f64;
+
+/// Works it out and prints it.
+///
+/// # Errors
+/// When a number makes no sense.
+pub fn run(model: &Model, config: &Config, args: &PlanArgs) -> Result<()> {
+    let checkpoint = &model.checkpoint;
+    let machine = match args.memory {
+        Some(gib) if gib.is_finite() && gib > 0.0 => (gib * GIB) as u64,
+        Some(gib) => bail!("--memory {gib}: must be a number of GiB above 0"),
+        None => memory::machine(),
+    };
+    let actors = &config.actors;
+    let wish = Wish {
+        context_tokens: args.context.unwrap_or(checkpoint.config.positions_max),
+        clients: args.clients.unwrap_or(config.engine.slots),
+        snapshots: actors.bank.entries_max as usize,
+        depth: config.engine.depth_max.into(),
+        step_tokens: actors.tuner.prefill_idle_tokens,
+        page_tokens: config.engine.page_tokens,
+    };
+    if wish.context_tokens == 0 || wish.clients == 0 {
+        bail!("--context and --clients must be at least 1");
+    }
+    let wish = Wish { snapshots: parked(checkpoint, config, &wish), ..wish };
+    // The setting is of this machine; another one is planned for with the usual share.
+    let set = config.engine.memory_budget.filter(|_| args.memory.is_none());
+    let budget = set.unwrap_or_else(|| memory::budget_of(machine));
+    let fit = fit(&shape(checkpoint), &precision(checkpoint), &wish, budget);
+    if args.json {
+        println!("{}", json(model, &wish, &fit));
+    } else {
+        table(model, &wish, &fit, machine);
+    }
+    Ok(())
+}
+
+/// As many states as the bank's bytes have room for.
+fn parked(checkpoint: &Checkpoint, config: &Config, wish: &Wish) -> usize {
+    let one = Wish { snapshots: 1, ..*wish };
+    let estimate = estimate(&shape(checkpoint), &precision(checkpoint), &one);
+    let room = config.actors.bank.bytes_max / estimate.snapshots.max(1);
+    wish.snapshots.min(usize::try_from(room).unwrap_or(usize::MAX))
+}
+
+/// Every part with its bytes and where they come from.
+fn parts(e: &Estimate, wish: &Wish) -> [(&'static str, u64, String); 8] {
+    let clients = wish.clients;
+    let kib = e.kv_token as f64 / 1024.0;
+    let mib = e.state_slot as f64 / (1 << 20) as f64;
+    let context = wish.context_tokens;
+    [
+        ("weights", e.weights, "trunk, embedding and output head".into()),
+        ("MTP head", e.mtp_weights, "its own layer".into()),
+        ("KV pages", e.kv, format!("{clients} x {context} tokens of {kib:.0} KiB")),
+        ("states", e.states, format!("{clients} x {mib:.1} MiB, recurrent")),
+        ("tapes", e.tapes, format!("of {} drafts, and convolution windows", wish.depth)),
+        ("bank", e.snapshots, format!("{} parked states, besides their pages", wish.snapshots)),
+        ("activations", e.activations, format!("of {} tokens, and logits", wish.step_tokens)),
+        ("scores", e.scores, "of one attention layer, where none is fused".into()),
+    ]
+}
+
+fn table(model: &Model, wish: &Wish, fit: &Fit, machine: u64) {
+    let gib = |bytes: u64| bytes as f64 / GIB;
+    println!("{}: {} clients of {} tokens\n", model.name, wish.clients, wish.context_tokens);
+    for (name, bytes, reason) in parts(&fit.estimate, wish) {
+        println!("{name:<12} {:>9.2} GiB  {reason}", gib(bytes));
+    }
+    println!("{:<12} {:>9.2} GiB", "total", gib(fit.estimate.total()));
+    let of = format!("of a machine with {:.1} GiB", gib(machine));
+    println!("{:<12} {:>9.2} GiB  {of}\n", "budget", gib(fit.budget));
+    let positions = model.checkpoint.config.positions_max;
+    if wish.context_tokens > positions {
+        println!("this model was made for {positions} tokens; the rest is arithmetic only");
+    }
+    let (clients, context) = (fit.clients_max, fit.context_max);
+    if fit.fits() {
+        println!("it fits; so would {clients} clients of {} tokens", wish.context_tokens);
+    } else if clients == 0 && context == 0 {
+        println!("it does not fit, not even for one token: take fewer bits or a smaller model");
+    } else {
+        println!(
+            "it does not fit: lower --clients to {clients}, or --context to {context}, or both"
+        );
+    }
+}
+
+fn json(model: &Model, wish: &Wish, fit: &Fit) -> serde_json::Value {
+    let e = &fit.estimate;
+    json!({
+        "model": model.name,
+        "wish": {
+            "context_tokens": wish.context_tokens,
+            "clients": wish.clients,
+            "snapshots": wish.snapshots,
+            "depth": wish.depth,
+            "step_tokens": wish.step_tokens,
+        },
+        "bytes": {
+            "weights": e.weights,
+            "mtp_weights": e.mtp_weights,
+            "kv_token": e.kv_token,
+            "kv": e.kv,
+            "state_slot": e.state_slot,
+            "states": e.states,
+            "tapes": e.tapes,
+            "snapshots": e.snapshots,
+            "activations": e.activations,
+            "scores": e.scores,
+            "total": e.total(),
+            "budget": fit.budget,
+        },
+        "fits": fit.fits(),
+        "clients_max": fit.clients_max,
+        "context_max": fit.context_max,
+    })
+}
+
+#[cfg(feature = "embedded-model")]
+#[cfg(test)]
+mod tests {
+    use mtplx_core::preflight::Precision;
+
+    use super::*;
+
+    #[test]
+    fn the_shape_of_the_small_model_gives_the_bytes_of_its_files() {
+        let config = Config::load(None, &[]).unwrap();
+        let model = Model::open(&config.model).unwrap();
+        let (shape, known) = (shape(&model.checkpoint), precision(&model.checkpoint));
+        let guess = Precision { weights_total: None, ..known };
+        let wish = Wish {
+            context_tokens: 1000,
+            clients: 2,
+            snapshots: 0,
+            depth: 2,
+            step_tokens: 64,
+            page_tokens: 32,
+        };
+        let total = |p: &Precision| {
+            let fit = fit(&shape, p, &wish, u64::MAX);
+            fit.estimate.weights + fit.estimate.mtp_weights
+        };
+        let (files, guess) = (total(&known) as f64, total(&guess) as f64);
+        assert!((guess / files - 1.0).abs() < 0.03, "{guess} for {files}");
+    }
+}
