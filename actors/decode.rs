@@ -233,6 +233,7 @@ impl<E: Engine> State<E> {
         // Before anybody hears of it: whoever has seen its end and looks at the metrics finds it.
         metrics::cycle(&report, began.elapsed(), ran);
         metrics::books(&self.batch);
+        tracing::trace!(step = plan.step, moves = ?plan.moves, ?report, ?ran, "step");
         self.publish(settled)?;
         reports.cast(tuner::Message::Report(report))?;
         Ok(true)
