@@ -1,0 +1,253 @@
+// verify_qmm: y [M, N] = x [M, K] · Wᵀ for affine 4- and 8-bit W, fp32 accumulation.
+//
+// One block of threads computes 32 outputs for 8·NT rows of x. Its WARPS warps divide K among
+// themselves; each walks its part in steps of 64 and their sums are added in the order of the
+// warps. Neither the division nor any order depends on M, so a row's result is the same, to the
+// bit, whatever travels with it.
+//
+// W lies as layout.rs packs it: for every 32 outputs and every 64 of K what a warp needs for one
+// step, in the order in which its lanes take it, 16 bytes a lane.
+//
+// The tensor cores see codes, not weights. With q a 4-bit code, the bf16 of bits 0x4300 | q is
+// 128 + q, exactly; so a step yields P = Σ (128 + q) x, and W = scale·q + bias gives
+// y = scale·P + (bias − 128·scale)·Σ x, with Σ x from a product with ones. An 8-bit code is two
+// nibbles: 0x4500 | hi is 2048 + 16·hi, and both planes add into the same P.
+
+namespace verify_qmm {
+
+template <typename T>
+struct Half;
+
+template <>
+struct Half<__nv_bfloat16> {
+  static constexpr unsigned LOW = 0x43004300u, HIGH = 0x45004500u, ONES = 0x3f803f80u;
+  static constexpr float OFFSET4 = 128.0f, OFFSET8 = 2176.0f;
+  static __device__ __forceinline__ float low(unsigned pair) {
+    return __uint_as_float(pair << 16);
+  }
+  static __device__ __forceinline__ float high(unsigned pair) {
+    return __uint_as_float(pair & 0xffff0000u);
+  }
+  static __device__ __forceinline__ __nv_bfloat16 round(float value) {
+    return __float2bfloat16_rn(value);
+  }
+  static __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0,
+                                             unsigned b1) {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+
+template <>
+struct Half<__half> {
+  static constexpr unsigned LOW = 0x64006400u, HIGH = 0x74007400u, ONES = 0x3c003c00u;
+  static constexpr float OFFSET4 = 1024.0f, OFFSET8 = 17408.0f;
+  static __device__ __forceinline__ float low(unsigned pair) {
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(pair & 0xffffu)));
+  }
+  static __device__ __forceinline__ float high(unsigned pair) {
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(pair >> 16)));
+  }
+  static __device__ __forceinline__ __half round(float value) { return __float2half_rn(value); }
+  static __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0,
+                                             unsigned b1) {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+
+// Weights pass through once: they are not to push x out of the first cache.
+__device__ __forceinline__ uint4 load_once(const uint4* from) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from));
+  return v;
+}
+
+__device__ __forceinline__ uint4 load_kept(const uint4* from) {
+  uint4 v;
+  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from));
+  return v;
+}
+
+// The 8 codes of a word as the fragment that the tensor cores want: 16 outputs × 16 of K.
+__device__ __forceinline__ void spread(unsigned word, unsigned magic, unsigned (&a)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    asm("lop3.b32 %0, %1, 0x000f000f, %2, 0xea;" : "=r"(a[i]) : "r"(word >> (4 * i)), "r"(magic));
+  }
+}
+
+__device__ __forceinline__ unsigned pick(const uint4& v, int i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+__device__ __forceinline__ void copy_async(void* to, const uint4* from) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from));
+}
+
+// SUBS: groups a step covers (2 when a group is 32, else 1). DEPTH: steps on their way from memory.
+template <typename T, int BITS, int SUBS, int NT, int WARPS, int DEPTH, bool ASYNC>
+__device__ __forceinline__ void block(const unsigned* words, const T* scales, const T* x, T* y,
+                                      int m, int n, int k, int tile, int first) {
+  using H = Half<T>;
+  constexpr int PLANES = BITS / 4;
+  constexpr int LOADS = 2 * PLANES;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int row = lane / 4, quad = lane % 4;
+  const int steps = k / 64;
+  const int from = static_cast<int>(static_cast<long long>(steps) * warp / WARPS);
+  const int to = static_cast<int>(static_cast<long long>(steps) * (warp + 1) / WARPS);
+  const size_t at = static_cast<size_t>(tile) * steps + from;
+  const uint4* w = reinterpret_cast<const uint4*>(words) + at * (LOADS * 32) + lane;
+  const uint4* s = reinterpret_cast<const uint4*>(scales) + at * (SUBS * 8) + row;
+  // A row of x beyond the last is read as the last one and its result dropped.
+  const uint4* xs[NT];
+#pragma unroll
+  for (int t = 0; t < NT; ++t) {
+    const int r = min(first + 8 * t + row, m - 1);
+    xs[t] = reinterpret_cast<const uint4*>(x + static_cast<size_t>(r) * k) + from * 8 + quad;
+  }
+
+  constexpr int STEP = LOADS * 32 + SUBS * 8;
+  constexpr int RING = ASYNC ? WARPS * DEPTH * STEP * 16 : 16;
+  constexpr int PART = 2 * WARPS * 8 * 36 * 4;
+  __shared__ __align__(16) char room[RING > PART ? RING : PART];
+  uint4* mine = reinterpret_cast<uint4*>(room) + warp * DEPTH * STEP;
+  uint4 ring[ASYNC ? 1 : DEPTH][LOADS], sides[ASYNC ? 1 : DEPTH][SUBS];
+  const int pad = lane < SUBS * 8;
+  if constexpr (ASYNC) s += lane - row;
+  auto fetch = [&](int d) {
+    if constexpr (ASYNC) {
+#pragma unroll
+      for (int i = 0; i < LOADS; ++i) copy_async(mine + d * STEP + i * 32 + lane, w + (d * LOADS + i) * 32);
+      if (pad) copy_async(mine + d * STEP + LOADS * 32 + lane, s + d * SUBS * 8);
+    } else {
+#pragma unroll
+      for (int i = 0; i < LOADS; ++i) ring[d][i] = load_once(w + (d * LOADS + i) * 32);
+#pragma unroll
+      for (int i = 0; i < SUBS; ++i) sides[d][i] = load_once(s + (d * SUBS + i) * 8);
+    }
+  };
+#pragma unroll
+  for (int d = 0; d < DEPTH; ++d) {
+    if (from + d < to) fetch(d);
+    if constexpr (ASYNC) asm volatile("cp.async.commit_group;");
+  }
+  w += DEPTH * LOADS * 32;
+  s += DEPTH * SUBS * 8;
+
+  float sum[NT][2][4];
+#pragma unroll
+  for (int t = 0; t < NT; ++t)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum[t][i / 4][i % 4] = 0.0f;
+  const unsigned ones[4] = {H::ONES, H::ONES, H::ONES, H::ONES};
+
+  for (int step = from; step < to; step += DEPTH) {
+#pragma unroll
+    for (int d = 0; d < DEPTH; ++d) {
+      if (step + d >= to) break;
+      uint4 now[LOADS], side[SUBS];
+      if constexpr (ASYNC) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(DEPTH - 1) : "memory");
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < LOADS; ++i) now[i] = mine[d * STEP + i * 32 + lane];
+#pragma unroll
+        for (int i = 0; i < SUBS; ++i) side[i] = mine[d * STEP + LOADS * 32 + i * 8 + row];
+        __syncwarp();
+      } else {
+#pragma unroll
+        for (int i = 0; i < LOADS; ++i) now[i] = ring[d][i];
+#pragma unroll
+        for (int i = 0; i < SUBS; ++i) side[i] = sides[d][i];
+      }
+      if (step + d + DEPTH < to) fetch(d);
+      if constexpr (ASYNC) asm volatile("cp.async.commit_group;");
+#pragma unroll
+      for (int sub = 0; sub < SUBS; ++sub) {
+        constexpr int PARTS = 4 / SUBS;
+        float product[NT][2][4] = {}, total[NT][4] = {};
+#pragma unroll
+        for (int i = 0; i < PARTS / 2; ++i) {
+          // 8 of K a lane: which ones is layout.rs's affair and the same for W.
+          uint4 b[NT];
+#pragma unroll
+          for (int t = 0; t < NT; ++t) b[t] = load_kept(xs[t] + d * 8 + 4 * (sub + i));
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h)
+#pragma unroll
+              for (int p = 0; p < PLANES; ++p) {
+                unsigned a[4];
+                spread(pick(now[h * PLANES + p], sub * PARTS + 2 * i + j),
+                       p == 0 ? H::LOW : H::HIGH, a);
+#pragma unroll
+                for (int t = 0; t < NT; ++t)
+                  H::mma(product[t][h], a, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
+              }
+#pragma unroll
+            for (int t = 0; t < NT; ++t)
+              H::mma(total[t], ones, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
+          }
+        }
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          const unsigned both = pick(side[sub], r);
+          const float scale = H::low(both);
+          const float bias = fmaf(-(BITS == 4 ? H::OFFSET4 : H::OFFSET8), scale, H::high(both));
+#pragma unroll
+          for (int t = 0; t < NT; ++t)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              const int h = r / 2, i = 2 * (r % 2) + c;
+              sum[t][h][i] = fmaf(scale, product[t][h][i], sum[t][h][i]);
+              sum[t][h][i] = fmaf(bias, total[t][c], sum[t][h][i]);
+            }
+        }
+      }
+    }
+    w += DEPTH * LOADS * 32;
+    s += DEPTH * SUBS * 8;
+#pragma unroll
+    for (int t = 0; t < NT; ++t) xs[t] += DEPTH * 8;
+  }
+
+  // Warps' sums, added in order. Two buffers, so that one barrier a tile is enough.
+  constexpr int COLUMN = 36;
+  auto parts = reinterpret_cast<float (*)[WARPS][8 * COLUMN]>(room);
+  if constexpr (ASYNC) __syncthreads();
+#pragma unroll
+  for (int t = 0; t < NT; ++t) {
+    float* here = parts[t % 2][warp];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int out = 16 * (i / 4) + 8 * (i % 4 / 2) + row;
+      here[(2 * quad + i % 2) * COLUMN + out] = sum[t][i / 4][i % 4];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < 256; i += 32 * WARPS) {
+      const int out = i % 32, column = i / 32;
+      float total = 0.0f;
+#pragma unroll
+      for (int v = 0; v < WARPS; ++v) total += parts[t % 2][v][column * COLUMN + out];
+      const int r = first + 8 * t + column, c = 32 * tile + out;
+      if (r < m && c < n) y[static_cast<size_t>(r) * n + c] = H::round(total);
+    }
+  }
+}
+
+}  // namespace verify_qmm
