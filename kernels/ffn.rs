@@ -1,7 +1,6 @@
 //! The feed-forward block: `x + down(silu(gate n) · up n)` with `n = rms(x)`.
 
 use mlx_rs::Array;
-use mlx_rs::ops::sigmoid;
 
 use crate::checkpoint::Mlp;
 use crate::error::Result;
@@ -21,7 +20,7 @@ pub struct Ffn(Core);
 enum Core {
     #[cfg(target_os = "linux")]
     Host(Arc<HostFfn>),
-    Mlx(MlxFfn),
+    Mlx(Box<MlxFfn>),
 }
 
 #[derive(Debug)]
@@ -46,20 +45,19 @@ impl Ffn {
     /// # Errors
     /// When weights cannot be prepared.
     pub fn load(place: Place, gain: &[f32], eps: f32, w: &Mlp) -> Result<Self> {
-        let inputs = [&w.gate, &w.up];
         Ok(Self(match place {
             #[cfg(target_os = "linux")]
             Place::Host => Core::Host(Arc::new(HostFfn {
                 gain: gain.to_vec(),
                 eps,
-                gate_up: crate::linear::host_matrix(&inputs)?,
+                gate_up: crate::linear::host_matrix(&[&w.gate, &w.up])?,
                 down: crate::linear::host_matrix(&[&w.down])?,
             })),
-            Place::Mlx(_) => Core::Mlx(MlxFfn {
+            Place::Mlx(_) => Core::Mlx(Box::new(MlxFfn {
                 norm: Norm::load(place, gain, eps)?,
-                gate_up: Matrix::load(place, &inputs)?,
+                gate_up: Matrix::load_gated(place, &w.gate, &w.up)?,
                 down: Matrix::load(place, &[&w.down])?,
-            }),
+            })),
         }))
     }
 
@@ -79,10 +77,7 @@ impl Ffn {
                 })
             }
             Core::Mlx(ffn) => {
-                let gate_up = ffn.gate_up.apply(&ffn.norm.apply(x)?)?;
-                let halves = gate_up.split_equal(2, -1)?;
-                let gate = &halves[0];
-                let gated = gate.multiply(sigmoid(gate)?)?.multiply(&halves[1])?;
+                let gated = ffn.gate_up.apply_gated(&ffn.norm.apply(x)?)?;
                 ffn.down.apply_add(&gated, x)
             }
         }

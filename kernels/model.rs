@@ -25,6 +25,8 @@ pub struct Model {
     /// `None` when tied to `embed`.
     head: Option<Matrix>,
     mtp: Option<MtpHead>,
+    /// Layers after which a GPU begins while later ones are still put together; 0 for never.
+    ahead: usize,
 }
 
 #[derive(Debug)]
@@ -114,6 +116,7 @@ impl Model {
             norm: Norm::load(place, &checkpoint.norm, config.norm_eps)?,
             head: checkpoint.head.as_ref().map(|h| Matrix::load(place, &[h])).transpose()?,
             mtp,
+            ahead: std::env::var("MTPLX_AHEAD").ok().and_then(|n| n.parse().ok()).unwrap_or(0),
         })
     }
 
@@ -148,7 +151,10 @@ impl Model {
         let kv_rows: Vec<AttentionRow> = rows.iter().map(FeedRow::attention).collect();
         let (mut gdn, mut kv) = (pools.gdn.iter_mut(), pools.kv.iter_mut());
         let mut x = self.embed.gather(tokens)?;
-        for layer in &self.layers {
+        for (i, layer) in self.layers.iter().enumerate() {
+            if self.ahead > 0 && i > 0 && i % self.ahead == 0 {
+                mlx_rs::transforms::async_eval([&x])?;
+            }
             x = match &layer.mixer {
                 LayerMixer::Gdn(g) => {
                     g.apply(&x, &gdn_rows, gdn.next().expect("a pool for every GDN layer"))?

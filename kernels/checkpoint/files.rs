@@ -176,7 +176,9 @@ enum Source {
 }
 
 impl Bytes {
-    fn from_static(content: &'static [u8]) -> Self {
+    /// Bytes that live as long as the program.
+    #[must_use]
+    pub fn from_static(content: &'static [u8]) -> Self {
         Self { range: 0..content.len(), source: Source::Static(content) }
     }
 

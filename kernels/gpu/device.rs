@@ -1,5 +1,8 @@
-//! A kernel's way to the device: source to MLX's run-time compiler, arrays in, arrays out. CUDA on
-//! Linux through mlx-c, Metal on macOS through mlx-rs.
+//! A kernel's way to the device: source to a run-time compiler, arrays in, arrays out. CUDA on
+//! Linux, Metal on macOS.
+//!
+//! Kernels may write into their inputs. MLX knows nothing of that, so whoever hands such an array
+//! to MLX again must first have evaluated an output of the call, or pass it along.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
@@ -11,48 +14,39 @@ use crate::error::Result;
 pub struct Source {
     /// Its name, for people.
     pub name: &'static str,
-    /// Names of its inputs.
-    pub inputs: &'static [&'static str],
-    /// Names of its outputs.
-    pub outputs: &'static [&'static str],
-    /// Functions that stand before the kernel.
-    pub header: &'static str,
-    /// What stands between the kernel's braces.
-    pub body: &'static str,
+    /// The text, with one kernel in it.
+    pub text: &'static str,
 }
 
 /// How a kernel is launched.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch<'a> {
-    /// Constants of the source: values, by name.
-    pub constants: &'a [(&'static str, i32)],
-    /// Types of the source, by name.
-    pub dtypes: &'a [(&'static str, Dtype)],
+    /// Numbers that follow the arrays among the kernel's arguments.
+    pub scalars: &'a [i32],
     /// Blocks of threads.
-    pub blocks: i32,
+    pub blocks: usize,
     /// Threads of a block.
-    pub threads: i32,
+    pub threads: usize,
 }
 
-/// A kernel; MLX compiles it at the first evaluation of each set of constants and types.
+/// A compiled kernel.
 #[derive(Debug)]
 pub struct Kernel(imp::Kernel);
 
 impl Kernel {
-    /// Hands a source to MLX.
+    /// Compiles a source with `settings`: its macros, by name.
     ///
     /// # Errors
-    /// When MLX refuses it.
-    pub fn new(source: &Source) -> Result<Self> {
-        Ok(Self(imp::Kernel::new(source, &unique_name(source))?))
+    /// Where there is no GPU of the kind, and what the compiler finds wrong.
+    pub fn compile(source: &Source, settings: &[(&str, String)]) -> Result<Self> {
+        Ok(Self(imp::Kernel::compile(source, &unique_name(source, settings), settings)?))
     }
 
-    /// Adds a call to the graph; its results are not computed yet. What does not compile fails the
-    /// evaluation.
+    /// Adds a call to the graph; its results are not computed yet.
     ///
     /// # Safety
-    /// The source must stay inside the arrays it is given, write every element of its outputs and
-    /// write nothing else.
+    /// The source must stay inside the arrays it is given, and write every element of its outputs.
+    /// What it writes into inputs is told to nobody; see above.
     ///
     /// # Errors
     /// When MLX refuses the call.
@@ -68,12 +62,22 @@ impl Kernel {
     }
 }
 
-/// MLX keeps compiled kernels by name, on disk too: another source must have another name.
-fn unique_name(source: &Source) -> String {
-    let text = [source.header, source.body].concat();
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+/// The kind and generation of the GPU: 10 · compute capability on CUDA; 0 where there is none.
+#[must_use]
+pub fn generation() -> i32 {
+    imp::generation()
+}
+
+/// MLX keeps loaded kernels by name: another source or setting must have another.
+fn unique_name(source: &Source, settings: &[(&str, String)]) -> String {
+    let said = settings.iter().flat_map(|(name, value)| [*name, "=", value, ","]);
+    let hash = [source.text]
+        .into_iter()
+        .chain(said)
+        .flat_map(str::bytes)
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     format!("mtplx_{}_{hash:016x}", source.name)
 }
 

@@ -19,6 +19,10 @@ use rayon::prelude::*;
 pub const TILE: usize = 32;
 /// Columns of a step.
 pub const STEP: usize = 64;
+/// Fewer tiles than this do not fill a GPU with blocks of four warps.
+const TILES_FEW: usize = 400;
+/// More tiles than this fill one several times over.
+const TILES_MANY: usize = 660;
 
 /// The form of an affine matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,6 +81,19 @@ impl Form {
     #[must_use]
     pub fn sides(&self) -> usize {
         self.tiles() * self.steps() * self.subs() * 64
+    }
+
+    /// Warps that divide a tile's columns: a fact of the form, whatever the rows of x and the GPU,
+    /// so that sums have one order.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        if self.tiles() < TILES_FEW { 8 } else { 4 }
+    }
+
+    /// Whether there are so many outputs that a block may keep more rows of x.
+    #[must_use]
+    pub fn is_wide(&self) -> bool {
+        self.tiles() > TILES_MANY
     }
 
     /// Words of a row as checkpoints store it.

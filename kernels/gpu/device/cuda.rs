@@ -1,6 +1,10 @@
-//! Custom CUDA kernels through mlx-c, which mlx-rs does not wrap.
+//! Custom CUDA kernels through MLX's `precompiled_cuda_kernel`, which neither mlx-c nor mlx-rs
+//! wraps; the C++ half is `native/cuda_call.cpp`.
+//!
+//! mlx-c's `cuda_kernel` would do too, and did: but it puts the source together anew for every
+//! call, knows no launch bounds, and compiles behind 7 seconds' worth of headers.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr;
 
 use mlx_rs::error::{Exception, Result};
@@ -8,37 +12,55 @@ use mlx_rs::{Array, Dtype, Stream};
 
 use super::{Launch, Source};
 
-/// A handle that this module owns.
+/// The longest text of a failure, in bytes, with its final zero.
+const ERROR_BYTES_MAX: usize = 4096;
+
+/// Machine code, and its entry's name.
 #[derive(Debug)]
 pub(super) struct Kernel {
-    raw: mlx_sys::mlx_fast_cuda_kernel,
+    name: CString,
+    image: Vec<u8>,
 }
 
-struct Config(mlx_sys::mlx_fast_cuda_kernel_config);
-struct Names(mlx_sys::mlx_vector_string);
-struct Arrays(mlx_sys::mlx_vector_array);
-
 impl Kernel {
-    pub(super) fn new(source: &Source, name: &str) -> Result<Self> {
-        let (name, header) = (text(name)?, text(source.header)?);
-        let (inputs, outputs) = (Names::new(source.inputs)?, Names::new(source.outputs)?);
-        let body = text(source.body)?;
-        // SAFETY: every pointer is good throughout the call, which copies what it keeps.
-        let raw = unsafe {
-            mlx_sys::mlx_fast_cuda_kernel_new(
-                name.as_ptr(),
-                inputs.0,
-                outputs.0,
-                body.as_ptr(),
-                header.as_ptr(),
-                true,
-                0,
-            )
-        };
-        if raw.ctx.is_null() {
-            return Err(Exception::custom("this MLX has no CUDA kernels"));
+    pub(super) fn compile(
+        source: &Source,
+        name: &str,
+        settings: &[(&str, String)],
+    ) -> Result<Self> {
+        let arch = generation();
+        if arch == 0 {
+            return Err(Exception::custom("there is no CUDA GPU"));
         }
-        Ok(Self { raw })
+        let fixed =
+            [format!("--gpu-architecture=sm_{arch}"), "--std=c++17".into(), define("NAME", name)];
+        let settings = settings.iter().map(|(name, value)| define(name, value));
+        let options: Vec<CString> =
+            fixed.into_iter().chain(settings).map(|o| text(&o)).collect::<Result<_>>()?;
+        let options: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
+        let code = text(source.text)?;
+        let (mut image, mut size) = (ptr::null_mut(), 0);
+        tried(source.name, |error, room| {
+            // SAFETY: every pointer is good for its length throughout the call.
+            unsafe {
+                mtplx_cuda_compile(
+                    code.as_ptr(),
+                    options.as_ptr(),
+                    options.len(),
+                    &raw mut image,
+                    &raw mut size,
+                    error,
+                    room,
+                )
+            }
+        })?;
+        // SAFETY: the call succeeded, so `image` has `size` bytes, and is freed once.
+        let image = unsafe {
+            let copy = std::slice::from_raw_parts(image.cast::<u8>(), size).to_vec();
+            mtplx_cuda_free(image);
+            copy
+        };
+        Ok(Self { name: text(name)?, image })
     }
 
     /// # Safety
@@ -49,114 +71,115 @@ impl Kernel {
         outputs: &[(&[i32], Dtype)],
         launch: Launch<'_>,
     ) -> Result<Vec<Array>> {
-        let config = Config::new(outputs, launch)?;
         let handles: Vec<mlx_sys::mlx_array> = inputs.iter().map(|a| a.as_ptr()).collect();
+        let raw_outputs: Vec<RawOutput> = outputs
+            .iter()
+            .map(|(shape, dtype)| RawOutput {
+                shape: shape.as_ptr(),
+                ndim: shape.len(),
+                dtype: (*dtype).into(),
+            })
+            .collect();
+        let raw = RawLaunch {
+            name: self.name.as_ptr(),
+            image: self.image.as_ptr().cast(),
+            image_size: self.image.len(),
+            scalars: launch.scalars.as_ptr(),
+            scalars_len: launch.scalars.len(),
+            blocks: launch.blocks as c_int,
+            threads: launch.threads as c_int,
+            shared_bytes: 0,
+        };
         let stream = Stream::thread_local_or_gpu();
-        // SAFETY: handles are borrowed from live arrays, the vectors are freed by their owners,
-        // and each result is a new handle that nobody else frees.
-        unsafe {
-            let given = Arrays(mlx_sys::mlx_vector_array_new_data(handles.as_ptr(), handles.len()));
-            let mut made = Arrays(mlx_sys::mlx_vector_array_new());
-            let status = mlx_sys::mlx_fast_cuda_kernel_apply(
-                &raw mut made.0,
-                self.raw,
-                given.0,
-                config.0,
-                stream.as_ptr(),
-            );
-            check(status, "MLX refused the call of a CUDA kernel")?;
-            (0..outputs.len())
-                .map(|i| {
-                    let mut array = mlx_sys::mlx_array { ctx: ptr::null_mut() };
-                    let status = mlx_sys::mlx_vector_array_get(&raw mut array, made.0, i);
-                    check(status, "a CUDA kernel lost an output")?;
-                    Ok(Array::from_ptr(array))
-                })
-                .collect()
-        }
+        let mut results = vec![mlx_sys::mlx_array { ctx: ptr::null_mut() }; outputs.len()];
+        tried("a call of a CUDA kernel", |error, room| {
+            // SAFETY: every pointer is good for its length throughout the call; the handles are
+            // borrowed from live arrays.
+            unsafe {
+                mtplx_cuda_call(
+                    results.as_mut_ptr(),
+                    &raw const raw,
+                    handles.as_ptr(),
+                    handles.len(),
+                    raw_outputs.as_ptr(),
+                    raw_outputs.len(),
+                    stream.as_ptr(),
+                    error,
+                    room,
+                )
+            }
+        })?;
+        // SAFETY: each result is a new handle that nobody else frees.
+        Ok(results.into_iter().map(|array| unsafe { Array::from_ptr(array) }).collect())
     }
 }
 
-impl Config {
-    fn new(outputs: &[(&[i32], Dtype)], launch: Launch<'_>) -> Result<Self> {
-        let what = "MLX refused the shape of a CUDA call";
-        // SAFETY: every pointer is good throughout its call, which copies what it keeps.
-        unsafe {
-            let config = Self(mlx_sys::mlx_fast_cuda_kernel_config_new());
-            let raw = config.0;
-            for (shape, dtype) in outputs {
-                let (at, len) = (shape.as_ptr(), shape.len());
-                let dtype = (*dtype).into();
-                let status =
-                    mlx_sys::mlx_fast_cuda_kernel_config_add_output_arg(raw, at, len, dtype);
-                check(status, what)?;
-            }
-            // MLX counts a grid in threads.
-            let (all, threads) = (launch.blocks * launch.threads, launch.threads);
-            check(mlx_sys::mlx_fast_cuda_kernel_config_set_grid(raw, all, 1, 1), what)?;
-            let status = mlx_sys::mlx_fast_cuda_kernel_config_set_thread_group(raw, threads, 1, 1);
-            check(status, what)?;
-            check(mlx_sys::mlx_fast_cuda_kernel_config_set_verbose(raw, false), what)?;
-            for (name, dtype) in launch.dtypes {
-                let (name, dtype) = (text(name)?, (*dtype).into());
-                let at = name.as_ptr();
-                let status =
-                    mlx_sys::mlx_fast_cuda_kernel_config_add_template_arg_dtype(raw, at, dtype);
-                check(status, what)?;
-            }
-            for (name, value) in launch.constants {
-                let name = text(name)?;
-                let at = name.as_ptr();
-                let status =
-                    mlx_sys::mlx_fast_cuda_kernel_config_add_template_arg_int(raw, at, *value);
-                check(status, what)?;
-            }
-            Ok(config)
-        }
-    }
+pub(super) fn generation() -> i32 {
+    // SAFETY: it takes nothing and touches nothing of ours.
+    unsafe { mtplx_cuda_arch() }
 }
 
-impl Names {
-    fn new(names: &[&str]) -> Result<Self> {
-        let names: Vec<CString> = names.iter().map(|name| text(name)).collect::<Result<_>>()?;
-        let mut at: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
-        // SAFETY: the pointers are good throughout the call, which copies the texts.
-        Ok(Self(unsafe { mlx_sys::mlx_vector_string_new_data(at.as_mut_ptr(), at.len()) }))
-    }
+fn define(name: &str, value: &str) -> String {
+    format!("-DSET_{name}={value}")
 }
 
 fn text(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Exception::custom("a kernel's text holds a zero"))
 }
 
-fn check(status: i32, what: &str) -> Result<()> {
-    if status == 0 { Ok(()) } else { Err(Exception::custom(what)) }
+/// Runs a call that writes its failure's words into a buffer.
+fn tried(what: &str, call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<()> {
+    let mut error = [0; ERROR_BYTES_MAX];
+    if call(error.as_mut_ptr(), error.len()) == 0 {
+        return Ok(());
+    }
+    // SAFETY: the buffer started as zeros and its last byte is never written but with one.
+    let words = unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy();
+    Err(Exception::custom(format!("{what}: {words}")))
 }
 
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        // SAFETY: this is the only owner.
-        unsafe { mlx_sys::mlx_fast_cuda_kernel_free(self.raw) };
-    }
+/// `mtplx_cuda_output` of `cuda_call.h`.
+#[repr(C)]
+struct RawOutput {
+    shape: *const c_int,
+    ndim: usize,
+    dtype: mlx_sys::mlx_dtype,
 }
 
-impl Drop for Config {
-    fn drop(&mut self) {
-        // SAFETY: this is the only owner.
-        unsafe { mlx_sys::mlx_fast_cuda_kernel_config_free(self.0) };
-    }
+/// `mtplx_cuda_launch` of `cuda_call.h`.
+#[repr(C)]
+struct RawLaunch {
+    name: *const c_char,
+    image: *const c_char,
+    image_size: usize,
+    scalars: *const c_int,
+    scalars_len: usize,
+    blocks: c_int,
+    threads: c_int,
+    shared_bytes: c_int,
 }
 
-impl Drop for Names {
-    fn drop(&mut self) {
-        // SAFETY: this is the only owner. What fails to be freed is lost, no more.
-        let _ = unsafe { mlx_sys::mlx_vector_string_free(self.0) };
-    }
-}
-
-impl Drop for Arrays {
-    fn drop(&mut self) {
-        // SAFETY: this is the only owner. What fails to be freed is lost, no more.
-        let _ = unsafe { mlx_sys::mlx_vector_array_free(self.0) };
-    }
+unsafe extern "C" {
+    fn mtplx_cuda_arch() -> c_int;
+    fn mtplx_cuda_compile(
+        source: *const c_char,
+        options: *const *const c_char,
+        options_len: usize,
+        image: *mut *mut c_char,
+        image_size: *mut usize,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> c_int;
+    fn mtplx_cuda_free(image: *mut c_char);
+    fn mtplx_cuda_call(
+        results: *mut mlx_sys::mlx_array,
+        launch: *const RawLaunch,
+        inputs: *const mlx_sys::mlx_array,
+        inputs_len: usize,
+        outputs: *const RawOutput,
+        outputs_len: usize,
+        stream: mlx_sys::mlx_stream,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> c_int;
 }
