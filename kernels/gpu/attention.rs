@@ -13,7 +13,7 @@ const SOURCE: Source = Source {
     text: concat!(include_str!("scalar.cu"), include_str!("ragged_attention.cu")),
 };
 /// Keys that one block attends to: fixed, so that sums have one order.
-pub const SPAN: usize = 128;
+pub const SPAN: usize = 64;
 /// Most tokens of a row whose queries a block takes.
 pub const TOKENS_MAX: usize = 5;
 

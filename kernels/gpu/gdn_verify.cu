@@ -56,21 +56,41 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     for (int j = 0; j < 8; ++j) held[4 * j] = s[j];
   };
 
+  // A committed row keeps its last three inputs, a verified one all that it may have to replay.
+  const int first = commit ? total : keep, kept = commit ? 3 : 3 + len;
+  if (thread < 3 * D && (thread >= 2 * D || head % (HV / HK) == 0)) {
+    const int c = channel(thread);
+#pragma unroll 4
+    for (int j = 0; j < kept; ++j) next[static_cast<size_t>(j) * WIDE + c] = input(first + j, c);
+  } else if (thread >= 3 * D && thread < 3 * D + 2) {
+    const int c = C + (thread - 3 * D) * HV + head;
+    for (int j = 3; j < kept; ++j) next[static_cast<size_t>(j) * WIDE + c] = input(first + j, c);
+  }
+
   for (int base = 0; base < total; base += CHUNK) {
     const int n = min(CHUNK, total - base);
-    for (int i = thread; i < n * 3 * D; i += THREADS) {
-      const int t = i / (3 * D), c = channel(i % (3 * D));
-      float value = 0.0f;
+    if (thread < 3 * D) {
+      // A thread is a channel; all its inputs are on their way at once.
+      const int c = channel(thread);
+      float x[CHUNK + 3], tap[4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) value = fmaf(taps[j * C + c], widen(input(base + t + j, c)), value);
-      qkv[t][i % (3 * D)] = value / (1.0f + expf(-value));
-    }
-    if (thread < n) {
-      const float b = widen(input(base + thread + 3, C + head));
-      const float a = widen(input(base + thread + 3, C + HV + head)) + dt_bias[head];
-      learn[thread] = 1.0f / (1.0f + expf(-b));
+      for (int j = 0; j < 4; ++j) tap[j] = taps[j * C + c];
+#pragma unroll
+      for (int e = 0; e < CHUNK + 3; ++e) x[e] = e < n + 3 ? widen(input(base + e, c)) : 0.0f;
+#pragma unroll
+      for (int t = 0; t < CHUNK; ++t) {
+        float value = 0.0f;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) value = fmaf(tap[j], x[t + j], value);
+        if (t < n) qkv[t][thread] = value / (1.0f + expf(-value));
+      }
+    } else if (thread < 3 * D + n) {
+      const int t = thread - 3 * D;
+      const float b = widen(input(base + t + 3, C + head));
+      const float a = widen(input(base + t + 3, C + HV + head)) + dt_bias[head];
+      learn[t] = 1.0f / (1.0f + expf(-b));
       const float dt = fmaxf(a, 0.0f) + log1pf(expf(-fabsf(a)));
-      forget[thread] = expf(decay[head] * dt);
+      forget[t] = expf(decay[head] * dt);
     }
     __syncthreads();
     for (int job = warp; job < 2 * n; job += THREADS / 32) {
@@ -135,17 +155,4 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     __syncthreads();
   }
   if (total > 0 && (commit || len == 0)) store();
-
-  // A committed row keeps its last three inputs, a verified one all that it may have to replay.
-  const int first = commit ? total : keep, kept = commit ? 3 : 3 + len;
-  const int from = head % (HV / HK) == 0 ? 0 : 2 * D;
-  for (int j = 0; j < kept; ++j) {
-    for (int i = from + thread; i < 3 * D; i += THREADS) {
-      next[static_cast<size_t>(j) * WIDE + channel(i)] = input(first + j, channel(i));
-    }
-    if (thread < 2 && j >= 3) {
-      const int c = C + thread * HV + head;
-      next[static_cast<size_t>(j) * WIDE + c] = input(first + j, c);
-    }
-  }
 }

@@ -14,7 +14,7 @@
 // row), then pages. SET_NQ, SET_NKV, SET_P; D = 32·SET_E; rotation of the first SET_ROTARY of D.
 
 constexpr int NQ = SET_NQ, NKV = SET_NKV, P = SET_P, E = SET_E, D = 32 * E, GROUP = NQ / NKV;
-constexpr int PROJ = (2 * NQ + 2 * NKV) * D, SPAN = 128, KEYS = 32;
+constexpr int PROJ = (2 * NQ + 2 * NKV) * D, SPAN = 64, KEYS = 32;
 
 // Minus infinity.
 #define LEAST __uint_as_float(0xff800000u)
@@ -111,21 +111,31 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 #pragma unroll
     for (int i = 0; i < E; ++i) o[e][i] = 0.0f;
   }
-  auto load = [&](const u16* pool, int base) {
+  // Keys and values of a tile are on their way together; the tile in shared memory holds the keys
+  // first.
+  constexpr int PIECES = KEYS * (D / 8) / (32 * WARPS);
+  uint4 k_bits[PIECES], v_bits[PIECES];
+  auto put = [&](const uint4 (&bits)[PIECES]) {
     __syncthreads();
-    for (int i = threadIdx.x; i < KEYS * (D / 8); i += 32 * WARPS) {
-      const int key = base + i / (D / 8);
-      uint4 bits = make_uint4(0, 0, 0, 0);
-      if (key < end) {
-        const size_t cell = (static_cast<size_t>(pages[key / P]) * NKV + kv_head) * P + key % P;
-        bits = reinterpret_cast<const uint4*>(pool + cell * D)[i % (D / 8)];
-      }
-      *reinterpret_cast<uint4*>(tile + i / (D / 8) * KEY_ROW + i % (D / 8) * 8) = bits;
+#pragma unroll
+    for (int j = 0; j < PIECES; ++j) {
+      const int i = threadIdx.x + j * 32 * WARPS;
+      *reinterpret_cast<uint4*>(tile + i / (D / 8) * KEY_ROW + i % (D / 8) * 8) = bits[j];
     }
     __syncthreads();
   };
   for (int base = span * SPAN; base < end; base += KEYS) {
-    load(keys, base);
+#pragma unroll
+    for (int j = 0; j < PIECES; ++j) {
+      const int i = threadIdx.x + j * 32 * WARPS, key = base + i / (D / 8);
+      k_bits[j] = v_bits[j] = make_uint4(0, 0, 0, 0);
+      if (key < end) {
+        const size_t cell = (static_cast<size_t>(pages[key / P]) * NKV + kv_head) * P + key % P;
+        k_bits[j] = reinterpret_cast<const uint4*>(keys + cell * D)[i % (D / 8)];
+        v_bits[j] = reinterpret_cast<const uint4*>(values + cell * D)[i % (D / 8)];
+      }
+    }
+    put(k_bits);
     // Two sums a query, of even and odd groups of four: shorter chains.
     float score[EACH][2] = {}, weight[EACH];
     for (int i = 0; i < D / 8; ++i) {
@@ -165,7 +175,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 #pragma unroll
       for (int i = 0; i < E; ++i) o[e][i] *= shrink;
     }
-    load(values, base);
+    put(v_bits);
 #pragma unroll 4
     for (int at = 0; at < KEYS; ++at) {
       float v[E];
@@ -208,16 +218,34 @@ extern "C" __global__ void __launch_bounds__(128)
   const int token = job / NQ, head = job % NQ;
   const int position = meta[4 * rows + 2 * token], page = meta[4 * rows + 2 * token + 1];
   float most = LEAST, sum = 0.0f, o[E] = {};
-  for (int span = first_key / SPAN; page >= 0 && span <= position / SPAN; ++span) {
-    const float* part = parts + (static_cast<size_t>(job) * spans + span) * (D + 2);
-    const float here = part[D];
-    // A span of which this token sees no key.
-    if (here == LEAST) continue;
-    const float top = fmaxf(most, here);
-    const float old = most == LEAST ? 0.0f : expf(most - top), fresh = expf(here - top);
-    sum = fmaf(sum, old, part[D + 1] * fresh);
+  const int last = page >= 0 ? position / SPAN : -1;
+  // 32 spans at a time: each lane asks for one, then all add them up in order.
+  for (int base = first_key / SPAN; base <= last; base += 32) {
+    const float* part = parts + (static_cast<size_t>(job) * spans + base) * (D + 2);
+    const bool mine = base + lane <= last;
+    const float here = mine ? part[lane * (D + 2) + D] : LEAST;
+    const float weight = mine ? part[lane * (D + 2) + D + 1] : 0.0f;
+    float top = here;
 #pragma unroll
-    for (int i = 0; i < E; ++i) o[i] = fmaf(o[i], old, part[lane * E + i] * fresh);
+    for (int step = 16; step > 0; step /= 2) {
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
+    }
+    top = fmaxf(top, most);
+    // No key seen so far: nothing to add up, and nothing to rescale.
+    if (top == LEAST) continue;
+    const float old = most == LEAST ? 0.0f : expf(most - top);
+    const float fresh = here == LEAST ? 0.0f : expf(here - top);
+    sum = fmaf(sum, old, sum_lanes<32>(weight * fresh));
+#pragma unroll
+    for (int i = 0; i < E; ++i) o[i] *= old;
+    const int count = min(32, last - base + 1);
+#pragma unroll 4
+    for (int at = 0; at < count; ++at) {
+      const float w = __shfl_sync(0xffffffffu, fresh, at);
+      const float* from = part + at * (D + 2) + lane * E;
+#pragma unroll
+      for (int i = 0; i < E; ++i) o[i] = fmaf(from[i], w, o[i]);
+    }
     most = top;
   }
   const u16* gate = proj + static_cast<size_t>(token) * PROJ + (2 * head + 1) * D + lane * E;

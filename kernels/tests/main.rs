@@ -2,7 +2,8 @@
 //!
 //! * `golden`: logits and hidden states of trunk and MTP head against mlx-lm's;
 //! * `lossless`: the same text at every depth, in every company, warm and cold;
-//! * `law`: sampled tokens with speculation follow the plain distribution.
+//! * `law`: sampled tokens with speculation follow the plain distribution;
+//! * `sources`: the GPU kernels, compiled for the CPU and run beside references.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,3 +16,5 @@ mod golden;
 mod house;
 mod law;
 mod lossless;
+#[cfg(target_os = "linux")]
+mod sources;

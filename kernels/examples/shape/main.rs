@@ -70,8 +70,10 @@ fn main() -> Result<()> {
         floor * 1e3
     );
     let mut bench = Bench { engine, floor, vocab: config.vocab as u32 };
-    if only == Some("profile") {
-        return bench.profiled();
+    match only {
+        Some("profile") => return bench.profiled(),
+        Some("prefill") => return bench.prefill(4096),
+        _ => {}
     }
     for (clients, depth) in [(1, 0), (1, 3), (8, 0), (8, 3)] {
         bench.decode(clients, depth)?;
@@ -263,8 +265,11 @@ impl Bench {
     }
 
     fn prefill(&mut self, prompt: usize) -> Result<()> {
-        for _ in 0..2 {
+        for _ in 0..3 {
+            mark(c"cuProfilerStop");
             let mut batch = self.batch(1, prompt, 2);
+            // Later ones overwrite: a profiler sees them all, its reader wants the last.
+            mark(c"cuProfilerStart");
             let mut total = 0.0;
             let mut phases = Vec::new();
             loop {
