@@ -77,7 +77,8 @@ impl FusedGdn {
     }
 
     /// `proj [M, q|k|v|z|b|a]` → `[M, Hv·Dv]`; `state` and `window` are written in place, before
-    /// the result is read; `after` is the result of the call before. `meta` holds [`ROW_INTS`] numbers a row.
+    /// the result is read; `after` is the result of the call before. `meta` holds [`ROW_INTS`]
+    /// numbers a row.
     ///
     /// # Errors
     /// When MLX refuses.

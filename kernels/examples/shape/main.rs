@@ -237,8 +237,8 @@ impl Bench {
         let verify = ms(|p| p.verify_us);
         println!(
             "B={clients} T={}: step {:.2} ms = draft {:.2} + trunk {verify:.2} ({:.0} % of copy \
-             bandwidth) + sampling {:.2}; waiting for the device {:.2}; {:.2} tokens a row and cycle, \
-             {:.0} tok/s{}",
+             bandwidth) + sampling {:.2}; waiting for the device {:.2}; {:.2} tokens a row and \
+             cycle, {:.0} tok/s{}",
             depth + 1,
             median(&|t| t.0 * 1e3),
             ms(|p| p.draft_us),
