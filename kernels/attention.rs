@@ -19,7 +19,9 @@ use crate::{
     scratch,
 };
 
+mod fused;
 mod plain;
+mod trial;
 
 /// What one row does in a call: tokens `start..start + len` of the flattened batch stand at
 /// absolute indices `position..position + len` of its cache.
@@ -75,6 +77,7 @@ struct MlxAttention {
     kv: Option<Matrix>,
     output: Matrix,
     mixer: plain::PlainAttention,
+    fused: Option<fused::Fused>,
 }
 
 #[cfg(target_os = "linux")]
@@ -96,6 +99,8 @@ pub struct KvPool {
     keys: Array,
     /// [pages, Nkv, page, D].
     values: Array,
+    /// The result of the last fused call: whoever has it, has the pool's changes.
+    last: Option<Array>,
 }
 
 impl Attention {
@@ -149,7 +154,8 @@ impl Attention {
                 qkv: Matrix::load(place, &qkv)?,
                 kv: head.then(|| Matrix::load(place, &kv)).transpose()?,
                 output: Matrix::load(place, &[&w.o])?,
-                mixer: plain::PlainAttention::load(place, norms, config, shape, &inv_freq)?,
+                fused: fused::Fused::load(place, &norms, (&inv_freq, eps), shape)?,
+                mixer: plain::PlainAttention::load(place, norms, (&inv_freq, eps), shape)?,
             })),
         };
         Ok(Self { shape, place, core })
@@ -163,7 +169,7 @@ impl Attention {
         let s = &self.shape;
         let shape = [pages, s.kv_heads, s.page_tokens, s.head_dim].map(|n| n as i32);
         let zeros = || mlx_rs::ops::zeros_dtype(&shape, self.place.dtype());
-        Ok(KvPool { keys: zeros()?, values: zeros()? })
+        Ok(KvPool { keys: zeros()?, values: zeros()?, last: None })
     }
 
     /// `[M, H]` → `[M, H]`, the residual included.
@@ -176,7 +182,11 @@ impl Attention {
             Core::Host(layer) => apply_on_host(layer, x, rows, pool),
             Core::Mlx(layer) => {
                 let proj = layer.qkv.apply(&layer.norm.apply(x)?)?;
-                layer.output.apply_add(&layer.mixer.attend(&proj, rows, pool)?, x)
+                let y = match &layer.fused {
+                    Some(fused) => fused.attend(&layer.mixer, &proj, rows, pool)?,
+                    None => layer.mixer.attend(&proj, rows, pool)?,
+                };
+                layer.output.apply_add(&y, x)
             }
         }
     }
@@ -192,7 +202,10 @@ impl Attention {
             Core::Mlx(layer) => {
                 let Some(kv) = &layer.kv else { return Ok(()) };
                 let proj = kv.apply(&layer.norm.apply(x)?)?;
-                layer.mixer.append(&proj, rows, pool)
+                match &layer.fused {
+                    Some(fused) => fused.append(&proj, rows, pool, true).map(drop),
+                    None => layer.mixer.append(&proj, rows, pool),
+                }
             }
         }
     }
@@ -220,7 +233,7 @@ fn apply_on_host(
     };
     let inputs = [x, &pool.keys, &pool.values];
     let [out, keys, values] = host::call(&inputs, outputs, f)?;
-    *pool = KvPool { keys, values };
+    *pool = KvPool { keys, values, last: None };
     Ok(out)
 }
 
@@ -241,7 +254,7 @@ fn append_on_host(
         Ok(())
     };
     let [keys, values] = host::call(&[x, &pool.keys, &pool.values], outputs, f)?;
-    *pool = KvPool { keys, values };
+    *pool = KvPool { keys, values, last: None };
     Ok(())
 }
 
@@ -302,7 +315,7 @@ impl AttentionShape {
 impl KvPool {
     /// Arrays to evaluate so that no graph outlives its cycle.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        [&self.keys, &self.values].into_iter()
+        [&self.keys, &self.values].into_iter().chain(&self.last)
     }
 
     /// Pages there is room for.
@@ -316,6 +329,7 @@ impl KvPool {
     /// # Errors
     /// When MLX cannot allocate.
     pub fn grow(&mut self, pages: usize) -> Result<()> {
+        crate::place::eval(&self.last)?;
         crate::pool::grow(&mut self.keys, pages)?;
         crate::pool::grow(&mut self.values, pages)
     }
@@ -325,6 +339,8 @@ impl KvPool {
     /// # Errors
     /// When MLX fails.
     pub fn copy(&mut self, from: usize, to: usize) -> Result<()> {
+        // MLX knows nothing of what a fused kernel writes in place.
+        crate::place::eval(&self.last)?;
         crate::pool::copy(&mut self.keys, from, to)?;
         crate::pool::copy(&mut self.values, from, to)
     }

@@ -104,6 +104,12 @@ impl DraftIds {
         Self { vocab, low, skipped: vocab - kept }
     }
 
+    /// Whether every token has a row.
+    #[must_use]
+    pub fn are_all(self) -> bool {
+        self.skipped == 0
+    }
+
     /// The distribution that `sampling` makes of `logits`, over ids of the whole vocabulary.
     ///
     /// # Errors
@@ -115,7 +121,7 @@ impl DraftIds {
         seen: &Seen,
         ahead: &[Token],
     ) -> Result<Dist, NotFinite> {
-        if self.skipped == 0 {
+        if self.are_all() {
             return Dist::from_logits(logits, sampling, seen, ahead);
         }
         let (low, last) = logits.split_at(self.low);

@@ -17,6 +17,7 @@ use crate::place::Place;
 
 mod cycle;
 mod open;
+mod scores;
 
 pub use open::EngineOptions;
 
@@ -30,6 +31,8 @@ pub struct MlxEngine {
     snapshots: BTreeMap<SnapshotId, Snapshot>,
     /// Time of the running step.
     phases: Phases,
+    /// For benches of shapes alone: how often a draft at each place is to be accepted.
+    forced: Vec<f64>,
 }
 
 /// Where a sequence stands, as far as its tensors go.
@@ -82,6 +85,18 @@ impl Engine for MlxEngine {
 }
 
 impl MlxEngine {
+    /// Accepts drafts from now on as often as `rates` says, place by place, whatever their tokens
+    /// are: for benches with random weights, whose text means nothing anyway.
+    pub fn force_acceptance(&mut self, rates: &[f64]) {
+        self.forced = rates.to_vec();
+    }
+
+    /// Kernels that were switched off, and why: for logs and health.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        crate::gpu::gpu().warnings()
+    }
+
     fn step(&mut self, plan: &Plan, rows: &Rows) -> Result<Outcome> {
         self.phases = Phases::default();
         for &step in &plan.moves {

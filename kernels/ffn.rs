@@ -27,7 +27,7 @@ enum Core {
     Host(Arc<HostFfn>),
     #[cfg(target_os = "linux")]
     HostMoe(Arc<moe::HostMoe>),
-    Mlx(MlxFfn),
+    Mlx(Box<MlxFfn>),
     MlxMoe(Box<MlxMoe>),
 }
 
@@ -87,8 +87,8 @@ impl Ffn {
                 })
             }
             Core::Mlx(ffn) => {
-                let gate_up = ffn.gate_up.apply(&ffn.norm.apply(x)?)?;
-                ffn.down.apply_add(&gated(&gate_up)?, x)
+                let gated = ffn.gate_up.apply_gated(&ffn.norm.apply(x)?)?;
+                ffn.down.apply_add(&gated, x)
             }
             Core::MlxMoe(moe) => moe.apply(x),
         }
@@ -97,20 +97,19 @@ impl Ffn {
 
 impl Core {
     fn load(place: Place, gain: &[f32], eps: f32, w: &Mlp) -> Result<Self> {
-        let inputs = [&w.gate, &w.up];
         Ok(match place {
             #[cfg(target_os = "linux")]
             Place::Host => Self::Host(Arc::new(HostFfn {
                 gain: gain.to_vec(),
                 eps,
-                gate_up: crate::linear::host_matrix(&inputs)?,
+                gate_up: crate::linear::host_matrix(&[&w.gate, &w.up])?,
                 down: crate::linear::host_matrix(&[&w.down])?,
             })),
-            Place::Mlx(_) => Self::Mlx(MlxFfn {
+            Place::Mlx(_) => Self::Mlx(Box::new(MlxFfn {
                 norm: Norm::load(place, gain, eps)?,
-                gate_up: Matrix::load(place, &inputs)?,
+                gate_up: Matrix::load_gated(place, &w.gate, &w.up)?,
                 down: Matrix::load(place, &[&w.down])?,
-            }),
+            })),
         })
     }
 }

@@ -7,7 +7,9 @@
 use mlx_rs::{Array, Dtype};
 
 use crate::checkpoint::{GdnWeights, ModelConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::gpu::gdn::{FusedGdn, GdnParameters, HEAD_DIM};
+use crate::gpu::gpu;
 use crate::linear::Matrix;
 use crate::norm::Norm;
 use crate::place::Place;
@@ -23,6 +25,7 @@ use crate::{
 use std::sync::Arc;
 
 mod plain;
+mod trial;
 
 /// What one row does in a call: `keep` tokens of its tape are folded into the committed state, then
 /// tokens `start..start + len` of the flattened batch are processed.
@@ -91,7 +94,13 @@ struct MlxGdn {
     /// `qkv | z | b | a`.
     input: Matrix,
     output: Matrix,
-    mixer: plain::PlainGdn,
+    mixer: Mixer,
+}
+
+#[derive(Debug)]
+enum Mixer {
+    Plain(plain::PlainGdn),
+    Fused(FusedGdn),
 }
 
 #[cfg(target_os = "linux")]
@@ -113,6 +122,17 @@ pub struct GdnPool {
     window: Array,
     /// What a replay needs; laid out by the path.
     tape: Vec<Array>,
+    /// With the fused kernel: windows have two sides by turns, [slots · 2, 3 + T, C + 2·Hv].
+    fused: Option<Sides>,
+}
+
+/// What the fused kernel leaves behind.
+#[derive(Debug)]
+struct Sides {
+    /// The side of each slot's window that is good.
+    good: Vec<i32>,
+    /// The result of the last call: whoever has it, has the pool's changes.
+    last: Array,
 }
 
 /// A slot's committed state, parked.
@@ -139,6 +159,16 @@ impl Gdn {
         let shape = GdnShape::of(config, verify_max);
         let eps = config.norm_eps;
         let inputs = [&w.in_qkv, &w.in_z, &w.in_b, &w.in_a];
+        let parameters = GdnParameters {
+            key_heads: shape.key_heads,
+            value_heads: shape.value_heads,
+            verify_max,
+            conv: &w.conv,
+            a_log: &w.a_log,
+            dt_bias: &w.dt_bias,
+            gain: &w.norm,
+            eps,
+        };
         let core = match place {
             #[cfg(target_os = "linux")]
             Place::Host => {
@@ -161,7 +191,7 @@ impl Gdn {
                 norm: Norm::load(place, gain, eps)?,
                 input: Matrix::load(place, &inputs)?,
                 output: Matrix::load(place, &[&w.out])?,
-                mixer: plain::PlainGdn::load(w, shape, config, dtype)?,
+                mixer: Mixer::load(&parameters, shape, dtype)?,
             })),
         };
         Ok(Self { shape, place, hidden: config.hidden, core })
@@ -177,10 +207,16 @@ impl Gdn {
             let shape: Vec<i32> = shape.iter().map(|&n| n as i32).collect();
             Ok(mlx_rs::ops::zeros_dtype(&shape, Dtype::Float32)?)
         };
-        let window = zeros(&[slots, 3 + s.verify_max, s.channels()])?;
+        let mut window = [slots, 3 + s.verify_max, s.channels()];
+        let mut fused = None;
         let tape = match &self.core {
             #[cfg(target_os = "linux")]
             Core::Host(_) => vec![zeros(&[slots, s.host().tape_len()])?],
+            Core::Mlx(gdn) if matches!(gdn.mixer, Mixer::Fused(_)) => {
+                window = [2 * slots, 3 + s.verify_max, s.channels() + 2 * s.value_heads];
+                fused = Some(Sides { good: vec![0; slots], last: Array::from_int(0) });
+                vec![]
+            }
             Core::Mlx(_) => vec![
                 zeros(&[slots, s.verify_max, s.value_heads, s.key_dim])?,
                 zeros(&[slots, s.verify_max, s.value_heads, s.value_dim])?,
@@ -189,7 +225,8 @@ impl Gdn {
             ],
         };
         let state = zeros(&[slots, s.value_heads, s.value_dim, s.key_dim])?;
-        Ok(GdnPool { state, window: window.as_dtype(self.place.dtype())?, tape })
+        let window = zeros(&window)?.as_dtype(self.place.dtype())?;
+        Ok(GdnPool { state, window, tape, fused })
     }
 
     /// `[M, H]` → `[M, H]`, the residual included. Slots of a call differ.
@@ -258,7 +295,7 @@ fn apply_on_host(
     };
     let inputs = [x, &pool.state, &pool.window, &pool.tape[0]];
     let [out, state, window, tape] = host::call(&inputs, outputs, f)?;
-    *pool = GdnPool { state, window, tape: vec![tape] };
+    *pool = GdnPool { state, window, tape: vec![tape], fused: None };
     Ok(out)
 }
 
@@ -295,10 +332,59 @@ impl GdnRow {
     }
 }
 
+impl Mixer {
+    fn load(p: &GdnParameters<'_>, shape: GdnShape, dtype: Dtype) -> Result<Self> {
+        let gpu = gpu();
+        let known = shape.key_dim == HEAD_DIM && shape.value_dim == HEAD_DIM;
+        let name = format!("gdn_verify, {} and {} heads", shape.key_heads, shape.value_heads);
+        if known && gpu.serves(dtype) && gpu.passed(&name, || trial::run(shape, dtype)) {
+            return Ok(Self::Fused(FusedGdn::new(&gpu, p, dtype)?));
+        }
+        Ok(Self::Plain(plain::PlainGdn::load(p, shape, dtype)?))
+    }
+
+    fn mix(&self, proj: &Array, rows: &[GdnRow], pool: &mut GdnPool) -> Result<Array> {
+        match (self, &mut pool.fused) {
+            (Self::Fused(kernel), Some(sides)) => {
+                let arrays = [&pool.state, &pool.window, &sides.last];
+                let y = kernel.mix(proj, (&sides.describe(rows)?, rows.len()), arrays)?;
+                sides.turn(rows);
+                sides.last = y.clone();
+                Ok(y)
+            }
+            (Self::Plain(plain), _) => plain.mix(proj, rows, pool),
+            (Self::Fused(_), None) => Err(Error::Plan("a pool of another path".into())),
+        }
+    }
+}
+
+impl Sides {
+    /// Rows as the kernel reads them.
+    fn describe(&self, rows: &[GdnRow]) -> Result<Array> {
+        let numbers = rows.iter().flat_map(|r| {
+            let numbers = [r.slot, r.start, r.len, r.keep, usize::from(r.commit)];
+            numbers.map(|n| n as i32).into_iter().chain([self.good[r.slot]])
+        });
+        gpu().numbers(numbers.collect())
+    }
+
+    fn turn(&mut self, rows: &[GdnRow]) {
+        for row in rows {
+            self.good[row.slot] = 1 - self.good[row.slot];
+        }
+    }
+}
+
 impl GdnPool {
     /// Arrays to evaluate so that no graph outlives its cycle.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        [&self.state, &self.window].into_iter().chain(&self.tape)
+        let last = self.fused.iter().map(|f| &f.last);
+        [&self.state, &self.window].into_iter().chain(&self.tape).chain(last)
+    }
+
+    /// Where a slot's window is.
+    fn window_row(&self, slot: usize) -> usize {
+        self.fused.as_ref().map_or(slot, |f| 2 * slot + f.good[slot] as usize)
     }
 
     /// Copies a slot's committed state out; its tape must be folded.
@@ -306,11 +392,16 @@ impl GdnPool {
     /// # Errors
     /// When MLX fails.
     pub fn save(&self, slot: usize) -> Result<GdnSnapshot> {
+        if let Some(sides) = &self.fused {
+            // MLX knows nothing of what the kernel writes in place.
+            crate::place::eval([&sides.last])?;
+        }
         let at = Array::from_int(slot as i32);
+        let row = Array::from_int(self.window_row(slot) as i32);
         let history = Array::from_slice(&[0, 1, 2], &[3]);
         // Gathers copy: a view would keep the whole pool alive and see it change.
         let state = self.state.take_axis(&at, 0)?;
-        let window = self.window.take_axis(&at, 0)?.take_axis(&history, 0)?;
+        let window = self.window.take_axis(&row, 0)?.take_axis(&history, 0)?;
         Ok(GdnSnapshot { state, window })
     }
 
@@ -331,6 +422,7 @@ impl GdnPool {
             None => (zero(&self.state, 0)?, zero(&self.window, 3)?),
         };
         crate::pool::write(&mut self.state, slot, &state)?;
-        crate::pool::write(&mut self.window, slot, &window)
+        let row = self.window_row(slot);
+        crate::pool::write(&mut self.window, row, &window)
     }
 }

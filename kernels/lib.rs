@@ -13,6 +13,7 @@ pub mod engine;
 pub mod error;
 pub mod ffn;
 pub mod gdn;
+pub mod gpu;
 #[cfg(target_os = "linux")]
 pub mod host;
 pub mod linear;

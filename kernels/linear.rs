@@ -1,11 +1,12 @@
 //! Products with weights: `y [M, N] = x [M, K] · Wᵀ`, W dense or affine quantised, several
 //! matrices of one input stacked along N and computed at once.
 
-use mlx_rs::ops::{concatenate, dequantize, quantized_matmul};
+use mlx_rs::ops::{concatenate, dequantize, quantized_matmul, sigmoid};
 use mlx_rs::{Array, Dtype};
 
 use crate::checkpoint::{self, Format, Linear, Tensor};
 use crate::error::Result;
+use crate::gpu::qmm::PackedMatrix;
 use crate::place::Place;
 #[cfg(target_os = "linux")]
 use crate::{
@@ -16,6 +17,8 @@ use crate::{
 use std::sync::Arc;
 
 mod experts;
+mod packed;
+mod trial;
 
 pub use experts::ExpertMatrix;
 
@@ -31,6 +34,7 @@ enum Weights {
     #[cfg(target_os = "linux")]
     Host(Arc<cpu::Weight>),
     Mlx(Vec<Part>),
+    Packed(Box<PackedMatrix>),
 }
 
 #[derive(Debug)]
@@ -60,13 +64,47 @@ impl Matrix {
         let weights = match place {
             #[cfg(target_os = "linux")]
             Place::Host => Weights::Host(Arc::new(host_matrix(parts)?)),
-            Place::Mlx(dtype) => {
-                let parts: Vec<Part> =
-                    parts.iter().map(|p| Part::load(p, dtype)).collect::<Result<_>>()?;
-                Weights::Mlx(Part::stack(parts)?)
-            }
+            Place::Mlx(dtype) => match packed::load(parts, dtype, false)? {
+                Some(matrix) => Weights::Packed(Box::new(matrix)),
+                None => {
+                    let parts: Vec<Part> =
+                        parts.iter().map(|p| Part::load(p, dtype)).collect::<Result<_>>()?;
+                    Weights::Mlx(Part::stack(parts)?)
+                }
+            },
         };
         Ok(Self { rows, weights })
+    }
+
+    /// Two matrices of one shape, for [`Self::apply_gated`] alone.
+    ///
+    /// # Errors
+    /// When a part's format cannot be prepared.
+    pub fn load_gated(place: Place, gate: &Linear, up: &Linear) -> Result<Self> {
+        if let Place::Mlx(dtype) = place
+            && let Some(matrix) = packed::load(&[gate, up], dtype, true)?
+        {
+            return Ok(Self {
+                rows: 2 * gate.out as i32,
+                weights: Weights::Packed(Box::new(matrix)),
+            });
+        }
+        Self::load(place, &[gate, up])
+    }
+
+    /// `silu(x gateᵀ) · x upᵀ`, `[M, K]` → `[M, N/2]`.
+    ///
+    /// # Errors
+    /// When shapes disagree or MLX fails.
+    pub fn apply_gated(&self, x: &Array) -> Result<Array> {
+        if let Weights::Packed(matrix) = &self.weights
+            && matrix.is_gated()
+        {
+            return matrix.apply(x, None);
+        }
+        let halves = self.apply(x)?.split_equal(2, -1)?;
+        let gate = &halves[0];
+        Ok(gate.multiply(sigmoid(gate)?)?.multiply(&halves[1])?)
     }
 
     /// `x [M, K]` → `[M, N]`.
@@ -92,6 +130,7 @@ impl Matrix {
                 }
                 Ok(concatenate(&y, -1)?)
             }
+            Weights::Packed(matrix) => matrix.apply(x, None),
         }
     }
 
@@ -100,6 +139,9 @@ impl Matrix {
     /// # Errors
     /// When shapes disagree or MLX fails.
     pub fn apply_add(&self, x: &Array, residual: &Array) -> Result<Array> {
+        if let Weights::Packed(matrix) = &self.weights {
+            return matrix.apply(x, Some(residual));
+        }
         Ok(self.apply(x)?.add(residual)?)
     }
 
@@ -120,6 +162,7 @@ impl Matrix {
                 host_call(&[], &shape, f)
             }
             Weights::Mlx(parts) => parts[0].gather(ids),
+            Weights::Packed(matrix) => matrix.gather(ids),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Attention by MLX's own operations: the reference twin of the host kernel, and the path of GPUs
-//! until their kernels exist. Keys of a row are gathered from its pages into a dense temporary.
+//! Attention by MLX's own operations: the reference twin of the kernels, and the path of GPUs
+//! that have none. Keys of a row are gathered from its pages into a dense temporary.
 
 use mlx_rs::fast::{rope_dynamic, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::{TryIndexOp, scatter_single};
@@ -7,7 +7,6 @@ use mlx_rs::ops::{concatenate, sigmoid};
 use mlx_rs::{Array, Dtype};
 
 use super::{AttentionRow, AttentionShape, KvPool};
-use crate::checkpoint::ModelConfig;
 use crate::error::Result;
 use crate::norm::Norm;
 use crate::place::Place;
@@ -28,16 +27,15 @@ impl PlainAttention {
     pub(super) fn load(
         place: Place,
         [q_gain, k_gain]: [Vec<f32>; 2],
-        config: &ModelConfig,
+        (inv_freq, eps): (&[f32], f32),
         shape: AttentionShape,
-        inv_freq: &[f32],
     ) -> Result<Self> {
         let periods: Vec<f32> = inv_freq.iter().map(|f| f.recip()).collect();
         let half = periods.len() as i32;
         Ok(Self {
             shape,
-            q_norm: Norm::load(place, &q_gain, config.norm_eps)?,
-            k_norm: Norm::load(place, &k_gain, config.norm_eps)?,
+            q_norm: Norm::load(place, &q_gain, eps)?,
+            k_norm: Norm::load(place, &k_gain, eps)?,
             rotary: 2 * half,
             periods: Array::from_slice(&periods, &[half]),
             dtype: place.dtype(),
@@ -69,7 +67,7 @@ impl PlainAttention {
     }
 
     /// `q [Nq, len, D]` → `[len, Nq·D]`.
-    fn attend_row(&self, q: &Array, row: &AttentionRow, pool: &KvPool) -> Result<Array> {
+    pub(super) fn attend_row(&self, q: &Array, row: &AttentionRow, pool: &KvPool) -> Result<Array> {
         let s = &self.shape;
         let (nkv, d) = (s.kv_heads as i32, s.head_dim as i32);
         let end = row.position + row.len;
@@ -153,7 +151,7 @@ impl PlainAttention {
     }
 
     /// Rows' outputs back in the order of the flattened batch; tokens of no row are zero.
-    fn flat(&self, parts: &[Array], rows: &[AttentionRow], m: i32) -> Result<Array> {
+    pub(super) fn flat(&self, parts: &[Array], rows: &[AttentionRow], m: i32) -> Result<Array> {
         let all = concatenate(parts, 0)?;
         let in_order = rows.iter().scan(0, |at, r| {
             let here = r.start == *at;

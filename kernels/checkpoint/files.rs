@@ -174,7 +174,9 @@ impl Bytes {
         Self { range: 0..source.as_ref().len(), source: Arc::new(source) }
     }
 
-    fn from_static(content: &'static [u8]) -> Self {
+    /// Bytes that live as long as the program.
+    #[must_use]
+    pub fn from_static(content: &'static [u8]) -> Self {
         Self::of(content)
     }
 

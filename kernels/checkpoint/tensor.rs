@@ -69,7 +69,8 @@ pub struct Tensor {
 
 impl Tensor {
     /// `None` unless `bytes` are as many as `shape` and `dtype` say.
-    pub(super) fn new(name: &str, dtype: Dtype, shape: &[usize], bytes: Bytes) -> Option<Self> {
+    #[must_use]
+    pub fn new(name: &str, dtype: Dtype, shape: &[usize], bytes: Bytes) -> Option<Self> {
         let elements = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size))?;
         (elements.checked_mul(dtype.size())? == bytes.len()).then(|| Self {
             name: name.to_owned(),

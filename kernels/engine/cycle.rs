@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mlx_rs::{Array, Dtype};
+use mlx_rs::Array;
 use mtplx_core::Slot;
 use mtplx_core::accept::{draft, draw, verdict};
 use mtplx_core::batch::Row;
@@ -10,6 +10,7 @@ use mtplx_core::engine::{Emitted, Plan, Prefill, RowOutcome, Rows, Verify};
 use mtplx_core::sample::{Dist, NotFinite};
 use rayon::prelude::*;
 
+use super::scores::{Asked, Score, Scores};
 use super::{Arc, Error, FeedRow, MlxEngine, Result, SlotState, micros, take_rows};
 use crate::draft::DraftIds;
 use crate::model::join_rows;
@@ -72,10 +73,10 @@ impl MlxEngine {
         self.draft_all(&mut verify)?;
         self.phases.draft_us = micros(start);
         let start = Instant::now();
-        let logits = self.forward(&verify, &prefill)?;
+        let scores = self.forward(&verify, &prefill)?;
         self.phases.verify_us = micros(start);
         let start = Instant::now();
-        let outcomes = self.accept(&logits, &verify, &prefill);
+        let outcomes = self.accept(&scores, &verify, &prefill);
         self.phases.accept_us = micros(start);
         outcomes
     }
@@ -86,9 +87,12 @@ impl MlxEngine {
         let mut active: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].plan.depth > 0).collect();
         for step in 1.. {
             let (logits, ids) = self.model.draft_logits(&hidden)?;
-            let logits = logits.as_dtype(Dtype::Float32)?;
-            Self::eval(&mut self.phases, [&logits, &hidden])?;
-            propose(rows, &active, logits.as_slice(), ids)?;
+            let asked = match ids.are_all() {
+                true => Asked::new(logits, active.iter().map(|&i| rows[i].row))?,
+                false => Asked::all(logits)?,
+            };
+            Self::eval(&mut self.phases, [asked.array(), &hidden])?;
+            propose(rows, &active, &asked.read()?.rows(), ids);
             let mut kept = Vec::new();
             active = (0_i32..)
                 .zip(active)
@@ -169,9 +173,9 @@ impl MlxEngine {
         Ok(())
     }
 
-    /// The trunk over all rows; logits [rows, V] evaluated: one for each prefill that samples, then
+    /// The trunk over all rows; their scores: one for each prefill that samples, then
     /// depth + 1 for each verify row.
-    fn forward(&mut self, verify: &[Drafted<'_>], prefill: &[(&Prefill, &Row)]) -> Result<Array> {
+    fn forward(&mut self, verify: &[Drafted<'_>], prefill: &[(&Prefill, &Row)]) -> Result<Scores> {
         let mut feed = Feed::default();
         for Drafted { plan, row, drafts, .. } in verify {
             let slot = usize::from(plan.slot.0);
@@ -200,14 +204,18 @@ impl MlxEngine {
             last.push(tail.clone().ok_or_else(|| nothing_fed(chunk.slot))?);
         }
         last.append(&mut sampled);
-        let logits = match last.as_slice() {
-            [] => Array::from_f32(0.0),
-            parts => self.logits(&join_rows(parts)?)?,
+        let asked = match last.as_slice() {
+            [] => None,
+            parts => {
+                let starting = prefill.iter().filter(|(c, _)| c.sample).map(|(_, row)| *row);
+                let drawn = starting.chain(verify.iter().map(|d| d.row));
+                Some(Asked::new(self.model.logits(&join_rows(parts)?)?, drawn)?)
+            }
         };
         let tails = self.slots.iter().filter_map(|s| s.tail.as_ref());
-        let arrays = [&logits].into_iter().chain(self.pools.arrays()).chain(tails);
-        Self::eval(&mut self.phases, arrays)?;
-        Ok(logits)
+        let wanted = asked.iter().map(Asked::array);
+        Self::eval(&mut self.phases, wanted.chain(self.pools.arrays()).chain(tails))?;
+        asked.map_or(Ok(Scores::none()), Asked::read)
     }
 
     /// Books prompt chunks: the head sees them at the cost of keys and values alone.
@@ -268,26 +276,21 @@ impl MlxEngine {
         Ok(all)
     }
 
-    fn logits(&self, hidden: &Array) -> Result<Array> {
-        Ok(self.model.logits(hidden)?.as_dtype(Dtype::Float32)?)
-    }
-
     fn accept(
         &self,
-        logits: &Array,
+        scores: &Scores,
         verify: &[Drafted<'_>],
         prefill: &[(&Prefill, &Row)],
     ) -> Result<Vec<RowOutcome>> {
-        let vocab = self.info.vocab;
-        let mut rows = logits.as_slice::<f32>().chunks_exact(vocab);
+        let mut rows = scores.rows().into_iter();
         let mut outcomes = Vec::with_capacity(verify.len() + prefill.len());
         for (chunk, row) in prefill.iter().filter(|(c, _)| c.sample) {
-            let logits = rows.next().ok_or_else(|| nothing_fed(chunk.slot))?;
-            outcomes.push(RowOutcome { slot: chunk.slot, result: first_token(logits, row) });
+            let score = rows.next().ok_or_else(|| nothing_fed(chunk.slot))?;
+            outcomes.push(RowOutcome { slot: chunk.slot, result: first_token(score, row) });
         }
-        let rest: Vec<&[f32]> = rows.collect();
+        let rest: Vec<Score<'_>> = rows.collect();
         let mut from = 0;
-        let jobs: Vec<(&Drafted<'_>, &[&[f32]])> = verify
+        let jobs: Vec<(&Drafted<'_>, &[Score<'_>])> = verify
             .iter()
             .map(|d| {
                 let to = from + d.drafts.len() + 1;
@@ -296,33 +299,36 @@ impl MlxEngine {
                 (d, part)
             })
             .collect();
-        outcomes.par_extend(
-            jobs.into_par_iter()
-                .map(|(d, logits)| RowOutcome { slot: d.plan.slot, result: judge(d, logits) }),
-        );
+        let forced = &self.forced;
+        let judge_one = |(d, scores): (&Drafted<'_>, &[Score<'_>])| {
+            let result = judge(d, scores, forced);
+            RowOutcome { slot: d.plan.slot, result }
+        };
+        if matches!(scores, Scores::Top(_)) {
+            outcomes.extend(jobs.into_iter().map(judge_one));
+        } else {
+            outcomes.par_extend(jobs.into_par_iter().map(judge_one));
+        }
         Ok(outcomes)
     }
 }
 
-/// Draws one draft for every active row from the head's logits of `ids`, row after row.
-fn propose(
-    rows: &mut [Drafted<'_>],
-    active: &[usize],
-    logits: &[f32],
-    ids: DraftIds,
-) -> Result<()> {
-    let vocab = logits.len() / active.len().max(1);
-    let propose_one = |(&i, logits): (&usize, &[f32])| -> Result<(u32, Dist), NotFinite> {
+/// Draws one draft for every active row from the head's scores of `ids`, row after row.
+fn propose(rows: &mut [Drafted<'_>], active: &[usize], scores: &[Score<'_>], ids: DraftIds) {
+    let propose_one = |(&i, score): (&usize, &Score<'_>)| -> Result<(u32, Dist), NotFinite> {
         let Drafted { row, drafts, .. } = &rows[i];
         let s = &row.request().sampling;
-        let q = ids.dist(logits, s, row.seen(), drafts)?;
+        let q = match score {
+            Score::All(logits) => ids.dist(logits, s, row.seen(), drafts),
+            Score::Top(_) => score.dist(s, row.seen(), drafts),
+        }?;
         let position = row.tokens().len() + drafts.len();
         Ok((draft(s.rule, s.seed, position as u64, &q), q))
     };
-    let proposals: Vec<_> = if is_little(logits.len()) {
-        active.iter().zip(logits.chunks_exact(vocab)).map(propose_one).collect()
+    let proposals: Vec<_> = if is_little(scores.iter().map(|score| score.len()).sum()) {
+        active.iter().zip(scores).map(propose_one).collect()
     } else {
-        active.par_iter().zip(logits.par_chunks_exact(vocab)).map(propose_one).collect()
+        active.par_iter().zip(scores).map(propose_one).collect()
     };
     for (&i, proposal) in active.iter().zip(proposals) {
         if let Ok((token, q)) = proposal {
@@ -330,7 +336,6 @@ fn propose(
             rows[i].q.push(q);
         }
     }
-    Ok(())
 }
 
 /// Whether sampling from so many logits takes less time than waking a thread for it.
@@ -338,21 +343,40 @@ fn is_little(logits: usize) -> bool {
     logits < 300_000
 }
 
-fn first_token(logits: &[f32], row: &Row) -> Result<Emitted, NotFinite> {
+fn first_token(score: Score<'_>, row: &Row) -> Result<Emitted, NotFinite> {
     let s = &row.request().sampling;
-    let p = Dist::from_logits(logits, s, row.seen(), &[])?;
+    let p = score.dist(s, row.seen(), &[])?;
     let token = draw(s.rule, s.seed, row.tokens().len() as u64, &p);
     Ok(Emitted { tokens: vec![token], drafted: 0 })
 }
 
-fn judge(d: &Drafted<'_>, logits: &[&[f32]]) -> Result<Emitted, NotFinite> {
+fn judge(d: &Drafted<'_>, scores: &[Score<'_>], forced: &[f64]) -> Result<Emitted, NotFinite> {
     let s = &d.row.request().sampling;
     let first = d.row.tokens().len() as u64;
-    let p = |i: usize| Dist::from_logits(logits[i], s, d.row.seen(), &d.drafts[..i]);
-    let verdict = verdict(s.rule, s.seed, first, (&d.drafts, &d.q), p)?;
-    let mut tokens = d.drafts[..verdict.accepted].to_vec();
-    tokens.push(verdict.next);
+    let p = |i: usize| scores[i].dist(s, d.row.seen(), &d.drafts[..i]);
+    let (accepted, next) = if forced.is_empty() {
+        let verdict = verdict(s.rule, s.seed, first, (&d.drafts, &d.q), p)?;
+        (verdict.accepted, verdict.next)
+    } else {
+        let accepted = forced_length(first ^ s.seed, &forced[..d.drafts.len().min(forced.len())]);
+        let dists: Vec<Dist> = (0..=accepted).map(p).collect::<Result<_, _>>()?;
+        (accepted, draw(s.rule, s.seed, first, &dists[accepted]))
+    };
+    let mut tokens = d.drafts[..accepted].to_vec();
+    tokens.push(next);
     Ok(Emitted { tokens, drafted: d.drafts.len() })
+}
+
+/// How many drafts a forced row keeps: a function of `seed` alone.
+fn forced_length(seed: u64, rates: &[f64]) -> usize {
+    let mut state = seed;
+    let mut unit = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed >> 11) as f64 / (1_u64 << 53) as f64
+    };
+    rates.iter().take_while(|&&rate| unit() < rate).count()
 }
 
 /// Tape entries accepted since the last pass.

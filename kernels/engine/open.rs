@@ -70,7 +70,8 @@ impl MlxEngine {
         info.budget.base = memory::used();
         let slots = (0..info.slots).map(|_| SlotState::default()).collect();
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
-        Ok(Self { info, model, pools, slots, snapshots, phases })
+        let forced = Vec::new();
+        Ok(Self { info, model, pools, slots, snapshots, phases, forced })
     }
 }
 

@@ -1,5 +1,5 @@
-//! Gated DeltaNet by MLX's own operations: the reference twin of the host kernel, and the path of
-//! GPUs until their kernels exist. Rows are padded to the longest; a padded token leaves the state
+//! Gated DeltaNet by MLX's own operations: the reference twin of the kernels, and the path of
+//! GPUs that have none. Rows are padded to the longest; a padded token leaves the state
 //! as it is.
 
 use mlx_rs::ops::indexing::TryIndexOp;
@@ -7,8 +7,8 @@ use mlx_rs::ops::{concatenate, exp, logaddexp, select, sigmoid, stack, zeros_dty
 use mlx_rs::{Array, Dtype, fast};
 
 use super::{GdnPool, GdnRow, GdnShape};
-use crate::checkpoint::{GdnWeights, ModelConfig};
 use crate::error::Result;
+use crate::gpu::gdn::GdnParameters;
 
 /// Parameters between the projections.
 #[derive(Debug)]
@@ -39,12 +39,7 @@ struct Step {
 }
 
 impl PlainGdn {
-    pub(super) fn load(
-        w: &GdnWeights,
-        shape: GdnShape,
-        config: &ModelConfig,
-        dtype: Dtype,
-    ) -> Result<Self> {
+    pub(super) fn load(w: &GdnParameters<'_>, shape: GdnShape, dtype: Dtype) -> Result<Self> {
         let c = shape.channels();
         let tap = |j: usize| {
             let values: Vec<f32> = (0..c).map(|i| w.conv[4 * i + j]).collect();
@@ -56,9 +51,9 @@ impl PlainGdn {
             shape,
             taps: (0..4).map(tap).collect(),
             decay: Array::from_slice(&decay, &[hv]),
-            dt_bias: Array::from_slice(&w.dt_bias, &[hv]),
-            gain: Array::from_slice(&w.norm, &[shape.value_dim as i32]).as_dtype(dtype)?,
-            eps: config.norm_eps,
+            dt_bias: Array::from_slice(w.dt_bias, &[hv]),
+            gain: Array::from_slice(w.gain, &[shape.value_dim as i32]).as_dtype(dtype)?,
+            eps: w.eps,
             dtype,
         })
     }

@@ -65,6 +65,8 @@ def setup_linux():
     keys.append(digest([SHIM, HERE / "bindings"], locked_mlx_sys()))
     write_config(linux_config(target, revision=digest([], "".join(keys))))
     step("bindings", write_bindings, [SHIM, HERE / "bindings"], also=locked_mlx_sys())
+    if os.environ.get("CUDA") == "1":
+        step("cuda", install_cuda, [REQUIREMENTS], also=venv_python())
 
 
 def setup_macos():
@@ -185,6 +187,14 @@ def install_packages():
     run("venv", [sys.executable, "-m", "venv", "--clear", VENV])
     pip = [VENV / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
     run("venv", pip + ["install", "--quiet", "--no-deps", "-r", REQUIREMENTS])
+
+
+def install_cuda():
+    """install MLX for CUDA 13 with NVIDIA's libraries into .native/cuda, about 2 GB"""
+    version = re.search(r"^mlx-cpu==([0-9.]+);", REQUIREMENTS.read_text(), re.M).group(1)
+    pip = [VENV / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    target = ["--target", fresh(NATIVE / "cuda")]
+    run("cuda", pip + ["install", "--quiet", *target, f"mlx-cuda-13=={version}"])
 
 
 def build_mlx_c():

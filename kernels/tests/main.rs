@@ -5,6 +5,7 @@
 //! * `lossless`: the same text at every depth, in every company, warm and cold;
 //! * `law`: sampled tokens with speculation follow the plain distribution;
 //! * `moe`: mixtures of experts, Qwen3.5's and Qwen3-Next, against mlx-lm and against themselves.
+//! * `sources`: the GPU kernels, compiled for the CPU and run beside references.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,3 +20,5 @@ mod house;
 mod law;
 mod lossless;
 mod moe;
+#[cfg(target_os = "linux")]
+mod sources;

@@ -1,0 +1,152 @@
+//! Attention by the project's GPU kernels. Rows of prompts, longer than a verify row, are left to
+//! MLX's own attention once their keys are in place.
+
+use mlx_rs::Array;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::sigmoid;
+
+use super::plain::PlainAttention;
+use super::{AttentionRow, AttentionShape, KvPool, trial};
+use crate::error::Result;
+use crate::gpu::attention::{Batch, FusedAttention, SPAN, Sizes, TOKENS_MAX};
+use crate::gpu::gpu;
+use crate::place::Place;
+
+/// The kernels of a layer.
+#[derive(Debug)]
+pub(super) struct Fused {
+    kernels: FusedAttention,
+    shape: AttentionShape,
+}
+
+impl Fused {
+    /// `None` where the kernels do not serve.
+    pub(super) fn load(
+        place: Place,
+        norms: &[Vec<f32>; 2],
+        rotation: (&[f32], f32),
+        shape: AttentionShape,
+    ) -> Result<Option<Self>> {
+        let (gpu, dtype) = (gpu(), place.dtype());
+        let sizes = shape.sizes(2 * rotation.0.len());
+        if !sizes.fit() || !gpu.serves(dtype) {
+            return Ok(None);
+        }
+        let (heads, kv) = (shape.query_heads, shape.kv_heads);
+        let name = format!("ragged_attention, {heads} and {kv} heads of {}", shape.head_dim);
+        if !gpu.passed(&name, || trial::run(shape, rotation, place)) {
+            return Ok(None);
+        }
+        Self::untried(place, norms, rotation, shape).map(Some)
+    }
+
+    /// Without a trial.
+    pub(super) fn untried(
+        place: Place,
+        [q_gain, k_gain]: &[Vec<f32>; 2],
+        rotation: (&[f32], f32),
+        shape: AttentionShape,
+    ) -> Result<Self> {
+        let sizes = shape.sizes(2 * rotation.0.len());
+        let gains = [q_gain.as_slice(), k_gain];
+        let kernels = FusedAttention::new(&gpu(), sizes, gains, rotation, place.dtype())?;
+        Ok(Self { kernels, shape })
+    }
+
+    /// As `PlainAttention::attend`.
+    pub(super) fn attend(
+        &self,
+        plain: &PlainAttention,
+        proj: &Array,
+        rows: &[AttentionRow],
+        pool: &mut KvPool,
+    ) -> Result<Array> {
+        let (m, s) = (proj.dim(0), &self.shape);
+        let (q, batch) = self.append(proj, rows, pool, false)?;
+        let short = |row: &&AttentionRow| row.len <= TOKENS_MAX;
+        let pools = [&pool.keys, &pool.values];
+        if rows.iter().all(|row| short(&row)) {
+            return self.kernels.attend((&q, proj), &batch, pools);
+        }
+        // MLX's own operations read the pages next, and know nothing of the writing.
+        crate::place::eval([&q])?;
+        let fused = match rows.iter().find(short) {
+            Some(_) => Some(self.kernels.attend((&q, proj), &batch, pools)?),
+            None => None,
+        };
+        let (nq, d) = (s.query_heads as i32, s.head_dim as i32);
+        let mut parts = Vec::with_capacity(rows.len());
+        for row in rows {
+            let (a, b) = (row.start as i32, (row.start + row.len) as i32);
+            parts.push(match &fused {
+                Some(y) if short(&row) => y.try_index(a..b)?,
+                _ => {
+                    let y = plain.attend_row(
+                        &q.try_index(a..b)?.transpose_axes(&[1, 0, 2])?,
+                        row,
+                        pool,
+                    )?;
+                    let heads = proj.try_index((a..b, ..2 * nq * d))?;
+                    let gate = heads.reshape(&[b - a, nq, 2, d])?.try_index((.., .., 1))?;
+                    y.multiply(sigmoid(gate)?.reshape(&[b - a, nq * d])?)?
+                }
+            });
+        }
+        plain.flat(&parts, rows, m)
+    }
+
+    /// Keys and values of `proj` into their pages; q of its tokens, and what the call was about.
+    pub(super) fn append(
+        &self,
+        proj: &Array,
+        rows: &[AttentionRow],
+        pool: &mut KvPool,
+        kv_only: bool,
+    ) -> Result<(Array, Batch)> {
+        let batch = self.describe(rows, proj.dim(0) as usize)?;
+        let last = pool.last.take().unwrap_or_else(|| Array::from_int(0));
+        let pools = [&pool.keys, &pool.values, &last];
+        let q = self.kernels.append(proj, &batch, pools, kv_only)?;
+        pool.last = Some(q.clone());
+        Ok((q, batch))
+    }
+
+    /// Rows as the kernels read them.
+    fn describe(&self, rows: &[AttentionRow], m: usize) -> Result<Batch> {
+        let page_tokens = self.shape.page_tokens;
+        let mut numbers = Vec::new();
+        let (mut tokens, mut pages) = (vec![-1; 2 * m], Vec::new());
+        let mut longest = 1;
+        for row in rows {
+            let end = row.position + row.len;
+            numbers.extend([row.start, row.len, row.position, pages.len()].map(|n| n as i32));
+            pages.extend(row.pages[..end.div_ceil(page_tokens)].iter().map(|&p| p as i32));
+            for i in 0..row.len {
+                let (at, position) = (2 * (row.start + i), row.position + i);
+                tokens[at] = position as i32;
+                tokens[at + 1] = row.pages[position / page_tokens] as i32;
+            }
+            if row.len <= TOKENS_MAX {
+                longest = longest.max(end);
+            }
+        }
+        numbers.append(&mut tokens);
+        numbers.append(&mut pages);
+        // Powers of two: the graph of a cycle has then the form of the last one's, mostly.
+        let spans = longest.div_ceil(SPAN).next_power_of_two();
+        Ok(Batch { meta: gpu().numbers(numbers)?, rows: rows.len(), spans })
+    }
+}
+
+impl AttentionShape {
+    fn sizes(&self, rotary: usize) -> Sizes {
+        Sizes {
+            query_heads: self.query_heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            page_tokens: self.page_tokens,
+            rotary,
+            first_key: self.first_key,
+        }
+    }
+}

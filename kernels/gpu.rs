@@ -1,0 +1,131 @@
+//! The project's own GPU kernels, beside the plain path of MLX's own operations, which is always
+//! there. A kernel is compiled and tried against the plain path when the model is loaded; one that
+//! fails is switched off with a warning, and the plain path does its work.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use mlx_rs::{Array, Dtype};
+
+use crate::error::Result;
+use device::{Kernel, Launch, Source};
+
+pub mod attention;
+pub mod device;
+pub mod gdn;
+pub mod layout;
+pub mod qmm;
+pub mod top;
+pub(crate) mod trial;
+
+thread_local! {
+    static GPU: Rc<Gpu> = Rc::new(Gpu { generation: device::generation(), ..Gpu::default() });
+}
+
+/// The kernels of the thread that owns the device.
+#[derive(Debug, Default)]
+pub struct Gpu {
+    generation: i32,
+    /// What passed its trial, and what did not, by what was tried.
+    trials: RefCell<BTreeMap<String, bool>>,
+    kernels: RefCell<BTreeMap<String, Rc<Kernel>>>,
+    warnings: RefCell<Vec<String>>,
+    /// The numbers last sent to the device.
+    sent: RefCell<VecDeque<(Vec<i32>, Array)>>,
+    /// For calls that need no input.
+    nothing: OnceCell<Array>,
+}
+
+const NUMBERS: Source = Source { name: "numbers", text: include_str!("gpu/numbers.cu") };
+
+/// Sets of numbers that are remembered: a pass uses two.
+const SENT_MAX: usize = 4;
+
+/// This thread's kernels.
+#[must_use]
+pub fn gpu() -> Rc<Gpu> {
+    GPU.with(Rc::clone)
+}
+
+impl Gpu {
+    /// Whether there is a GPU that the kernels are written for, and activations of this type are
+    /// what they take. `MTPLX_KERNELS=0` switches all of them off, to compare.
+    #[must_use]
+    pub fn serves(&self, dtype: Dtype) -> bool {
+        let wanted = std::env::var_os("MTPLX_KERNELS").is_none_or(|v| v != "0");
+        // From 8.0 on tensor cores take bf16. Run on 9.0 alone so far; trials judge the others.
+        self.generation >= 80 && matches!(dtype, Dtype::Bfloat16 | Dtype::Float16) && wanted
+    }
+
+    /// What was switched off, and why: for logs and health.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.borrow().clone()
+    }
+
+    /// A kernel of these settings, compiled once.
+    ///
+    /// # Errors
+    /// What the compiler finds wrong.
+    pub fn kernel(&self, source: &Source, settings: &[(&str, String)]) -> Result<Rc<Kernel>> {
+        let key = format!("{} {settings:?}", source.name);
+        if let Some(kernel) = self.kernels.borrow().get(&key) {
+            return Ok(Rc::clone(kernel));
+        }
+        let kernel = Rc::new(Kernel::compile(source, settings)?);
+        self.kernels.borrow_mut().insert(key, Rc::clone(&kernel));
+        Ok(kernel)
+    }
+
+    /// `numbers` on the device: all layers of a pass ask for the same ones, and get one array. It
+    /// may be longer than they are.
+    ///
+    /// # Errors
+    /// When MLX refuses.
+    pub fn numbers(&self, numbers: Vec<i32>) -> Result<Array> {
+        let mut sent = self.sent.borrow_mut();
+        if let Some((_, array)) = sent.iter().find(|(held, _)| *held == numbers) {
+            return Ok(array.clone());
+        }
+        let array = self.send(&numbers)?;
+        sent.truncate(SENT_MAX - 1);
+        sent.push_front((numbers, array.clone()));
+        Ok(array)
+    }
+
+    fn send(&self, numbers: &[i32]) -> Result<Array> {
+        let Some(count) = [32, 256].into_iter().find(|&count| numbers.len() <= count) else {
+            return Ok(Array::from_slice(numbers, &[numbers.len() as i32]));
+        };
+        let kernel = self.kernel(&NUMBERS, &[("COUNT", count.to_string())])?;
+        let mut scalars = numbers.to_vec();
+        scalars.resize(count, 0);
+        let launch = Launch { scalars: &scalars, blocks: 1, threads: 32 };
+        // SAFETY: the kernel writes its one output, whole.
+        let [array] = unsafe {
+            let nothing = self.nothing.get_or_init(|| Array::from_int(0));
+            kernel.call(&[nothing], [(&[count as i32], Dtype::Int32)], launch)
+        }?;
+        Ok(array)
+    }
+
+    /// Whether `what` passed its trial, which runs once. A failure is a warning.
+    pub fn passed(&self, what: &str, trial: impl FnOnce() -> Result<()>) -> bool {
+        if let Some(&passed) = self.trials.borrow().get(what) {
+            return passed;
+        }
+        let result = trial();
+        if let Err(error) = &result {
+            let warning = format!("GPU kernel {what} is switched off: {error}");
+            self.warnings.borrow_mut().push(warning);
+        }
+        self.trials.borrow_mut().insert(what.to_owned(), result.is_ok());
+        result.is_ok()
+    }
+}
+
+/// The name of a type in the sources.
+fn scalar(dtype: Dtype) -> String {
+    if dtype == Dtype::Float16 { "Half" } else { "Brain" }.to_owned()
+}

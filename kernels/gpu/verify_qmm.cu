@@ -1,0 +1,274 @@
+// verify_qmm: y [M, N] = x [M, K] · Wᵀ for affine 4- and 8-bit W, fp32 accumulation.
+//
+// A warp computes 32 outputs for 8·NT rows of x over a part of K, which it walks in steps of 64.
+// PARTS warps of a block divide K, and their sums are added in the order of the warps. Neither the
+// division nor any order depends on M, so a row's result is the same, to the bit, whatever travels
+// with it. With many rows NW tiles of outputs share a block, so that x comes from the first cache.
+//
+// W lies as layout.rs packs it: for every 32 outputs and every 64 of K what a warp needs for one
+// step, in the order in which its lanes take it, 16 bytes a lane.
+//
+// The tensor cores see codes, not weights. With q a 4-bit code, the bf16 of bits 0x4300 | q is
+// 128 + q, exactly; so a step yields P = Σ (128 + q) x, and W = scale·q + bias gives
+// y = scale·P + (bias − 128·scale)·Σ x, with Σ x from a product with ones. An 8-bit code is two
+// nibbles: 0x4500 | hi is 2048 + 16·hi, and both planes add into the same P.
+//
+// It includes nothing: halves are bits here, and the run-time compiler needs no header.
+
+namespace verify_qmm {
+
+typedef unsigned short u16;
+
+struct Brain {
+  static constexpr unsigned LOW = 0x43004300u, HIGH = 0x45004500u, ONES = 0x3f803f80u;
+  static constexpr float OFFSET4 = 128.0f, OFFSET8 = 2176.0f;
+  static __device__ __forceinline__ float low(unsigned pair) {
+    return __uint_as_float(pair << 16);
+  }
+  static __device__ __forceinline__ float high(unsigned pair) {
+    return __uint_as_float(pair & 0xffff0000u);
+  }
+  static __device__ __forceinline__ u16 round(float value) {
+    u16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+  }
+  static __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0,
+                                             unsigned b1) {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+
+struct Half {
+  static constexpr unsigned LOW = 0x64006400u, HIGH = 0x74007400u, ONES = 0x3c003c00u;
+  static constexpr float OFFSET4 = 1024.0f, OFFSET8 = 17408.0f;
+  static __device__ __forceinline__ float low(unsigned pair) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(static_cast<u16>(pair & 0xffffu)));
+    return value;
+  }
+  static __device__ __forceinline__ float high(unsigned pair) { return low(pair >> 16); }
+  static __device__ __forceinline__ u16 round(float value) {
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+  }
+  static __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0,
+                                             unsigned b1) {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+
+// Weights pass through once: they are not to push x out of the first cache.
+__device__ __forceinline__ uint4 load_once(const uint4* from) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from));
+  return v;
+}
+
+__device__ __forceinline__ uint4 load_kept(const uint4* from) {
+  uint4 v;
+  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(from));
+  return v;
+}
+
+// The 8 codes of a word as the fragment that the tensor cores want: 16 outputs × 16 of K.
+__device__ __forceinline__ void spread(unsigned word, unsigned magic, unsigned (&a)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    asm("lop3.b32 %0, %1, 0x000f000f, %2, 0xea;" : "=r"(a[i]) : "r"(word >> (4 * i)), "r"(magic));
+  }
+}
+
+__device__ __forceinline__ unsigned pick(const uint4& v, int i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+// What becomes of a sum: itself; the residual added; outputs in pairs 16 apart, silu(a)·b.
+enum Ending { PLAIN = 0, ADD = 1, GATED = 2 };
+
+// silu(gate)·up with every rounding spelled out: it must not depend on how a variant is compiled.
+__device__ __forceinline__ float gated(float gate, float up) {
+  const float power = __fmul_rn(gate, -1.4426950408889634f);
+  float falling;
+  asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(falling) : "f"(power));
+  return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, falling)), up);
+}
+
+// SUBS: groups a step covers (2 when a group is 32, else 1). DEPTH: steps on their way from memory.
+template <typename H, int BITS, int SUBS, int NT, int NW, int PARTS, int DEPTH, int END>
+__device__ __forceinline__ void block(const unsigned* words, const u16* scales, const u16* x,
+                                      const u16* residual, u16* y, int m, int n, int k) {
+  constexpr int PLANES = BITS / 4;
+  constexpr int LOADS = 2 * PLANES;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int row = lane / 4, quad = lane % 4;
+  const int chunks = (m + 8 * NT - 1) / (8 * NT), tiles = (n + 31) / 32, steps = k / 64;
+  const int first = blockIdx.x % chunks * 8 * NT, tile0 = blockIdx.x / chunks * NW;
+  // A tile beyond the last is computed as the last one and its result dropped.
+  const int tile = min(tile0 + warp / PARTS, tiles - 1);
+  const int part = warp % PARTS;
+  const int from = steps * part / PARTS, to = steps * (part + 1) / PARTS;
+  const size_t at = static_cast<size_t>(tile) * steps + from;
+  const uint4* w = reinterpret_cast<const uint4*>(words) + at * (LOADS * 32) + lane;
+  const uint4* s = reinterpret_cast<const uint4*>(scales) + at * (SUBS * 8) + row;
+  // A row of x beyond the last is read as the last one and its result dropped.
+  const uint4* xs[NT];
+#pragma unroll
+  for (int t = 0; t < NT; ++t) {
+    const int r = min(first + 8 * t + row, m - 1);
+    xs[t] = reinterpret_cast<const uint4*>(x + static_cast<size_t>(r) * k) + from * 8 + quad;
+  }
+
+  uint4 ring[DEPTH][LOADS], sides[DEPTH][SUBS];
+  auto fetch = [&](int d) {
+#pragma unroll
+    for (int i = 0; i < LOADS; ++i) ring[d][i] = load_once(w + (d * LOADS + i) * 32);
+#pragma unroll
+    for (int i = 0; i < SUBS; ++i) sides[d][i] = load_once(s + (d * SUBS + i) * 8);
+  };
+#pragma unroll
+  for (int d = 0; d < DEPTH; ++d) {
+    if (from + d < to) fetch(d);
+  }
+  w += DEPTH * LOADS * 32;
+  s += DEPTH * SUBS * 8;
+
+  float sum[NT][2][4];
+#pragma unroll
+  for (int t = 0; t < NT; ++t)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum[t][i / 4][i % 4] = 0.0f;
+  const unsigned ones[4] = {H::ONES, H::ONES, H::ONES, H::ONES};
+
+  for (int step = from; step < to; step += DEPTH) {
+#pragma unroll
+    for (int d = 0; d < DEPTH; ++d) {
+      if (step + d >= to) break;
+      uint4 now[LOADS], side[SUBS];
+#pragma unroll
+      for (int i = 0; i < LOADS; ++i) now[i] = ring[d][i];
+#pragma unroll
+      for (int i = 0; i < SUBS; ++i) side[i] = sides[d][i];
+      if (step + d + DEPTH < to) fetch(d);
+#pragma unroll
+      for (int sub = 0; sub < SUBS; ++sub) {
+        constexpr int QUARTERS = 4 / SUBS;
+        float product[NT][2][4] = {}, total[NT][4] = {};
+#pragma unroll
+        for (int i = 0; i < QUARTERS / 2; ++i) {
+          // 8 of K a lane: which ones is layout.rs's affair and the same for W.
+          uint4 b[NT];
+#pragma unroll
+          for (int t = 0; t < NT; ++t) b[t] = load_kept(xs[t] + d * 8 + 4 * (sub + i));
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h)
+#pragma unroll
+              for (int p = 0; p < PLANES; ++p) {
+                unsigned a[4];
+                spread(pick(now[h * PLANES + p], sub * QUARTERS + 2 * i + j),
+                       p == 0 ? H::LOW : H::HIGH, a);
+#pragma unroll
+                for (int t = 0; t < NT; ++t)
+                  H::mma(product[t][h], a, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
+              }
+#pragma unroll
+            for (int t = 0; t < NT; ++t)
+              H::mma(total[t], ones, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
+          }
+        }
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          const unsigned both = pick(side[sub], r);
+          const float scale = H::low(both);
+          const float bias = fmaf(-(BITS == 4 ? H::OFFSET4 : H::OFFSET8), scale, H::high(both));
+#pragma unroll
+          for (int t = 0; t < NT; ++t)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              const int h = r / 2, i = 2 * (r % 2) + c;
+              sum[t][h][i] = fmaf(scale, product[t][h][i], sum[t][h][i]);
+              sum[t][h][i] = fmaf(bias, total[t][c], sum[t][h][i]);
+            }
+        }
+      }
+    }
+    w += DEPTH * LOADS * 32;
+    s += DEPTH * SUBS * 8;
+#pragma unroll
+    for (int t = 0; t < NT; ++t) xs[t] += DEPTH * 8;
+  }
+
+  // Sums of the warps, added in order.
+  constexpr int COLUMN = 36, THREADS = 32 * PARTS * NW;
+  __shared__ float parts[PARTS * NW][8 * COLUMN];
+#pragma unroll
+  for (int t = 0; t < NT; ++t) {
+    if (t > 0) __syncthreads();
+    float* here = parts[warp];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int out = 16 * (i / 4) + 8 * (i % 4 / 2) + row;
+      here[(2 * quad + i % 2) * COLUMN + out] = sum[t][i / 4][i % 4];
+    }
+    __syncthreads();
+    auto whole = [&](int nw, int column, int out) {
+      float total = 0.0f;
+#pragma unroll
+      for (int v = 0; v < PARTS; ++v) total += parts[nw * PARTS + v][column * COLUMN + out];
+      return total;
+    };
+    if constexpr (END == GATED) {
+      for (int i = threadIdx.x; i < NW * 128; i += THREADS) {
+        const int out = i % 16, column = i / 16 % 8, nw = i / 128;
+        const int r = first + 8 * t + column, c = 16 * (tile0 + nw) + out;
+        if (r < m && 2 * c < n) {
+          const float value = gated(whole(nw, column, out), whole(nw, column, out + 16));
+          y[static_cast<size_t>(r) * (n / 2) + c] = H::round(value);
+        }
+      }
+    } else {
+      for (int i = threadIdx.x; i < NW * 256; i += THREADS) {
+        const int out = i % 32, column = i / 32 % 8, nw = i / 256;
+        const int r = first + 8 * t + column, c = 32 * (tile0 + nw) + out;
+        if (r < m && c < n) {
+          const size_t to_y = static_cast<size_t>(r) * n + c;
+          float value = whole(nw, column, out);
+          if constexpr (END == ADD) value += H::low(residual[to_y]);
+          y[to_y] = H::round(value);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace verify_qmm
+
+#ifdef SET_NAME
+extern "C" __global__ void __launch_bounds__(32 * SET_PARTS * SET_NW, SET_BLOCKS)
+    SET_NAME(const unsigned* words, const verify_qmm::u16* sides, const verify_qmm::u16* x,
+#if SET_END == 1
+             const verify_qmm::u16* residual,
+#endif
+             verify_qmm::u16* y, int m, int n, int k) {
+#if SET_END != 1
+  const verify_qmm::u16* residual = nullptr;
+#endif
+  verify_qmm::block<verify_qmm::SET_TYPE, SET_BITS, SET_SUBS, SET_NT, SET_NW, SET_PARTS, SET_DEPTH,
+                    SET_END>(words, sides, x, residual, y, m, n, k);
+}
+#endif
