@@ -241,9 +241,13 @@ fn micros(since: Instant) -> u64 {
 /// # Errors
 /// When the checkpoint cannot be used or MLX fails.
 pub fn open(checkpoint: &Checkpoint, options: &EngineOptions) -> Result<MlxEngine> {
-    let place = match options.place {
-        Some(place) => place,
-        None => Place::detect(open::checkpoint_dtype(checkpoint))?,
-    };
-    MlxEngine::open(checkpoint, place, options)
+    MlxEngine::open(checkpoint, place_of(checkpoint, options)?, options)
+}
+
+/// Where [`open`] would run a checkpoint.
+///
+/// # Errors
+/// When MLX cannot tell its devices.
+pub fn place_of(checkpoint: &Checkpoint, options: &EngineOptions) -> Result<Place> {
+    options.place.map_or_else(|| Place::detect(open::checkpoint_dtype(checkpoint)), Ok)
 }

@@ -28,4 +28,4 @@ pub mod preflight;
 mod scratch;
 
 pub use draft::DraftHeadOptions;
-pub use engine::{EngineOptions, MlxEngine, open};
+pub use engine::{EngineOptions, MlxEngine, open, place_of};

@@ -1,6 +1,8 @@
 //! Memory as MLX and the system count it.
 
-use mlx_rs::memory;
+use std::path::{Path, PathBuf};
+
+use mlx_rs::{Device, DeviceType, memory};
 
 use crate::error::Result;
 
@@ -36,8 +38,14 @@ pub fn used() -> u64 {
 /// Bytes that this machine, the group of processes it was put into and its device allow.
 #[must_use]
 pub fn machine() -> u64 {
-    let device = memory::memory_limit().ok().map(|bytes| bytes as u64).filter(|&n| n > 0);
-    [device, installed(), allowed()].into_iter().flatten().min().unwrap_or(u64::MAX)
+    [device(), installed(), allowed()].into_iter().flatten().min().unwrap_or(u64::MAX)
+}
+
+/// A GPU's bound. Without one, MLX's limit is a share of the machine, not a fact about it.
+fn device() -> Option<u64> {
+    let gpu = matches!(Device::try_default().ok()?.get_type().ok()?, DeviceType::Gpu);
+    let limit = if gpu { memory::memory_limit().ok()? } else { 0 };
+    (limit > 0).then_some(limit as u64)
 }
 
 /// The budget where none is set: three quarters of `machine`. The rest is for everybody else on it
@@ -47,10 +55,15 @@ pub fn budget_of(machine: u64) -> u64 {
     machine / 4 * 3
 }
 
-/// Gives back the buffers that MLX keeps.
+/// Gives back the buffers that MLX keeps, and what the allocator keeps of freed memory.
 pub fn trim() {
     // Nothing depends on it: what is in use is measured afterwards.
     let _ = memory::clear_cache();
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes no memory of ours, and other threads may allocate meanwhile.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Pages that only this process holds. Mapped files are not among them: the system takes those
@@ -63,10 +76,33 @@ fn installed() -> Option<u64> {
     kib_in("/proc/meminfo", "MemTotal:")
 }
 
-/// The bound of a container, if there is one.
+/// The least bound of the groups of processes that this one is in: a container's, a service's.
 fn allowed() -> Option<u64> {
-    let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    files.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    groups
+        .lines()
+        .filter_map(group_files)
+        .flatten()
+        .filter_map(|file| {
+            // The word "max" is no bound.
+            std::fs::read_to_string(file).ok()?.trim().parse().ok()
+        })
+        .min()
+}
+
+/// Where the bounds of a line of /proc/self/cgroup stand, from its group up to the root. A
+/// container may show its own group as the root, so that is always among them.
+fn group_files(line: &str) -> Option<impl Iterator<Item = PathBuf> + use<>> {
+    let mut fields = line.splitn(3, ':').skip(1);
+    let (controllers, group) = (fields.next()?, fields.next()?);
+    let (root, file) = match controllers {
+        "" => ("/sys/fs/cgroup", "memory.max"),
+        "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        _ => return None,
+    };
+    let group = PathBuf::from(group.trim_start_matches('/'));
+    let groups: Vec<PathBuf> = group.ancestors().map(|g| Path::new(root).join(g)).collect();
+    Some(groups.into_iter().map(move |group| group.join(file)))
 }
 
 fn kib_in(file: &str, key: &str) -> Option<u64> {
@@ -81,9 +117,21 @@ mod tests {
 
     #[test]
     fn what_is_held_is_seen() {
-        let before = used();
         let held = vec![1_u8; 64 << 20];
-        assert!(used() >= before.max(held.iter().map(|&b| u64::from(b)).sum()));
+        assert!(used() >= held.iter().map(|&b| u64::from(b)).sum());
         assert!(used() < machine());
+    }
+
+    #[test]
+    fn every_group_up_to_the_root_may_bound_a_process() {
+        let files = |line| group_files(line).map(|files| files.collect::<Vec<_>>());
+        let two = ["/sys/fs/cgroup/a/b/memory.max", "/sys/fs/cgroup/a/memory.max"];
+        let all: Vec<PathBuf> =
+            two.into_iter().chain(["/sys/fs/cgroup/memory.max"]).map(PathBuf::from).collect();
+        assert_eq!(files("0::/a/b"), Some(all));
+        let old = vec![PathBuf::from("/sys/fs/cgroup/memory/memory.limit_in_bytes")];
+        assert_eq!(files("9:memory:/"), Some(old));
+        assert_eq!(files("3:cpu,cpuacct:/a"), None);
+        assert_eq!(files("nonsense"), None);
     }
 }

@@ -3,6 +3,7 @@
 use mtplx_core::preflight::{Ffn, GdnHeads, Heads, Precision, Shape};
 
 use crate::checkpoint::{Checkpoint, Format, LayerKind};
+use crate::place::Place;
 
 /// The shape of a checkpoint, as far as memory goes.
 #[must_use]
@@ -34,18 +35,19 @@ pub fn shape(checkpoint: &Checkpoint) -> Shape {
     }
 }
 
-/// How its numbers are stored; activations in its own type.
+/// How its numbers are stored, and how wide activations are at `place`.
 #[must_use]
-pub fn precision(checkpoint: &Checkpoint) -> Precision {
+pub fn precision(checkpoint: &Checkpoint, place: Place) -> Precision {
     let scheme = checkpoint.config.quantization.default.as_ref();
-    let float_bytes = match &checkpoint.embed.format {
+    let stored = match &checkpoint.embed.format {
         Format::Dense(tensor) => tensor.dtype().size(),
         Format::Affine { scales, .. } => scales.dtype().size(),
     };
     Precision {
-        weight_bits: scheme.and_then(|s| s.bits).unwrap_or(8 * float_bytes),
+        weight_bits: scheme.and_then(|s| s.bits).unwrap_or(8 * stored),
         group: scheme.map_or(0, |s| s.group.unwrap_or(64)),
-        float_bytes,
-        weights_total: Some(checkpoint.bytes_total as u64),
+        float_bytes: if place.dtype() == mlx_rs::Dtype::Float32 { 4 } else { 2 },
+        // The host's kernels pack them anew, with scales and biases as wide as activations.
+        weights_total: matches!(place, Place::Mlx(_)).then_some(checkpoint.bytes_total as u64),
     }
 }

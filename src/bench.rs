@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use mtplx_actors::ingress::Chat;
 use mtplx_core::batch::{Batch, BatchLimits, Knobs, Tried};
@@ -221,6 +221,9 @@ impl Bench {
             let knobs = Knobs::fixed(depth, 64, (4096, 4096));
             let start = Instant::now();
             let plan = self.batch.plan(knobs);
+            if plan.verify.is_empty() && plan.prefill.is_empty() && plan.moves.is_empty() {
+                bail!("the texts do not fit into memory: {:?}", self.batch.shortage());
+            }
             let outcome = self.engine.run(&plan, self.batch.rows())?;
             let settled = self.batch.settle(&plan, outcome);
             let seconds = start.elapsed().as_secs_f64();

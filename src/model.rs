@@ -69,6 +69,9 @@ impl Model {
         move || {
             let engine = mtplx_kernels::open(&checkpoint, &options)?;
             warn_of_bounds(engine.info(), &options, checkpoint.config.positions_max);
+            for kernel in engine.warnings() {
+                tracing::warn!(kernel, "switched off; MLX's own operations take its place");
+            }
             Ok(engine)
         }
     }

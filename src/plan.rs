@@ -4,10 +4,10 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
-use mtplx_core::preflight::{Estimate, Fit, Wish, estimate, fit};
+use mtplx_core::preflight::{Estimate, Fit, Precision, Wish, estimate, fit};
 use mtplx_kernels::checkpoint::Checkpoint;
-use mtplx_kernels::memory;
 use mtplx_kernels::preflight::{precision, shape};
+use mtplx_kernels::{memory, place_of};
 use serde_json::json;
 
 use crate::config::Config;
@@ -44,6 +44,7 @@ pub fn run(model: &Model, config: &Config, args: &PlanArgs) -> Result<()> {
         Some(gib) => bail!("--memory {gib}: must be a number of GiB above 0"),
         None => memory::machine(),
     };
+    let precision = precision(checkpoint, place_of(checkpoint, &config.engine)?);
     let actors = &config.actors;
     let wish = Wish {
         context_tokens: args.context.unwrap_or(checkpoint.config.positions_max),
@@ -53,14 +54,15 @@ pub fn run(model: &Model, config: &Config, args: &PlanArgs) -> Result<()> {
         step_tokens: actors.tuner.prefill_idle_tokens,
         page_tokens: config.engine.page_tokens,
     };
-    if wish.context_tokens == 0 || wish.clients == 0 {
-        bail!("--context and --clients must be at least 1");
+    let bounds = 1..=u32::MAX as usize;
+    if !bounds.contains(&wish.context_tokens) || !bounds.contains(&wish.clients) {
+        bail!("--context and --clients must be between 1 and {}", bounds.end());
     }
-    let wish = Wish { snapshots: parked(checkpoint, config, &wish), ..wish };
+    let wish = Wish { snapshots: parked(checkpoint, config, &wish, &precision), ..wish };
     // The setting is of this machine; another one is planned for with the usual share.
     let set = config.engine.memory_budget.filter(|_| args.memory.is_none());
     let budget = set.unwrap_or_else(|| memory::budget_of(machine));
-    let fit = fit(&shape(checkpoint), &precision(checkpoint), &wish, budget);
+    let fit = fit(&shape(checkpoint), &precision, &wish, budget);
     if args.json {
         println!("{}", json(model, &wish, &fit));
     } else {
@@ -70,9 +72,9 @@ pub fn run(model: &Model, config: &Config, args: &PlanArgs) -> Result<()> {
 }
 
 /// As many states as the bank's bytes have room for.
-fn parked(checkpoint: &Checkpoint, config: &Config, wish: &Wish) -> usize {
+fn parked(checkpoint: &Checkpoint, config: &Config, wish: &Wish, precision: &Precision) -> usize {
     let one = Wish { snapshots: 1, ..*wish };
-    let estimate = estimate(&shape(checkpoint), &precision(checkpoint), &one);
+    let estimate = estimate(&shape(checkpoint), precision, &one);
     let room = config.actors.bank.bytes_max / estimate.snapshots.max(1);
     wish.snapshots.min(usize::try_from(room).unwrap_or(usize::MAX))
 }
@@ -154,16 +156,19 @@ fn json(model: &Model, wish: &Wish, fit: &Fit) -> serde_json::Value {
 #[cfg(feature = "embedded-model")]
 #[cfg(test)]
 mod tests {
-    use mtplx_core::preflight::Precision;
-
     use super::*;
 
     #[test]
     fn the_shape_of_the_small_model_gives_the_bytes_of_its_files() {
         let config = Config::load(None, &[]).unwrap();
         let model = Model::open(&config.model).unwrap();
-        let (shape, known) = (shape(&model.checkpoint), precision(&model.checkpoint));
-        let guess = Precision { weights_total: None, ..known };
+        let place = place_of(&model.checkpoint, &config.engine).unwrap();
+        let shape = shape(&model.checkpoint);
+        // As the files store them.
+        let stored = Precision { float_bytes: 2, ..precision(&model.checkpoint, place) };
+        let guess = Precision { weights_total: None, ..stored };
+        let known =
+            Precision { weights_total: Some(model.checkpoint.bytes_total as u64), ..stored };
         let wish = Wish {
             context_tokens: 1000,
             clients: 2,

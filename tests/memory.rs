@@ -15,8 +15,9 @@ fn the_plan_adds_up_and_says_what_would_fit() {
     let args = ["--context", "4096", "--clients", "4", "--memory", "8", "--json"];
     let told: Value = serde_json::from_str(&plan(&args)).unwrap();
     let bytes = |name: &str| told["bytes"][name].as_u64().unwrap();
-    // Two attention layers and the head; 2 heads of 64 for keys and for values, in 4 bytes.
-    assert_eq!(bytes("kv_token"), 3 * 2 * 2 * 64 * 4);
+    // Two attention layers and the head; 2 heads of 128 for keys and for values, in the 4 bytes
+    // that the CPU computes in.
+    assert_eq!(bytes("kv_token"), 3 * 2 * 2 * 128 * 4);
     assert_eq!(bytes("kv"), 4 * 4096 * bytes("kv_token"));
     // Six layers of 4 heads of 128 x 128 in 4 bytes.
     assert_eq!(bytes("states"), 4 * 6 * 4 * 128 * 128 * 4);

@@ -19,7 +19,9 @@ impl<E: Engine> State<E> {
             return;
         }
         self.batch.measured(self.engine.memory());
-        if self.batch.shortage().is_some() {
+        // Buffers that were given back are wanted again by the next steps: not at every one.
+        let look = self.batch.rows().is_empty() || self.cycles.is_multiple_of(METRIC_CYCLES);
+        if self.batch.shortage().is_some() && look {
             self.engine.trim();
             self.batch.measured(self.engine.memory());
         }
@@ -45,7 +47,7 @@ impl<E: Engine> State<E> {
     pub(super) fn reclaimed(&mut self, found: bool) {
         self.reclaiming = false;
         if !found && let Some((id, event)) = self.batch.give_up() {
-            tracing::error!(request = id.0, ?event, "a request does not fit into the engine");
+            tracing::info!(request = id.0, ?event, "a request does not fit into the engine");
             // Its stream is empty yet.
             let _ = self.streams.publish(id, event);
         }

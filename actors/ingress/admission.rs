@@ -168,19 +168,17 @@ impl House {
             return Err(Refusal::TooLong { field, prompt, wanted: asked, context });
         }
         let most = self.config.new_tokens_max.map_or(usize::MAX, |n| n.get());
+        if let Some((n, field)) = asked.filter(|&(n, _)| n > most) {
+            let reason = format!("must be at most {most} on this server, got {n}");
+            return Err(Refusal::Invalid { field, reason });
+        }
         // Who would not fit even alone need not wait to be told so.
         guard::check_alone(info, prompt + asked.map_or(1, |(n, _)| n))
             .map_err(Refusal::NoMemory)?;
         let left = left.min(guard::tokens_max(info).saturating_sub(prompt));
-        match asked {
-            Some((n, field)) if n > most => {
-                let reason = format!("must be at most {most} on this server, got {n}");
-                Err(Refusal::Invalid { field, reason })
-            }
-            Some((n, _)) => Ok(n),
-            // Nobody asked for the default, so it gives way to what there is room for.
-            None => Ok(left.min(most).min(wanted.new_tokens_default.unwrap_or(usize::MAX))),
-        }
+        let unasked = wanted.new_tokens_default.unwrap_or(usize::MAX);
+        // Nobody asked for the default, so it gives way to what there is room for.
+        Ok(asked.map_or(left.min(most).min(unasked), |(n, _)| n))
     }
 }
 

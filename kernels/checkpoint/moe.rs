@@ -43,7 +43,9 @@ fn experts(
     shape: &MoeShape,
 ) -> Result<Vec<Mlp>, Error> {
     let (count, ffn) = (shape.experts, shape.ffn);
-    if reader.has(&format!("{path}.experts.gate_up_proj")) {
+    // Whichever of a layout's tensors is there: one that lacks another is told which.
+    let has = |parts: &[&str]| parts.iter().any(|p| reader.has(&format!("{path}.experts.{p}")));
+    if has(&["gate_up_proj", "down_proj"]) {
         let name = |part: &str| format!("{path}.experts.{part}");
         let gate_up = reader.bare_stack(&name("gate_up_proj"), count, 2 * ffn, hidden)?;
         let down = reader.bare_stack(&name("down_proj"), count, hidden, ffn)?;
@@ -57,7 +59,7 @@ fn experts(
         };
         return (0..count).map(expert).collect();
     }
-    if reader.has(&format!("{path}.experts.0.gate_proj.weight")) {
+    if has(&["0.gate_proj.weight", "0.up_proj.weight", "0.down_proj.weight"]) {
         let expert = |e| weights::dense(reader, &format!("{path}.experts.{e}"), hidden, ffn);
         return (0..count).map(expert).collect();
     }

@@ -105,9 +105,8 @@ impl<'a> Reader<'a> {
         let stored = self.take(name, &expected)?;
         match typed(stored) {
             Some(tensor) if tensor.dtype() == Dtype::U32 => {
-                let name = name.trim_end_matches("weight");
-                let expected = format!("scales beside packed words, as {name}scales");
-                Err(wrong(stored, &expected))
+                let beside = |stem| format!("scales beside packed words, as {stem}scales");
+                Err(wrong(stored, &name.strip_suffix("weight").map_or(expected, beside)))
             }
             Some(tensor) if tensor.shape() == shape => Ok(tensor),
             _ => Err(wrong(stored, &expected)),

@@ -15,7 +15,7 @@ mod route;
 mod tests;
 
 /// Tokens of a block that are multiplied in one go: as many as a linear layer takes.
-const ROWS: usize = 60;
+const ROWS: usize = linear::TILE_ROWS;
 /// Tokens whose parts of sums are held at once: a bound of memory.
 const TOKENS: usize = 512;
 

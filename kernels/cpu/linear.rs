@@ -24,9 +24,10 @@ mod tiled;
 
 /// Panels of sixteen outputs in a tile.
 const TILE_PANELS: usize = 4;
-/// Rows of x for which a tile is decoded once: they, their totals and the tile share L1. Whole
-/// pairs of the matrix unit's tiles.
-const TILE_ROWS: usize = 60;
+/// Rows of x for which a tile is decoded once: they, their totals and the tile share L1.
+pub(super) const TILE_ROWS: usize = 60;
+// Where a job's rows begin, a tile of the matrix unit begins too.
+const _: () = assert!(TILE_ROWS.is_multiple_of(super::simd::amx::TILE_ROWS));
 /// Rows of x that repay setting up a matrix unit.
 const MATRIX_ROWS: usize = 2;
 

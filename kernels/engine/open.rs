@@ -3,7 +3,7 @@
 use mlx_rs::Dtype;
 use mtplx_core::engine::{EngineInfo, Phases};
 use mtplx_core::guard::Budget;
-use mtplx_core::preflight::{Precision, Wish, estimate};
+use mtplx_core::preflight::{Wish, estimate};
 
 use super::{BTreeMap, Checkpoint, MlxEngine, Model, Place, Result, SlotState};
 use crate::checkpoint::{self, Format, LayerKind};
@@ -67,6 +67,8 @@ impl MlxEngine {
         // A few pages to begin with; they grow with the tokens in use.
         let pools = model.pools(info.slots, info.slots.min(info.pages_max))?;
         crate::place::eval(pools.arrays())?;
+        // Buffers that loading left behind can be had back; they are no part of what stays.
+        memory::trim();
         info.budget.base = memory::used();
         let slots = (0..info.slots).map(|_| SlotState::default()).collect();
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
@@ -123,8 +125,7 @@ fn budget(
     options: &EngineOptions,
     (context_tokens, depth_max): (usize, u8),
 ) -> Budget {
-    let float_bytes = if place.dtype() == Dtype::Float32 { 4 } else { 2 };
-    let precision = Precision { float_bytes, ..preflight::precision(checkpoint) };
+    let precision = preflight::precision(checkpoint, place);
     let wish = Wish {
         context_tokens,
         clients: options.slots,

@@ -29,11 +29,14 @@ pub(super) fn read(
     family: Family,
     layers: usize,
 ) -> Result<Option<MoeShape>, Error> {
-    // Qwen3.5's mixtures always renormalise, whether or not they say so; of Qwen3-Next's, readers
-    // differ in what silence means.
+    // Qwen3.5's mixtures renormalise, said or not; where one says it does not, readers differ in
+    // whether they listen. Of Qwen3-Next's, they differ in what silence means.
     let (renormalise, layers) = match family {
         Family::Qwen35Dense => return Ok(None),
-        Family::Qwen35Moe => (text.flag("norm_topk_prob")?.unwrap_or(true), vec![true; layers]),
+        Family::Qwen35Moe if text.flag("norm_topk_prob")? == Some(false) => {
+            return Err(text.unsupported("norm_topk_prob", "true, or left out"));
+        }
+        Family::Qwen35Moe => (true, vec![true; layers]),
         Family::Qwen3Next => match text.flag("norm_topk_prob")? {
             Some(renormalise) => (renormalise, sparse_layers(text, layers)?),
             None => return Err(text.wrong("norm_topk_prob", "true or false")),

@@ -11,7 +11,7 @@ use crate::cpu::weight::coded::{Coded, GROUP_MAX, QUAD, SPAN_QUADS, quad_bytes};
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Up to four panels of sixteen outputs, for up to 64 rows of x.
+/// Up to four panels of sixteen outputs, for up to [`TILE_ROWS`](super::TILE_ROWS) rows of x.
 pub(super) struct Tile<'a> {
     pub(super) x: &'a Fixed,
     pub(super) w: &'a Coded,

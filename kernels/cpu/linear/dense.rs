@@ -15,7 +15,7 @@ const BLOCK: usize = 64;
 /// Rows of x in a register tile.
 const ROWS: usize = 4;
 
-/// Up to four panels of sixteen outputs, for up to 64 rows of x.
+/// Up to four panels of sixteen outputs, for up to [`TILE_ROWS`](super::TILE_ROWS) rows of x.
 pub(super) struct Tile<'a> {
     /// `[M, K]`.
     pub(super) x: &'a [f32],

@@ -10,7 +10,7 @@ use crate::cpu::simd::{Job, LANES, Line, Simd};
 use crate::cpu::weight::coded::{Coded, QUAD};
 use std::ops::Range;
 
-/// Up to four panels of sixteen outputs, for up to 64 rows of x.
+/// Up to four panels of sixteen outputs, for up to [`TILE_ROWS`](super::TILE_ROWS) rows of x.
 pub(super) struct Tile<'a> {
     pub(super) unit: Amx,
     pub(super) x: &'a Fixed,

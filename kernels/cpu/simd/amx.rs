@@ -6,11 +6,14 @@
 //! k, with the sixteen outputs of a panel inside (Intel SDM volume 1, chapter 18).
 
 // SAFETY, for every block here: `self` is the proof that the unit exists and that Linux lets
-// this process use it (see `Amx::new`). No compiler keeps anything in a tile register.
+// this process use it (see `Amx::new`). Tiles keep their contents from block to block because
+// nothing that runs in between touches them: while a `Tiles` lives, only this crate's vector code
+// does, on the thread that made it, and no compiler uses tile registers of its own accord.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use super::{LANES, Line};
 use std::arch::asm;
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 /// Rows of x in a tile: each is three rows of digits.
@@ -26,7 +29,7 @@ pub(in crate::cpu) type Sums = [Line<u32>; 3 * TILE_ROWS];
 pub(in crate::cpu) struct Amx(());
 
 /// The unit with the shapes of its tiles set; they are given back when this goes.
-pub(in crate::cpu) struct Tiles(());
+pub(in crate::cpu) struct Tiles(PhantomData<*const ()>);
 
 /// What `ldtilecfg` reads.
 #[repr(C, align(64))]
@@ -64,7 +67,7 @@ impl Amx {
             (shapes.rows[i], shapes.row_bytes[i]) = (height as u8, bytes as u16);
         }
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack)) };
-        Tiles(())
+        Tiles(PhantomData)
     }
 }
 
