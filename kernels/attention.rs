@@ -161,15 +161,19 @@ impl Attention {
         Ok(Self { shape, place, core })
     }
 
-    /// An empty cache of `pages` pages.
+    /// An empty cache of `pages` pages. Nothing is read from it that was not written to it.
     ///
     /// # Errors
     /// When MLX cannot allocate.
     pub fn pool(&self, pages: usize) -> Result<KvPool> {
         let s = &self.shape;
         let shape = [pages, s.kv_heads, s.page_tokens, s.head_dim].map(|n| n as i32);
-        let zeros = || mlx_rs::ops::zeros_dtype(&shape, self.place.dtype());
-        Ok(KvPool { keys: zeros()?, values: zeros()?, last: None })
+        let empty = || match self.place {
+            #[cfg(target_os = "linux")]
+            Place::Host => crate::pool::untouched(&shape),
+            Place::Mlx(dtype) => Ok(mlx_rs::ops::zeros_dtype(&shape, dtype)?),
+        };
+        Ok(KvPool { keys: empty()?, values: empty()?, last: None })
     }
 
     /// `[M, H]` → `[M, H]`, the residual included.

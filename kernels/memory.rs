@@ -27,12 +27,16 @@ pub fn arrays() -> Result<Arrays> {
     Ok(Arrays { active, cached, peak: memory::peak_memory()? })
 }
 
-/// Bytes in use: MLX's arrays and the buffers it keeps for the next ones, or what the system counts
-/// as this process's own, whichever is more.
+/// Bytes in use: on a GPU MLX's arrays and the buffers it keeps for the next ones, or what the
+/// system counts as this process's own, whichever is more. Without one the system's count alone:
+/// parts of arrays that were never written to take no memory.
 #[must_use]
 pub fn used() -> u64 {
     let mlx = memory::active_memory().unwrap_or(0) + memory::cache_memory().unwrap_or(0);
-    (mlx as u64).max(footprint().unwrap_or(0))
+    match footprint() {
+        Some(bytes) if !has_gpu() => bytes,
+        footprint => (mlx as u64).max(footprint.unwrap_or(0)),
+    }
 }
 
 /// Bytes that this machine, the group of processes it was put into and its device allow.
@@ -43,9 +47,13 @@ pub fn machine() -> u64 {
 
 /// A GPU's bound. Without one, MLX's limit is a share of the machine, not a fact about it.
 fn device() -> Option<u64> {
-    let gpu = matches!(Device::try_default().ok()?.get_type().ok()?, DeviceType::Gpu);
-    let limit = if gpu { memory::memory_limit().ok()? } else { 0 };
+    let limit = if has_gpu() { memory::memory_limit().ok()? } else { 0 };
     (limit > 0).then_some(limit as u64)
+}
+
+fn has_gpu() -> bool {
+    let kind = Device::try_default().and_then(|device| device.get_type());
+    matches!(kind, Ok(DeviceType::Gpu))
 }
 
 /// The budget where none is set: three quarters of `machine`. The rest is for everybody else on it

@@ -31,6 +31,15 @@ pub(crate) fn copy(pool: &mut Array, from: usize, to: usize) -> Result<()> {
     write(pool, to, &values)
 }
 
+/// Room for `shape` in fp32 that the system hands out page by page as it is written to.
+///
+/// # Errors
+/// When MLX cannot allocate.
+#[cfg(target_os = "linux")]
+pub(crate) fn untouched(shape: &[i32]) -> Result<Array> {
+    crate::host::call_one(&[], shape, |_, _| Ok(()))
+}
+
 /// Gives `pool` room for `rows` along the first axis; the new ones are zero.
 ///
 /// # Errors

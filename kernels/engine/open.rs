@@ -64,8 +64,7 @@ impl MlxEngine {
         let model = Model::load(place, checkpoint, options.page_tokens, verify_max)?;
         let model = model.with_draft_head(place, checkpoint, options.draft_head)?;
         let mut info = facts(checkpoint, place, options, depth_max, mtp_absent);
-        // A few pages to begin with; they grow with the tokens in use.
-        let pools = model.pools(info.slots, info.slots.min(info.pages_max))?;
+        let pools = model.pools(info.slots, first_pages(place, &info))?;
         crate::place::eval(pools.arrays())?;
         // Buffers that loading left behind can be had back; they are no part of what stays.
         memory::trim();
@@ -74,6 +73,17 @@ impl MlxEngine {
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
         let forced = Vec::new();
         Ok(Self { info, model, pools, slots, snapshots, phases, forced })
+    }
+}
+
+/// Pages to begin with. On the host all that there may ever be: the system gives them memory when
+/// they are first written to, and no row waits while a cache is moved. A GPU's allocator commits at
+/// once, so there a few, and they grow with the tokens in use.
+fn first_pages(place: Place, info: &EngineInfo) -> usize {
+    match place {
+        #[cfg(target_os = "linux")]
+        Place::Host => info.pages_max,
+        Place::Mlx(_) => info.slots.min(info.pages_max),
     }
 }
 
