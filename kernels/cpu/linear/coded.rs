@@ -55,7 +55,17 @@ impl Job for Tile<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.w.bits {
+        self.multiply_coded(simd, self.w.bits);
+    }
+}
+
+/// What is compiled once for every width of codes.
+pub(super) trait ByBits {
+    fn multiply<S: Simd, const BITS: usize>(&self, simd: S);
+
+    #[inline(always)]
+    fn multiply_coded<S: Simd>(&self, simd: S, bits: u32) {
+        match bits {
             2 => self.multiply::<S, 2>(simd),
             3 => self.multiply::<S, 3>(simd),
             4 => self.multiply::<S, 4>(simd),
@@ -66,7 +76,7 @@ impl Job for Tile<'_> {
     }
 }
 
-impl Tile<'_> {
+impl ByBits for Tile<'_> {
     #[inline(always)]
     fn multiply<S: Simd, const BITS: usize>(&self, simd: S) {
         let mut scratch = Scratch::take();
@@ -80,7 +90,9 @@ impl Tile<'_> {
         }
         scratch.give_back();
     }
+}
 
+impl Tile<'_> {
     /// All rows with the `P` panels from `panel` on.
     #[inline(always)]
     fn multiply_panels<S: Simd, const BITS: usize, const P: usize>(

@@ -16,7 +16,7 @@ pub(super) struct Fixed {
     pub(super) group: usize,
     rows: usize,
     cols: usize,
-    /// `[M, K / 4]`; empty if there are tiles.
+    /// `[M, K / 4]`, unless there are tiles; all of these may be longer than what is in use.
     digits: Vec<Digits>,
     /// `[tiles, 3, tile_rows, K / 4]` for the matrix unit: a tile's upper, middle, lower digits.
     tiles: Vec<Line<u32>>,
@@ -41,7 +41,7 @@ impl Fixed {
     pub(super) fn set(&mut self, tier: Tier, x: &[f32], (cols, group): (usize, usize), to: Layout) {
         let rows = x.len() / cols;
         (self.group, self.rows, self.cols) = (group, rows, cols);
-        self.units.resize(x.len() / group, Unit::default());
+        reserve(&mut self.units, x.len() / group, Unit::default());
         let per_row = cols / QUAD;
         let height = tile_rows(rows);
         self.tile_rows = height;
@@ -49,8 +49,8 @@ impl Fixed {
             Layout::Quads => (rows * per_row, 0),
             Layout::Tiles => (0, rows.div_ceil(height) * 3 * height * per_row),
         };
-        self.digits.resize(digits, Digits::ZERO);
-        self.tiles.resize(tiles.div_ceil(LANES), Line::<u32>::ZERO);
+        reserve(&mut self.digits, digits, Digits::ZERO);
+        reserve(&mut self.tiles, tiles.div_ceil(LANES), Line::<u32>::ZERO);
         let (all_digits, all_units) = (Shared::new(&mut self.digits), Shared::new(&mut self.units));
         let all_tiles = Shared::new(flat_mut(&mut self.tiles));
         parallel::for_each(rows, cols, |row| {
@@ -102,6 +102,14 @@ fn tile_rows(rows: usize) -> usize {
         return TILE_ROWS;
     }
     rows.div_ceil(rows.div_ceil(TILE_ROWS).max(1)).max(1)
+}
+
+/// Makes `values` at least `len` long. Never shorter: calls of few and of many rows take turns, and
+/// each would clear anew what it is about to write.
+fn reserve<T: Clone>(values: &mut Vec<T>, len: usize, empty: T) {
+    if values.len() < len {
+        values.resize(len, empty);
+    }
 }
 
 /// How the numbers are to lie.

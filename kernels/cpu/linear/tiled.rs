@@ -2,7 +2,7 @@
 //! rows at a time, and the same scaling after each group.
 
 use super::TILE_PANELS;
-use super::coded::{Scratch, add_scaled, unpack};
+use super::coded::{ByBits, Scratch, add_scaled, unpack};
 use super::fixed::Fixed;
 use super::output::Output;
 use crate::cpu::simd::amx::{Amx, Sums, TILE_K, TILE_ROWS, Tiles};
@@ -26,14 +26,7 @@ impl Job for Tile<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.w.bits {
-            2 => self.multiply::<S, 2>(simd),
-            3 => self.multiply::<S, 3>(simd),
-            4 => self.multiply::<S, 4>(simd),
-            5 => self.multiply::<S, 5>(simd),
-            6 => self.multiply::<S, 6>(simd),
-            _ => self.multiply::<S, 8>(simd),
-        }
+        self.multiply_coded(simd, self.w.bits);
     }
 }
 
@@ -52,7 +45,7 @@ struct Pending {
     rows: Range<usize>,
 }
 
-impl Tile<'_> {
+impl ByBits for Tile<'_> {
     #[inline(always)]
     fn multiply<S: Simd, const BITS: usize>(&self, simd: S) {
         let mut scratch = Scratch::take();
@@ -69,7 +62,9 @@ impl Tile<'_> {
         }
         scratch.give_back();
     }
+}
 
+impl Tile<'_> {
     #[inline(always)]
     fn add_groups<S: Simd, const BITS: usize>(
         &self,
