@@ -2,7 +2,7 @@
 //! there. A kernel is compiled and tried against the plain path when the model is loaded; one that
 //! fails is switched off with a warning, and the plain path does its work.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -30,6 +30,7 @@ pub struct Gpu {
     /// What passed its trial, and what did not, by what was tried.
     trials: RefCell<BTreeMap<String, bool>>,
     kernels: RefCell<BTreeMap<String, Rc<Kernel>>>,
+    compilations: Cell<u64>,
     warnings: RefCell<Vec<String>>,
     /// The numbers last sent to the device.
     sent: RefCell<VecDeque<(Vec<i32>, Array)>>,
@@ -58,6 +59,12 @@ impl Gpu {
         self.generation >= 80 && matches!(dtype, Dtype::Bfloat16 | Dtype::Float16) && wanted
     }
 
+    /// Kernels compiled so far: one for every type and constant in use, whatever the shapes.
+    #[must_use]
+    pub fn compilations(&self) -> u64 {
+        self.compilations.get()
+    }
+
     /// What was switched off, and why: for logs and health.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -74,6 +81,7 @@ impl Gpu {
             return Ok(Rc::clone(kernel));
         }
         let kernel = Rc::new(Kernel::compile(source, settings)?);
+        self.compilations.set(self.compilations.get() + 1);
         self.kernels.borrow_mut().insert(key, Rc::clone(&kernel));
         Ok(kernel)
     }

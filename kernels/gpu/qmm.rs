@@ -9,6 +9,7 @@ use super::Gpu;
 use super::device::{Kernel, Launch, Source};
 use super::layout::{Form, TILE};
 use crate::error::Result;
+use crate::linear::Ids;
 
 /// Rows of x that one tile of the tensor cores takes.
 const ROWS: usize = 8;
@@ -156,9 +157,12 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// When MLX refuses.
-    pub fn gather(&self, ids: &[u32]) -> Result<Array> {
-        let at = super::gpu().numbers(ids.iter().map(|&id| id as i32).collect())?;
-        self.rows(&self.gather, &[&self.words, &self.sides, &at], ids.len())
+    pub fn gather(&self, ids: &Ids) -> Result<Array> {
+        let at = match ids {
+            Ids::Known(ids) => super::gpu().numbers(ids.iter().map(|&id| id as i32).collect())?,
+            Ids::Drawn(ids) => ids.clone(),
+        };
+        self.rows(&self.gather, &[&self.words, &self.sides, &at], ids.count())
     }
 
     fn rows(&self, kernel: &Kernel, inputs: &[&Array], count: usize) -> Result<Array> {
