@@ -20,13 +20,13 @@ pub mod top;
 pub(crate) mod trial;
 
 thread_local! {
-    static GPU: Rc<Gpu> = Rc::new(Gpu { generation: device::generation(), ..Gpu::default() });
+    static GPU: Rc<Gpu> = Rc::new(Gpu { known: device::is_known(), ..Gpu::default() });
 }
 
 /// The kernels of the thread that owns the device.
 #[derive(Debug, Default)]
 pub struct Gpu {
-    generation: i32,
+    known: bool,
     /// What passed its trial, and what did not, by what was tried.
     trials: RefCell<BTreeMap<String, bool>>,
     kernels: RefCell<BTreeMap<String, Rc<Kernel>>>,
@@ -37,7 +37,13 @@ pub struct Gpu {
     nothing: OnceCell<Array>,
 }
 
-const NUMBERS: Source = Source { name: "numbers", text: include_str!("gpu/numbers.cu") };
+const NUMBERS: Source = Source {
+    name: "numbers",
+    cuda: include_str!("gpu/numbers.cu"),
+    metal: "",
+    inputs: &[],
+    output: "",
+};
 
 /// Sets of numbers that are remembered: a pass uses two.
 const SENT_MAX: usize = 4;
@@ -54,8 +60,7 @@ impl Gpu {
     #[must_use]
     pub fn serves(&self, dtype: Dtype) -> bool {
         let wanted = std::env::var_os("MTPLX_KERNELS").is_none_or(|v| v != "0");
-        // From 8.0 on tensor cores take bf16. Run on 9.0 alone so far; trials judge the others.
-        self.generation >= 80 && matches!(dtype, Dtype::Bfloat16 | Dtype::Float16) && wanted
+        self.known && matches!(dtype, Dtype::Bfloat16 | Dtype::Float16) && wanted
     }
 
     /// What was switched off, and why: for logs and health.
@@ -95,12 +100,14 @@ impl Gpu {
     }
 
     fn send(&self, numbers: &[i32]) -> Result<Array> {
-        let Some(count) = [32, 256].into_iter().find(|&count| numbers.len() <= count) else {
-            return Ok(Array::from_slice(numbers, &[numbers.len() as i32]));
+        let count = [32, 256].into_iter().find(|&count| numbers.len() <= count);
+        let mut scalars = numbers.to_vec();
+        // Never so few that a kernel would take them from elsewhere.
+        scalars.resize(count.unwrap_or(numbers.len()), 0);
+        let Some(count) = count.filter(|_| device::HOST_IS_FAR) else {
+            return Ok(Array::from_slice(&scalars, &[scalars.len() as i32]));
         };
         let kernel = self.kernel(&NUMBERS, &[("COUNT", count.to_string())])?;
-        let mut scalars = numbers.to_vec();
-        scalars.resize(count, 0);
         let launch = Launch { scalars: &scalars, blocks: 1, threads: 32 };
         // SAFETY: the kernel writes its one output, whole.
         let [array] = unsafe {

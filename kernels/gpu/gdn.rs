@@ -10,7 +10,10 @@ use crate::error::Result;
 
 const SOURCE: Source = Source {
     name: "gdn_verify",
-    text: concat!(include_str!("scalar.cu"), include_str!("gdn_verify.cu")),
+    cuda: concat!(include_str!("scalar.cu"), include_str!("gdn_verify.cu")),
+    metal: include_str!("gdn_verify.metal"),
+    inputs: &["proj", "taps", "decay", "dt_bias", "gain", "rows", "state", "window", "after"],
+    output: "y",
 };
 /// The only width of a head that the kernel knows.
 pub const HEAD_DIM: usize = 128;

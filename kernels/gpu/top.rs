@@ -13,8 +13,13 @@ pub const KEPT: usize = 64;
 /// Numbers of a row: how many were found, ids, bits of logits.
 const WIDTH: usize = 1 + 2 * KEPT;
 
-const SOURCE: Source =
-    Source { name: "top", text: concat!(include_str!("scalar.cu"), include_str!("top.cu")) };
+const SOURCE: Source = Source {
+    name: "top",
+    cuda: concat!(include_str!("scalar.cu"), include_str!("top.cu")),
+    metal: include_str!("top.metal"),
+    inputs: &["logits"],
+    output: "out",
+};
 
 /// The largest logits of a row, ascending by id.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,9 +1,8 @@
 // verify_qmm: y [M, N] = x [M, K] · Wᵀ for affine 4- and 8-bit W, fp32 accumulation.
 //
-// A warp computes 32 outputs for 8·NT rows of x over a part of K, which it walks in steps of 64.
-// PARTS warps of a block divide K, and their sums are added in the order of the warps. Neither the
-// division nor any order depends on M, so a row's result is the same, to the bit, whatever travels
-// with it. With many rows NW tiles of outputs share a block, so that x comes from the first cache.
+// A block is 32 outputs and 8·NT rows of x. PARTS warps divide K; each walks its part in steps of
+// 64, and their sums are added in the order of the warps. Neither the division nor any order depends
+// on M, so a row's result is the same, to the bit, whatever travels with it.
 //
 // W lies as layout.rs packs it: for every 32 outputs and every 64 of K what a warp needs for one
 // step, in the order in which its lanes take it, 16 bytes a lane.
@@ -108,19 +107,16 @@ __device__ __forceinline__ float gated(float gate, float up) {
 }
 
 // SUBS: groups a step covers (2 when a group is 32, else 1). DEPTH: steps on their way from memory.
-template <typename H, int BITS, int SUBS, int NT, int NW, int PARTS, int DEPTH, int END>
+template <typename H, int BITS, int SUBS, int NT, int PARTS, int DEPTH, int END>
 __device__ __forceinline__ void block(const unsigned* words, const u16* scales, const u16* x,
                                       const u16* residual, u16* y, int m, int n, int k) {
   constexpr int PLANES = BITS / 4;
   constexpr int LOADS = 2 * PLANES;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int row = lane / 4, quad = lane % 4;
-  const int chunks = (m + 8 * NT - 1) / (8 * NT), tiles = (n + 31) / 32, steps = k / 64;
-  const int first = blockIdx.x % chunks * 8 * NT, tile0 = blockIdx.x / chunks * NW;
-  // A tile beyond the last is computed as the last one and its result dropped.
-  const int tile = min(tile0 + warp / PARTS, tiles - 1);
-  const int part = warp % PARTS;
-  const int from = steps * part / PARTS, to = steps * (part + 1) / PARTS;
+  const int chunks = (m + 8 * NT - 1) / (8 * NT), steps = k / 64;
+  const int first = blockIdx.x % chunks * 8 * NT, tile = blockIdx.x / chunks;
+  const int from = steps * warp / PARTS, to = steps * (warp + 1) / PARTS;
   const size_t at = static_cast<size_t>(tile) * steps + from;
   const uint4* w = reinterpret_cast<const uint4*>(words) + at * (LOADS * 32) + lane;
   const uint4* s = reinterpret_cast<const uint4*>(scales) + at * (SUBS * 8) + row;
@@ -214,8 +210,8 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
   }
 
   // Sums of the warps, added in order.
-  constexpr int COLUMN = 36, THREADS = 32 * PARTS * NW;
-  __shared__ float parts[PARTS * NW][8 * COLUMN];
+  constexpr int COLUMN = 36, THREADS = 32 * PARTS;
+  __shared__ float parts[PARTS][8 * COLUMN];
 #pragma unroll
   for (int t = 0; t < NT; ++t) {
     if (t > 0) __syncthreads();
@@ -226,28 +222,28 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
       here[(2 * quad + i % 2) * COLUMN + out] = sum[t][i / 4][i % 4];
     }
     __syncthreads();
-    auto whole = [&](int nw, int column, int out) {
+    auto whole = [&](int column, int out) {
       float total = 0.0f;
 #pragma unroll
-      for (int v = 0; v < PARTS; ++v) total += parts[nw * PARTS + v][column * COLUMN + out];
+      for (int v = 0; v < PARTS; ++v) total += parts[v][column * COLUMN + out];
       return total;
     };
     if constexpr (END == GATED) {
-      for (int i = threadIdx.x; i < NW * 128; i += THREADS) {
-        const int out = i % 16, column = i / 16 % 8, nw = i / 128;
-        const int r = first + 8 * t + column, c = 16 * (tile0 + nw) + out;
+      for (int i = threadIdx.x; i < 128; i += THREADS) {
+        const int out = i % 16, column = i / 16;
+        const int r = first + 8 * t + column, c = 16 * tile + out;
         if (r < m && 2 * c < n) {
-          const float value = gated(whole(nw, column, out), whole(nw, column, out + 16));
+          const float value = gated(whole(column, out), whole(column, out + 16));
           y[static_cast<size_t>(r) * (n / 2) + c] = H::round(value);
         }
       }
     } else {
-      for (int i = threadIdx.x; i < NW * 256; i += THREADS) {
-        const int out = i % 32, column = i / 32 % 8, nw = i / 256;
-        const int r = first + 8 * t + column, c = 32 * (tile0 + nw) + out;
+      for (int i = threadIdx.x; i < 256; i += THREADS) {
+        const int out = i % 32, column = i / 32;
+        const int r = first + 8 * t + column, c = 32 * tile + out;
         if (r < m && c < n) {
           const size_t to_y = static_cast<size_t>(r) * n + c;
-          float value = whole(nw, column, out);
+          float value = whole(column, out);
           if constexpr (END == ADD) value += H::low(residual[to_y]);
           y[to_y] = H::round(value);
         }
@@ -259,7 +255,7 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
 }  // namespace verify_qmm
 
 #ifdef SET_NAME
-extern "C" __global__ void __launch_bounds__(32 * SET_PARTS * SET_NW, SET_BLOCKS)
+extern "C" __global__ void __launch_bounds__(32 * SET_PARTS, SET_BLOCKS)
     SET_NAME(const unsigned* words, const verify_qmm::u16* sides, const verify_qmm::u16* x,
 #if SET_END == 1
              const verify_qmm::u16* residual,
@@ -268,7 +264,7 @@ extern "C" __global__ void __launch_bounds__(32 * SET_PARTS * SET_NW, SET_BLOCKS
 #if SET_END != 1
   const verify_qmm::u16* residual = nullptr;
 #endif
-  verify_qmm::block<verify_qmm::SET_TYPE, SET_BITS, SET_SUBS, SET_NT, SET_NW, SET_PARTS, SET_DEPTH,
+  verify_qmm::block<verify_qmm::SET_TYPE, SET_BITS, SET_SUBS, SET_ROWS / 8, SET_PARTS, SET_DEPTH,
                     SET_END>(words, sides, x, residual, y, m, n, k);
 }
 #endif
