@@ -37,8 +37,8 @@
 #include "entry/rows.h"
 
 // Steps that the parts do not divide evenly; a ragged last tile.
-constexpr int COLS = 64 * 6, ROWS = 43, TILES = 2, GATED_ROWS = 64, M = 64;
-constexpr int STEPS = COLS / 64, PLANES = SET_BITS / 4, SUBS = SET_SUBS;
+constexpr int COLS = 64 * 6, ROWS = 43, TILES = 2, M = 64;
+constexpr int ALL = 32 * TILES, STEPS = COLS / 64, PLANES = SET_BITS / 4, SUBS = SET_SUBS;
 
 static std::vector<uint> words(TILES* STEPS* PLANES * 256);
 static std::vector<Scalar> sides(TILES* STEPS* SUBS * 64);
@@ -80,11 +80,11 @@ int main() {
   std::vector<Scalar> x(M * COLS), residual(M * ROWS);
   for (auto& v : x) v = Scalar(around(0, 1));
   for (auto& v : residual) v = Scalar(around(0, 1));
-  std::vector<double> sums(M * ROWS, 0.0);
-  for (int row = 0; row < ROWS; ++row) {
+  std::vector<double> sums(M * ALL, 0.0);
+  for (int row = 0; row < ALL; ++row) {
     for (int col = 0; col < COLS; ++col) {
       const double w = weight(row, col);
-      for (int r = 0; r < M; ++r) sums[r * ROWS + row] += w * x[r * COLS + col];
+      for (int r = 0; r < M; ++r) sums[r * ALL + row] += w * x[r * COLS + col];
     }
   }
 
@@ -103,14 +103,15 @@ int main() {
     const int rows = one ? 1 : two ? 2 : four ? 4 : 8;
     apart += !same(product(kernel, x, m, rows, ROWS, ROWS, residual), whole);
   }
-  for (int i = 0; i < M * ROWS; ++i) plain.add(whole[i], sums[i]);
+  const auto sum = [&](int i) { return sums[i / ROWS * ALL + i % ROWS]; };
+  for (int i = 0; i < M * ROWS; ++i) plain.add(whole[i], sum(i));
   const auto with = product(four_added::product, x, 5, 4, ROWS, ROWS, residual);
-  for (int i = 0; i < 5 * ROWS; ++i) added.add(with[i], sums[i] + residual[i]);
-  const int half_of = GATED_ROWS / 2;
-  const auto pairs = product(eight_gated::product, x, M, 8, GATED_ROWS, half_of, residual);
-  apart += !same(product(one_gated::product, x, 1, 1, GATED_ROWS, half_of, residual), pairs);
+  for (int i = 0; i < 5 * ROWS; ++i) added.add(with[i], sum(i) + residual[i]);
+  const int half_of = ALL / 2;
+  const auto pairs = product(eight_gated::product, x, M, 8, ALL, half_of, residual);
+  apart += !same(product(one_gated::product, x, 1, 1, ALL, half_of, residual), pairs);
   for (int i = 0; i < M * half_of; ++i) {
-    const int at = i / half_of * ROWS + i % half_of / 16 * 32 + i % 16;
+    const int at = i / half_of * ALL + i % half_of / 16 * 32 + i % 16;
     gated.add(pairs[i], sums[at] / (1 + std::exp(-sums[at])) * sums[at + 16]);
   }
 
