@@ -108,7 +108,7 @@ impl Gpu {
             return Ok(Array::from_slice(&scalars, &[scalars.len() as i32]));
         };
         let kernel = self.kernel(&NUMBERS, &[("COUNT", count.to_string())])?;
-        let launch = Launch { scalars: &scalars, blocks: 1, threads: 32 };
+        let launch = Launch { scalars: &scalars, blocks: 1, threads: 32, shared_bytes: 0 };
         // SAFETY: the kernel writes its one output, whole.
         let [array] = unsafe {
             let nothing = self.nothing.get_or_init(|| Array::from_int(0));

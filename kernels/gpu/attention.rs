@@ -151,6 +151,7 @@ impl FusedAttention {
             scalars: &[m, batch.rows as i32, eps, i32::from(kv_only)],
             blocks: (m as usize * heads).div_ceil(4),
             threads: 128,
+            shared_bytes: 0,
         };
         let shape =
             if kv_only { vec![1] } else { vec![m, s.query_heads as i32, s.head_dim as i32] };
@@ -175,13 +176,13 @@ impl FusedAttention {
         let (spans, rows) = (batch.spans, batch.rows);
         let scalars = [m, rows as i32, spans as i32, s.first_key as i32];
         let blocks = rows * s.kv_heads * spans;
-        let launch = Launch { scalars: &scalars, blocks, threads: 256 };
+        let launch = Launch { scalars: &scalars, blocks, threads: 256, shared_bytes: 0 };
         let shape = [m, s.query_heads as i32, spans as i32, s.head_dim as i32 + 2];
         let inputs = [q, keys, values, &batch.meta];
         // SAFETY: as above; `combine` reads of `parts` what `attend` wrote.
         let [parts] = unsafe { self.attend.call(&inputs, [(&shape, Dtype::Float32)], launch) }?;
         let blocks = (m as usize * s.query_heads).div_ceil(4);
-        let launch = Launch { scalars: &scalars, blocks, threads: 128 };
+        let launch = Launch { scalars: &scalars, blocks, threads: 128, shared_bytes: 0 };
         let shape = [m, (s.query_heads * s.head_dim) as i32];
         let inputs = [&parts, proj, &batch.meta];
         // SAFETY: as above.

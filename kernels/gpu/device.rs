@@ -49,6 +49,8 @@ pub struct Launch<'a> {
     pub blocks: usize,
     /// Threads of a block.
     pub threads: usize,
+    /// Memory of a block besides what the source declares; CUDA's alone.
+    pub shared_bytes: usize,
 }
 
 /// A compiled kernel.
@@ -139,7 +141,7 @@ mod tests {
         assert!(body.starts_with("#define BODY\n"), "{body}");
         let kernel = metal::Kernel::compile(&SOURCE, "twice", &settings).unwrap();
         let a = Array::from_slice(&[1.0_f32; 8], &[8]);
-        let launch = Launch { scalars: &[3], blocks: 2, threads: 32 };
+        let launch = Launch { scalars: &[3], blocks: 2, threads: 32, shared_bytes: 0 };
         let output: (&[i32], Dtype) = (&[1], Dtype::Float32);
         // SAFETY: nothing runs without Metal.
         let refused = unsafe { kernel.call(&[&a], &[output], launch) }.unwrap_err();

@@ -126,6 +126,7 @@ impl PackedMatrix {
             scalars: &[m as i32, f.rows as i32, f.cols as i32],
             blocks: f.tiles() * m.div_ceil(self.shapes[at].rows),
             threads: 32 * f.parts(),
+            shared_bytes: 0,
         };
         let out = if self.gated { f.rows / 2 } else { f.rows };
         let out = [m as i32, out as i32];
@@ -178,6 +179,7 @@ impl PackedMatrix {
             scalars: &[count as i32, cols as i32],
             blocks: (count * cols / 8).div_ceil(256),
             threads: 256,
+            shared_bytes: 0,
         };
         let shape = [count as i32, cols as i32];
         // SAFETY: the arrays have the sizes that the form names; ids are tokens of the vocabulary.

@@ -59,7 +59,8 @@ fn add(gpu: &Gpu, logits: &Array) -> Result<Array> {
     let settings = [("TYPE", super::scalar(logits.dtype())), ("K", KEPT.to_string())];
     let kernel = gpu.kernel(&SOURCE, &settings)?;
     let (rows, vocab) = (logits.dim(0), logits.dim(1));
-    let launch = Launch { scalars: &[vocab], blocks: rows as usize, threads: 1024 };
+    let launch =
+        Launch { scalars: &[vocab], blocks: rows as usize, threads: 1024, shared_bytes: 0 };
     let shape = [rows, WIDTH as i32];
     // SAFETY: the vocabulary is a multiple of 8; a row without a result says so.
     let [found] = unsafe { kernel.call(&[logits], [(&shape, Dtype::Int32)], launch) }?;

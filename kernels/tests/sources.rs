@@ -36,6 +36,11 @@ fn gated_delta_rule_replays_what_was_accepted_and_goes_on() {
 }
 
 #[test]
+fn gated_delta_rule_in_chunks_is_the_rule_token_by_token() {
+    run("gdn", &["-DSET_CHUNKED=1"]);
+}
+
+#[test]
 fn attention_sees_every_key_of_its_row_and_no_other() {
     run_both("attention");
 }

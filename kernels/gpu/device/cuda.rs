@@ -88,7 +88,7 @@ impl Kernel {
             scalars_len: launch.scalars.len(),
             blocks: launch.blocks as c_int,
             threads: launch.threads as c_int,
-            shared_bytes: 0,
+            shared_bytes: launch.shared_bytes as c_int,
         };
         let stream = Stream::thread_local_or_gpu();
         let mut results = vec![mlx_sys::mlx_array { ctx: ptr::null_mut() }; outputs.len()];

@@ -52,3 +52,22 @@ static inline int atomicAdd(int* at, int value) {
   *at += value;
   return old;
 }
+
+// The tensor cores' m16n8k8: lane 4·g + c has rows g and g + 8, columns c and c + 4 of a, rows c and
+// c + 4 of column g of b, and columns 2·c and 2·c + 1 of rows g and g + 8 of d.
+static inline float tf32(float value) {
+  return bits_as<float>((bits_as<uint32_t>(value) + 0x1000u) & ~0x1fffu);
+}
+static inline void mma(float (&d)[4], const float (&a)[4], float b0, float b1) {
+  const float shown[] = {a[0], a[1], a[2], a[3], b0, b1};
+  const int g = running_thread % 32 / 4, c = running_thread % 4;
+  while_shown(shown, [&](auto&& lane) {
+    for (int i = 0; i < 4; ++i) {
+      for (int k = 0; k < 8; ++k) {
+        const float x = lane(4 * g + k % 4)[i / 2 + k / 4 * 2];
+        d[i] += x * lane(4 * (2 * c + i % 2) + k % 4)[4 + k / 4];
+      }
+    }
+  });
+}
+static float4 chunk_room[1 << 14];

@@ -34,6 +34,7 @@ struct Fiber {
   Wait wait = NOTHING;
   bool over = false;
   uint32_t given = 0;
+  const float* shown = nullptr;
 };
 
 static std::vector<Fiber> fibers;
@@ -55,6 +56,15 @@ static T of_lane(T value, int lane) {
   const T found = bits_as<T>(fibers[running_thread / 32 * 32 + lane].given);
   wait_for(WARP);
   return found;
+}
+
+// Has all lanes of a group of 32 show `numbers`, and calls f while they do.
+template <typename F>
+static void while_shown(const float* numbers, const F& f) {
+  fibers[running_thread].shown = numbers;
+  wait_for(WARP);
+  f([](int lane) { return fibers[running_thread / 32 * 32 + lane].shown; });
+  wait_for(WARP);
 }
 
 static void begin() {
