@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use mlx_rs::{Array, Dtype};
+use mtplx_core::engine::Kernel;
 
 use crate::error::Result;
-use device::{Kernel, Launch, Source};
+use device::{Kernel as Compiled, Launch, Source};
 
 pub mod attention;
 pub mod device;
@@ -27,10 +28,9 @@ thread_local! {
 #[derive(Debug, Default)]
 pub struct Gpu {
     known: bool,
-    /// What passed its trial, and what did not, by what was tried.
-    trials: RefCell<BTreeMap<String, bool>>,
-    kernels: RefCell<BTreeMap<String, Rc<Kernel>>>,
-    warnings: RefCell<Vec<String>>,
+    /// What was tried, and why it failed if it did.
+    trials: RefCell<BTreeMap<String, Option<String>>>,
+    kernels: RefCell<BTreeMap<String, Rc<Compiled>>>,
     /// The numbers last sent to the device.
     sent: RefCell<VecDeque<(Vec<i32>, Array)>>,
     /// For calls that need no input.
@@ -63,22 +63,16 @@ impl Gpu {
         self.known && matches!(dtype, Dtype::Bfloat16 | Dtype::Float16) && wanted
     }
 
-    /// What was switched off, and why: for logs and health.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        self.warnings.borrow().clone()
-    }
-
     /// A kernel of these settings, compiled once.
     ///
     /// # Errors
     /// What the compiler finds wrong.
-    pub fn kernel(&self, source: &Source, settings: &[(&str, String)]) -> Result<Rc<Kernel>> {
+    pub fn kernel(&self, source: &Source, settings: &[(&str, String)]) -> Result<Rc<Compiled>> {
         let key = format!("{} {settings:?}", source.name);
         if let Some(kernel) = self.kernels.borrow().get(&key) {
             return Ok(Rc::clone(kernel));
         }
-        let kernel = Rc::new(Kernel::compile(source, settings)?);
+        let kernel = Rc::new(Compiled::compile(source, settings)?);
         self.kernels.borrow_mut().insert(key, Rc::clone(&kernel));
         Ok(kernel)
     }
@@ -117,19 +111,26 @@ impl Gpu {
         Ok(array)
     }
 
-    /// Whether `what` passed its trial, which runs once. A failure is a warning.
+    /// Whether `what` passed its trial, which runs once.
     pub fn passed(&self, what: &str, trial: impl FnOnce() -> Result<()>) -> bool {
-        if let Some(&passed) = self.trials.borrow().get(what) {
-            return passed;
+        if let Some(fault) = self.trials.borrow().get(what) {
+            return fault.is_none();
         }
-        let result = trial();
-        if let Err(error) = &result {
-            let warning = format!("GPU kernel {what} is switched off: {error}");
-            self.warnings.borrow_mut().push(warning);
-        }
-        self.trials.borrow_mut().insert(what.to_owned(), result.is_ok());
-        result.is_ok()
+        let fault = trial().err().map(|error| error.to_string());
+        let passed = fault.is_none();
+        self.trials.borrow_mut().insert(what.to_owned(), fault);
+        passed
     }
+}
+
+/// The kernels that this thread's engine tried, and what came of it.
+#[must_use]
+pub fn tried(dtype: Dtype) -> Vec<Kernel> {
+    let gpu = gpu();
+    // The others were, with the layers that they serve.
+    top::serves(&gpu, dtype);
+    let trials = gpu.trials.borrow();
+    trials.iter().map(|(name, fault)| Kernel { name: name.clone(), fault: fault.clone() }).collect()
 }
 
 /// The name of a type in the sources.

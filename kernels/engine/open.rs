@@ -69,6 +69,7 @@ impl MlxEngine {
         // Buffers that loading left behind can be had back; they are no part of what stays.
         memory::trim();
         info.budget.base = memory::used();
+        info.kernels = crate::gpu::tried(place.dtype());
         let slots = (0..info.slots).map(|_| SlotState::default()).collect();
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
         let forced = Vec::new();
@@ -125,6 +126,7 @@ fn facts(
         depth_max,
         mtp_absent,
         device: place.name(),
+        kernels: Vec::new(),
     }
 }
 

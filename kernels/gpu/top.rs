@@ -36,10 +36,15 @@ pub struct Top {
 /// When MLX refuses.
 pub fn search(gpu: &Gpu, logits: &Array) -> Result<Option<Array>> {
     let known = logits.dim(1) % 8 == 0 && logits.dim(1) >= 1024;
-    if !known || !gpu.serves(logits.dtype()) || !gpu.passed("top", || run(gpu, logits.dtype())) {
+    if !known || !serves(gpu, logits.dtype()) {
         return Ok(None);
     }
     add(gpu, logits).map(Some)
+}
+
+/// Whether the kernel serves logits of this type here; it is tried once.
+pub(super) fn serves(gpu: &Gpu, dtype: Dtype) -> bool {
+    gpu.serves(dtype) && gpu.passed("top", || run(gpu, dtype))
 }
 
 /// The rows of an evaluated search; `None` if one had too many equal logits to tell.

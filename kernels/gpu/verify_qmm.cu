@@ -7,10 +7,10 @@
 // W lies as layout.rs packs it: for every 32 outputs and every 64 of K what a warp needs for one
 // step, in the order in which its lanes take it, 16 bytes a lane.
 //
-// The tensor cores see codes, not weights. With q a 4-bit code, the bf16 of bits 0x4300 | q is
-// 128 + q, exactly; so a step yields P = Σ (128 + q) x, and W = scale·q + bias gives
-// y = scale·P + (bias − 128·scale)·Σ x, with Σ x from a product with ones. An 8-bit code is two
-// nibbles: 0x4500 | hi is 2048 + 16·hi, and both planes add into the same P.
+// The tensor cores see weights, made in registers: with q a 4-bit code, the bf16 of bits 0x4300 | q is
+// 128 + q, exactly; less 128, times scale, plus bias, it is W rounded once, two of them at a time.
+// So a warp's sums over K stay in the tensor cores' accumulators, whatever the groups. An 8-bit code
+// is two nibbles: 0x4500 | hi is 2048 + 16·hi, and the two halves of q add up exactly.
 //
 // It includes nothing: halves are bits here, and the run-time compiler needs no header.
 
@@ -19,13 +19,17 @@ namespace verify_qmm {
 typedef unsigned short u16;
 
 struct Brain {
-  static constexpr unsigned LOW = 0x43004300u, HIGH = 0x45004500u, ONES = 0x3f803f80u;
-  static constexpr float OFFSET4 = 128.0f, OFFSET8 = 2176.0f;
+  // Bits of 128 and 2048, under whose last places nibbles fit, of −128 and −2048, and of 1.
+  static constexpr unsigned LOW = 0x43004300u, HIGH = 0x45004500u;
+  static constexpr unsigned LESS_LOW = 0xc300c300u, LESS_HIGH = 0xc500c500u, ONES = 0x3f803f80u;
+  // a · b + c of pairs, each rounded once.
+  static __device__ __forceinline__ unsigned fma2(unsigned a, unsigned b, unsigned c) {
+    unsigned d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+  }
   static __device__ __forceinline__ float low(unsigned pair) {
     return __uint_as_float(pair << 16);
-  }
-  static __device__ __forceinline__ float high(unsigned pair) {
-    return __uint_as_float(pair & 0xffff0000u);
   }
   static __device__ __forceinline__ u16 round(float value) {
     u16 bits;
@@ -43,14 +47,18 @@ struct Brain {
 };
 
 struct Half {
-  static constexpr unsigned LOW = 0x64006400u, HIGH = 0x74007400u, ONES = 0x3c003c00u;
-  static constexpr float OFFSET4 = 1024.0f, OFFSET8 = 17408.0f;
+  static constexpr unsigned LOW = 0x64006400u, HIGH = 0x74007400u;
+  static constexpr unsigned LESS_LOW = 0xe400e400u, LESS_HIGH = 0xf400f400u, ONES = 0x3c003c00u;
+  static __device__ __forceinline__ unsigned fma2(unsigned a, unsigned b, unsigned c) {
+    unsigned d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+  }
   static __device__ __forceinline__ float low(unsigned pair) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(static_cast<u16>(pair & 0xffffu)));
     return value;
   }
-  static __device__ __forceinline__ float high(unsigned pair) { return low(pair >> 16); }
   static __device__ __forceinline__ u16 round(float value) {
     u16 bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
@@ -95,6 +103,10 @@ __device__ __forceinline__ unsigned pick(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
+// Both halves of a pair made its low one, or its high one.
+__device__ __forceinline__ unsigned twice_low(unsigned pair) { return __byte_perm(pair, 0, 0x1010); }
+__device__ __forceinline__ unsigned twice_high(unsigned pair) { return __byte_perm(pair, 0, 0x3232); }
+
 // What becomes of a sum: itself; the residual added; outputs in pairs 16 apart, silu(a)·b.
 enum Ending { PLAIN = 0, ADD = 1, GATED = 2 };
 
@@ -121,12 +133,10 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
   const uint4* w = reinterpret_cast<const uint4*>(words) + at * (LOADS * 32) + lane;
   const uint4* s = reinterpret_cast<const uint4*>(scales) + at * (SUBS * 8) + row;
   // A row of x beyond the last is read as the last one and its result dropped.
-  const uint4* xs[NT];
+  const uint4* xs = reinterpret_cast<const uint4*>(x) + from * 8 + quad;
+  unsigned rows[NT];
 #pragma unroll
-  for (int t = 0; t < NT; ++t) {
-    const int r = min(first + 8 * t + row, m - 1);
-    xs[t] = reinterpret_cast<const uint4*>(x + static_cast<size_t>(r) * k) + from * 8 + quad;
-  }
+  for (int t = 0; t < NT; ++t) rows[t] = min(first + 8 * t + row, m - 1) * (k / 8);
 
   uint4 ring[DEPTH][LOADS], sides[DEPTH][SUBS];
   auto fetch = [&](int d) {
@@ -147,12 +157,20 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
   for (int t = 0; t < NT; ++t)
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum[t][i / 4][i % 4] = 0.0f;
-  const unsigned ones[4] = {H::ONES, H::ONES, H::ONES, H::ONES};
 
   for (int step = from; step < to; step += DEPTH) {
 #pragma unroll
     for (int d = 0; d < DEPTH; ++d) {
       if (step + d >= to) break;
+      // 8 of K a lane and half: which ones is layout.rs's affair and the same for W. With many rows
+      // registers are few, and halves come one after the other.
+      uint4 b[2][NT];
+      auto bring = [&](int i) {
+#pragma unroll
+        for (int t = 0; t < NT; ++t) b[i][t] = load_kept(xs + rows[t] + d * 8 + 4 * i);
+      };
+      bring(0);
+      if (NT < 4) bring(1);
       uint4 now[LOADS], side[SUBS];
 #pragma unroll
       for (int i = 0; i < LOADS; ++i) now[i] = ring[d][i];
@@ -160,53 +178,44 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
       for (int i = 0; i < SUBS; ++i) side[i] = sides[d][i];
       if (step + d + DEPTH < to) fetch(d);
 #pragma unroll
-      for (int sub = 0; sub < SUBS; ++sub) {
-        constexpr int QUARTERS = 4 / SUBS;
-        float product[NT][2][4] = {}, total[NT][4] = {};
+      for (int i = 0; i < 2; ++i) {
+        if (NT >= 4 && i == 1) bring(1);
 #pragma unroll
-        for (int i = 0; i < QUARTERS / 2; ++i) {
-          // 8 of K a lane: which ones is layout.rs's affair and the same for W.
-          uint4 b[NT];
+        for (int h = 0; h < 2; ++h) {
+          // Of the fragment's rows g and g + 8.
+          unsigned scale[2], bias[2];
 #pragma unroll
-          for (int t = 0; t < NT; ++t) b[t] = load_kept(xs[t] + d * 8 + 4 * (sub + i));
+          for (int r = 0; r < 2; ++r) {
+            const unsigned both = pick(side[SUBS == 2 ? i : 0], 2 * h + r);
+            scale[r] = twice_low(both), bias[r] = twice_high(both);
+          }
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
+            unsigned a[4];
+            spread(pick(now[h * PLANES], 2 * i + j), H::LOW, a);
 #pragma unroll
-            for (int h = 0; h < 2; ++h)
+            for (int r = 0; r < 4; ++r) a[r] = H::fma2(a[r], H::ONES, H::LESS_LOW);
+            if constexpr (PLANES == 2) {
+              unsigned high[4];
+              spread(pick(now[h * PLANES + 1], 2 * i + j), H::HIGH, high);
 #pragma unroll
-              for (int p = 0; p < PLANES; ++p) {
-                unsigned a[4];
-                spread(pick(now[h * PLANES + p], sub * QUARTERS + 2 * i + j),
-                       p == 0 ? H::LOW : H::HIGH, a);
-#pragma unroll
-                for (int t = 0; t < NT; ++t)
-                  H::mma(product[t][h], a, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
+              for (int r = 0; r < 4; ++r) {
+                a[r] = H::fma2(H::fma2(high[r], H::ONES, H::LESS_HIGH), H::ONES, a[r]);
               }
-#pragma unroll
-            for (int t = 0; t < NT; ++t)
-              H::mma(total[t], ones, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
-          }
-        }
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {
-          const unsigned both = pick(side[sub], r);
-          const float scale = H::low(both);
-          const float bias = fmaf(-(BITS == 4 ? H::OFFSET4 : H::OFFSET8), scale, H::high(both));
-#pragma unroll
-          for (int t = 0; t < NT; ++t)
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-              const int h = r / 2, i = 2 * (r % 2) + c;
-              sum[t][h][i] = fmaf(scale, product[t][h][i], sum[t][h][i]);
-              sum[t][h][i] = fmaf(bias, total[t][c], sum[t][h][i]);
             }
+#pragma unroll
+            for (int r = 0; r < 4; ++r) a[r] = H::fma2(a[r], scale[r % 2], bias[r % 2]);
+#pragma unroll
+            for (int t = 0; t < NT; ++t) {
+              H::mma(sum[t][h], a, pick(b[i][t], 2 * j), pick(b[i][t], 2 * j + 1));
+            }
+          }
         }
       }
     }
     w += DEPTH * LOADS * 32;
     s += DEPTH * SUBS * 8;
-#pragma unroll
-    for (int t = 0; t < NT; ++t) xs[t] += DEPTH * 8;
+    xs += DEPTH * 8;
   }
 
   // Sums of the warps, added in order.

@@ -58,8 +58,8 @@ fn main() -> Result<()> {
     };
     let mut engine = mtplx_kernels::open(&noise.checkpoint(&config), &options)?;
     println!("open: {:.1} s", start.elapsed().as_secs_f64());
-    for warning in engine.warnings() {
-        println!("{warning}");
+    for kernel in &engine.info().kernels {
+        println!("kernel {}: {}", kernel.name, kernel.fault.as_deref().unwrap_or("on"));
     }
     engine.force_acceptance(&FORCED);
     let bytes = pass_bytes(&config);
