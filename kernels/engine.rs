@@ -204,7 +204,8 @@ impl MlxEngine {
         self.make_room(most)
     }
 
-    /// Grows the caches by doubling, so that memory follows the tokens in use.
+    /// Grows the caches by doubling, so that memory follows the tokens in use; by less where the
+    /// budget is nearly used up, since what is admitted was only promised the pages it needs.
     fn make_room(&mut self, pages: usize) -> Result<()> {
         let have = self.pools.pages();
         if pages <= have {
@@ -213,7 +214,11 @@ impl MlxEngine {
         if pages > self.info.pages_max {
             return Err(Error::Plan(format!("page {pages} of {}", self.info.pages_max)));
         }
-        self.pools.grow((2 * have).max(pages).min(self.info.pages_max))
+        let budget = self.info.budget;
+        let spare = budget.bytes.saturating_sub(self.memory()).saturating_sub(budget.step);
+        let spare = usize::try_from(spare / self.info.page_bytes.max(1)).unwrap_or(usize::MAX);
+        let more = have.min(spare / 2);
+        self.pools.grow((have + more).max(pages).min(self.info.pages_max))
     }
 
     /// Evaluates and counts the time as the device's.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mlx_rs::{Device, DeviceType, memory};
+use mtplx_core::guard::Budget;
 
 use crate::error::Result;
 
@@ -61,6 +62,14 @@ fn has_gpu() -> bool {
 #[must_use]
 pub fn budget_of(machine: u64) -> u64 {
     machine / 4 * 3
+}
+
+/// Lets MLX keep an eighth of what the budget leaves for buffers to come, and at least what a step
+/// needs: else it keeps all it ever had, and each new size adds to it.
+pub fn limit_cache(budget: &Budget) {
+    let most = (budget.bytes.saturating_sub(budget.base) / 8).max(budget.step);
+    // Without a bound the budget still holds, by trimming.
+    let _ = memory::set_cache_limit(usize::try_from(most).unwrap_or(usize::MAX));
 }
 
 /// Gives back the buffers that MLX keeps, and what the allocator keeps of freed memory.

@@ -91,7 +91,6 @@ pub(crate) async fn run(args: &Versus) -> Result<Report> {
         ours: true,
     }];
     let peers = Peers::prepare(&args.checkpoint, args.blas.as_deref(), &args.peers)?;
-    let notes = peers.notes.clone();
     for form in peers.forms() {
         progress::say(&format!("starting mlx_lm.server, {}", form.name()));
         let server = peers.start(form).await?;
@@ -113,7 +112,7 @@ pub(crate) async fn run(args: &Versus) -> Result<Report> {
         columns.push(runner.column);
         runner.server.end().await?;
     }
-    Ok(figures::report(&columns, args.tokens, &notes))
+    Ok(figures::report(&columns, args.tokens, &peers.remarks))
 }
 
 /// Every server has compiled what it compiles, at every width, before anything counts.

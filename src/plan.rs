@@ -7,7 +7,7 @@ use clap::Args;
 use mtplx_core::preflight::{Estimate, Fit, Precision, Wish, estimate, fit};
 use mtplx_kernels::checkpoint::Checkpoint;
 use mtplx_kernels::preflight::{precision, shape};
-use mtplx_kernels::{memory, place_of};
+use mtplx_kernels::{EngineOptions, memory, place_of};
 use serde_json::json;
 
 use crate::config::Config;
@@ -63,12 +63,31 @@ pub fn run(model: &Model, config: &Config, args: &PlanArgs) -> Result<()> {
     let set = config.engine.memory_budget.filter(|_| args.memory.is_none());
     let budget = set.unwrap_or_else(|| memory::budget_of(machine));
     let fit = fit(&shape(checkpoint), &precision, &wish, budget);
+    let settings = narrow_settings(&config.engine, &wish, &fit.estimate);
     if args.json {
-        println!("{}", json(model, &wish, &fit));
+        println!("{}", json(model, &wish, &fit, &settings));
     } else {
         table(model, &wish, &fit, machine);
+        settings.iter().for_each(|setting| println!("{setting}"));
     }
     Ok(())
+}
+
+/// Settings that would keep the wish from coming true whatever memory there is.
+fn narrow_settings(engine: &EngineOptions, wish: &Wish, estimate: &Estimate) -> Vec<String> {
+    let mut narrow = Vec::new();
+    if wish.clients > engine.slots {
+        narrow
+            .push(format!("engine.slots is {}: {} at once need more", engine.slots, wish.clients));
+    }
+    if let Some(most) = engine.context_tokens_max.filter(|&most| wish.context_tokens > most) {
+        narrow.push(format!("engine.context_tokens_max is {most}: raise it, or set it to 0"));
+    }
+    if let Some(most) = engine.kv_bytes_max.filter(|&most| estimate.kv > most) {
+        let needed = estimate.kv;
+        narrow.push(format!("engine.kv_bytes_max is {most}: these clients' pages are {needed}"));
+    }
+    narrow
 }
 
 /// As many states as the bank's bytes have room for.
@@ -122,7 +141,7 @@ fn table(model: &Model, wish: &Wish, fit: &Fit, machine: u64) {
     }
 }
 
-fn json(model: &Model, wish: &Wish, fit: &Fit) -> serde_json::Value {
+fn json(model: &Model, wish: &Wish, fit: &Fit, settings: &[String]) -> serde_json::Value {
     let e = &fit.estimate;
     json!({
         "model": model.name,
@@ -150,6 +169,7 @@ fn json(model: &Model, wish: &Wish, fit: &Fit) -> serde_json::Value {
         "fits": fit.fits(),
         "clients_max": fit.clients_max,
         "context_max": fit.context_max,
+        "narrow_settings": settings,
     })
 }
 

@@ -25,6 +25,8 @@ fn the_plan_adds_up_and_says_what_would_fit() {
     assert_eq!(told["fits"], true);
     let table = plan(&["--context", "4096", "--memory", "0.0625"]);
     assert!(table.contains("weights") && table.contains("it does not fit"), "{table}");
+    let narrow = plan(&["--context", "4096", "--clients", "64", "--memory", "8"]);
+    assert!(narrow.contains("engine.slots is 8: 64 at once need more"), "{narrow}");
     let out = mtplx().args(["plan", "--memory", "0"]).output().unwrap();
     assert!(String::from_utf8_lossy(&out.stderr).contains("--memory"));
 }

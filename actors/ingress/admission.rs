@@ -161,6 +161,8 @@ impl House {
         wanted: &Wanted,
         info: &EngineInfo,
     ) -> Result<usize, Refusal> {
+        // Where not even one token has room, a shorter prompt would not help.
+        guard::check_alone(info, 1).map_err(Refusal::NoMemory)?;
         let context = context(info);
         let left = context.saturating_sub(prompt);
         let asked = wanted.new_tokens_max;
@@ -172,20 +174,17 @@ impl House {
             let reason = format!("must be at most {most} on this server, got {n}");
             return Err(Refusal::Invalid { field, reason });
         }
-        // Who would not fit even alone need not wait to be told so.
-        guard::check_alone(info, prompt + asked.map_or(1, |(n, _)| n))
-            .map_err(Refusal::NoMemory)?;
-        let left = left.min(guard::tokens_max(info).saturating_sub(prompt));
         let unasked = wanted.new_tokens_default.unwrap_or(usize::MAX);
         // Nobody asked for the default, so it gives way to what there is room for.
         Ok(asked.map_or(left.min(most).min(unasked), |(n, _)| n))
     }
 }
 
-/// Tokens of the longest sequence the engine can hold. One that needs more pages than there are
-/// would wait for ever.
+/// Tokens of the longest sequence the engine can hold. One that needs more pages or more memory
+/// than there is would wait for ever.
 pub(crate) fn context(info: &EngineInfo) -> usize {
-    info.context_tokens_max.min(info.pages_max.saturating_mul(info.page_tokens))
+    let pages = info.pages_max.saturating_mul(info.page_tokens);
+    info.context_tokens_max.min(pages).min(guard::tokens_max(info))
 }
 
 fn overloaded() -> Refusal {

@@ -6,7 +6,7 @@ use mtplx_core::guard::Budget;
 use mtplx_core::preflight::{Wish, estimate};
 
 use super::{BTreeMap, Checkpoint, MlxEngine, Model, Place, Result, SlotState};
-use crate::checkpoint::{self, Format, LayerKind};
+use crate::checkpoint::{self, Format};
 use crate::draft::DraftHeadOptions;
 use crate::{memory, preflight};
 
@@ -66,10 +66,11 @@ impl MlxEngine {
         let mut info = facts(checkpoint, place, options, depth_max, mtp_absent);
         let pools = model.pools(info.slots, first_pages(place, &info))?;
         crate::place::eval(pools.arrays())?;
+        info.kernels = crate::gpu::tried(place.dtype());
         // Buffers that loading left behind can be had back; they are no part of what stays.
         memory::trim();
         info.budget.base = memory::used();
-        info.kernels = crate::gpu::tried(place.dtype());
+        memory::limit_cache(&info.budget);
         let slots = (0..info.slots).map(|_| SlotState::default()).collect();
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
         let forced = Vec::new();
@@ -96,14 +97,11 @@ fn facts(
     mtp_absent: Option<String>,
 ) -> EngineInfo {
     let config = &checkpoint.config;
-    let float = if place.dtype() == Dtype::Float32 { 4 } else { 2 };
-    let count = |kind| config.layers.iter().filter(|&&k| k == kind).count();
-    let (gdn, attention) = (count(LayerKind::Gdn), count(LayerKind::Attention));
-    let caches = attention + usize::from(mtp_absent.is_none());
-    let token = 2 * config.attention.kv_heads * config.attention.head_dim * float;
-    let page_bytes = (caches * token * options.page_tokens) as u64;
-    let g = &config.gdn;
-    let state = g.value_heads * g.value_dim * g.key_dim * 4 + 3 * g.channels() * float;
+    let one = wish(options, options.page_tokens, depth_max);
+    let one = Wish { clients: 1, snapshots: 1, ..one };
+    let one =
+        estimate(&preflight::shape(checkpoint), &preflight::precision(checkpoint, place), &one);
+    let page_bytes = one.kv;
     let context = options.context_tokens_max.unwrap_or(usize::MAX).min(config.positions_max);
     let rows_pages = options.slots * context.div_ceil(options.page_tokens);
     let pages = |bytes: u64| usize::try_from(bytes / page_bytes.max(1)).unwrap_or(usize::MAX);
@@ -121,12 +119,24 @@ fn facts(
         page_tokens: options.page_tokens,
         pages_max,
         page_bytes,
-        snapshot_bytes: (gdn * state + config.hidden * float) as u64,
+        snapshot_bytes: one.snapshots,
         budget,
         depth_max,
         mtp_absent,
         device: place.name(),
         kernels: Vec::new(),
+    }
+}
+
+/// All slots taken by sequences of `context_tokens`.
+fn wish(options: &EngineOptions, context_tokens: usize, depth_max: u8) -> Wish {
+    Wish {
+        context_tokens,
+        clients: options.slots,
+        snapshots: 0,
+        depth: depth_max.into(),
+        step_tokens: options.step_tokens,
+        page_tokens: options.page_tokens,
     }
 }
 
@@ -138,14 +148,7 @@ fn budget(
     (context_tokens, depth_max): (usize, u8),
 ) -> Budget {
     let precision = preflight::precision(checkpoint, place);
-    let wish = Wish {
-        context_tokens,
-        clients: options.slots,
-        snapshots: 0,
-        depth: depth_max.into(),
-        step_tokens: options.step_tokens,
-        page_tokens: options.page_tokens,
-    };
+    let wish = wish(options, context_tokens, depth_max);
     let estimate = estimate(&preflight::shape(checkpoint), &precision, &wish);
     // The kernels of this house walk over keys without keeping scores.
     let scores = if matches!(place, Place::Mlx(_)) { estimate.scores } else { 0 };

@@ -110,15 +110,22 @@ impl Ratio {
     }
 }
 
+/// What there is to say beside the figures.
+pub(super) struct Remarks {
+    pub(super) lines: Vec<String>,
+    /// Whether a column that was asked for could not be had: its bar is not met then.
+    pub(super) left_out: bool,
+}
+
 /// The first column is ours.
-pub(super) fn report(columns: &[Column], tokens: usize, notes: &[String]) -> Report {
+pub(super) fn report(columns: &[Column], tokens: usize, remarks: &Remarks) -> Report {
     let mut settings: Vec<Setting> = Vec::new();
     for (setting, _) in columns.iter().flat_map(|column| &column.rounds) {
         if !settings.contains(setting) {
             settings.push(*setting);
         }
     }
-    let (mut text, mut held, mut list) = (String::new(), true, Vec::new());
+    let (mut text, mut held, mut list) = (String::new(), !remarks.left_out, Vec::new());
     for &setting in &settings {
         let Setting { temperature, clients } = setting;
         // Writing to a string cannot fail.
@@ -156,8 +163,9 @@ pub(super) fn report(columns: &[Column], tokens: usize, notes: &[String]) -> Rep
     }
     text += "A gap is the time between events that carry text; ours may carry several tokens. \
              Rates are medians over rounds, ratios medians of each round's ratio.\n";
-    notes.iter().for_each(|note| text.push_str(&format!("{note}\n")));
-    let json = json!({"scenario": "versus", "tokens": tokens, "columns": list, "notes": notes,
+    remarks.lines.iter().for_each(|note| text.push_str(&format!("{note}\n")));
+    let json = json!({"scenario": "versus", "tokens": tokens, "columns": list,
+        "notes": remarks.lines,
         "met": held});
     Report { text, json, held }
 }
@@ -200,6 +208,10 @@ mod tests {
         }
     }
 
+    fn complete() -> Remarks {
+        Remarks { lines: Vec::new(), left_out: false }
+    }
+
     fn column(name: &'static str, rates: [usize; 3], first_ms: u64) -> Column {
         let mut column = Column::new(name, Some(3.0));
         column.rounds = rates.map(|rate| (EIGHT, round(rate, first_ms))).into();
@@ -220,7 +232,7 @@ mod tests {
     #[test]
     fn a_slow_start_misses_the_bar_whatever_the_rate() {
         let (ours, peer) = (column("ours", [100; 3], 20), column("peer", [10; 3], 10));
-        let found = report(&[ours, peer], 10, &[]);
+        let found = report(&[ours, peer], 10, &complete());
         assert!(!found.held && found.text.contains("NOT MET"), "{}", found.text);
         // Ours gave ten times as many tokens as were due, and that is said.
         assert!(found.text.contains("3 of its answers had other lengths"), "{}", found.text);
@@ -230,6 +242,8 @@ mod tests {
     fn a_peer_without_a_bar_is_only_told() {
         let (ours, mut peer) = (column("ours", [10; 3], 20), column("peer", [10; 3], 10));
         peer.bar = None;
-        assert!(report(&[ours, peer], 10, &[]).held);
+        assert!(report(&[ours.clone(), peer.clone()], 10, &complete()).held);
+        let remarks = Remarks { left_out: true, ..complete() };
+        assert!(!report(&[ours, peer], 10, &remarks).held, "a peer that is missing is not beaten");
     }
 }

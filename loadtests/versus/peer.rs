@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::figures::Remarks;
 use crate::progress;
 use crate::server::{Server, free_port};
 
@@ -71,7 +72,7 @@ pub(super) struct Peers {
     blas: Option<PathBuf>,
     forms: Vec<Form>,
     /// What people must know who read the figures.
-    pub(super) notes: Vec<String>,
+    pub(super) remarks: Remarks,
 }
 
 impl Peers {
@@ -101,7 +102,8 @@ impl Peers {
         if chosen.contains(&Form::Fp32) {
             unpack(&python, &packed, &unpacked)?;
         }
-        Ok(Self { python, original, packed, unpacked, blas, forms: chosen, notes })
+        let remarks = Remarks { lines: notes, left_out: chosen.len() < forms.len() };
+        Ok(Self { python, original, packed, unpacked, blas, forms: chosen, remarks })
     }
 
     /// Those that can be run here.

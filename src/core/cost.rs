@@ -5,20 +5,23 @@
 //! price of a token. That price includes its share of what a chunk costs whatever its length, at
 //! the length in use: choosing the length by the price and learning the price at that length
 //! settles where the step takes the time wanted (a fixed point whose slope is the share of the
-//! constant part, below 1). Estimates are running means that no single hiccup moves far, and a
-//! chunk is at most twice as long as the one before: what a short one cost beside the noise of
-//! decoding says little about a long one.
+//! constant part, below 1). What decoding takes is the median of its last few steps, and no single
+//! hiccup moves the price far: machines pause now and then, and a pause taken for the usual time
+//! would lengthen every chunk. A chunk is at most twice as long as the one before: what a short one
+//! cost beside the noise of decoding says little about a long one.
 
 use std::collections::BTreeMap;
 
 use crate::batch::Report;
 
-/// Weight of a new measurement once a few are known; before, all weigh the same.
+/// Weight of a new price once a few are known; before, all weigh the same.
 const WEIGHT: f64 = 0.2;
-/// A measurement counts for at most so many times the estimate, and for at least its inverse.
-const HICCUP: f64 = 3.0;
+/// A price counts for at most so many times the estimate, and for at least its inverse.
+const HICCUP: f64 = 2.0;
+/// Steps whose median is what decoding takes.
+const RECENT: usize = 5;
 /// Steps after which the cost of decoding at one width is measured anew.
-const STALE_STEPS: u64 = 64;
+const STALE_STEPS: u64 = 32;
 /// A prompt token is never taken for cheaper than decoding divided by this.
 const FREE: f64 = 2048.0;
 /// The first chunk beside rows that decode is at most so long.
@@ -38,7 +41,9 @@ pub struct Costs {
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    mean: Mean,
+    /// The last few, the newest at `next − 1`, in a ring.
+    recent: [f64; RECENT],
+    next: usize,
     /// The step it was last measured at.
     at: u64,
 }
@@ -58,19 +63,31 @@ struct Mean {
     samples: u32,
 }
 
+impl Known {
+    fn add(known: Option<Self>, sample: f64, at: u64) -> Self {
+        let mut known = known.unwrap_or(Self { recent: [sample; RECENT], next: 0, at });
+        known.recent[known.next] = sample;
+        known.next = (known.next + 1) % RECENT;
+        known.at = at;
+        known
+    }
+
+    fn median(&self) -> f64 {
+        let mut sorted = self.recent;
+        sorted.sort_by(f64::total_cmp);
+        sorted[RECENT / 2]
+    }
+}
+
 impl Mean {
     fn learn(mean: &mut Option<Self>, sample: f64) {
         let Some(mean) = mean else {
             *mean = Some(Self { value: sample, samples: 1 });
             return;
         };
-        mean.add(sample);
-    }
-
-    fn add(&mut self, sample: f64) {
-        let sample = sample.clamp(self.value / HICCUP, self.value * HICCUP);
-        self.samples = self.samples.saturating_add(1);
-        self.value += WEIGHT.max(1.0 / f64::from(self.samples)) * (sample - self.value);
+        let sample = sample.clamp(mean.value / HICCUP, mean.value * HICCUP);
+        mean.samples = mean.samples.saturating_add(1);
+        mean.value += WEIGHT.max(1.0 / f64::from(mean.samples)) * (sample - mean.value);
     }
 }
 
@@ -79,7 +96,7 @@ impl Beside {
     fn learn(&mut self, decode: f64, extra: f64, tokens: usize) {
         let most = self.price().map_or(f64::INFINITY, |price| HICCUP * price * tokens as f64);
         // Below zero, too: noise is to cancel out.
-        let extra = extra.clamp(-decode, most.max(decode));
+        let extra = extra.clamp(-decode, most.max(decode / 2.0));
         self.micros += extra - WEIGHT * self.micros;
         self.tokens += tokens as f64 - WEIGHT * self.tokens;
         // The last piece of a prompt is short without a reason in time.
@@ -106,11 +123,9 @@ impl Costs {
             (0, 0) => {}
             (0, _) => Mean::learn(&mut self.alone, micros / prefilled),
             (rows, 0) => {
-                let mean = Mean { value: micros, samples: 0 };
-                let fresh = Known { mean, at: 0 };
-                let known = self.decode.entry((width(rows), report.depth)).or_insert(fresh);
-                known.mean.add(micros);
-                known.at = self.steps;
+                let key = (width(rows), report.depth);
+                let known = self.decode.get(&key).copied();
+                self.decode.insert(key, Known::add(known, micros, self.steps));
             }
             (rows, _) => {
                 if let Some(decode) = self.decode(rows, report.depth) {
@@ -150,10 +165,10 @@ impl Costs {
             known.min_by_key(|((w, _), _)| w.abs_diff(key.0)).map(|((w, _), known)| {
                 // Two steps of width are twice the rows.
                 let narrower = f64::from(w.saturating_sub(key.0)) / 2.0;
-                known.mean.value / narrower.exp2()
+                known.median() / narrower.exp2()
             })
         };
-        let known = self.decode.get(&key).map(|known| known.mean.value);
+        let known = self.decode.get(&key).map(Known::median);
         known.or_else(|| near(&|d| d == depth)).or_else(|| near(&|_| true))
     }
 }

@@ -14,6 +14,10 @@ use crate::prefix::chain;
 use crate::sample::{Dist, NotFinite};
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
 
+mod grammar;
+
+pub use self::grammar::ScriptedGrammar;
+
 /// How the script is written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Script {
@@ -116,8 +120,7 @@ impl Scripted {
 
     fn dist(&self, row: &Row, prefix: &[Token], head: bool) -> Result<Dist, NotFinite> {
         let logits = if head { self.head_logits(prefix) } else { self.logits(prefix) };
-        let ahead = &prefix[row.tokens().len()..];
-        Dist::from_logits(&logits, &row.request().sampling, row.seen(), ahead)
+        row.dist(&logits, &prefix[row.tokens().len()..])
     }
 
     fn carry_out(&mut self, step: Move) -> Result<(), Fault> {

@@ -137,7 +137,7 @@ impl Tuner {
             self.learn_cost(report.depth, micros / report.rows as f64);
         }
         self.lose_patience();
-        self.choose();
+        self.choose(report.prefilled > 0);
     }
 
     fn learn_cost(&mut self, depth: u8, micros_per_row: f64) {
@@ -179,14 +179,21 @@ impl Tuner {
         }
     }
 
-    fn choose(&mut self) {
-        if self.bands[self.band].trial.is_some() {
+    /// Beside prompts hardly anything can be measured, and readers notice a change of depth on top
+    /// of them: what was measured once is not tried anew then.
+    fn choose(&mut self, beside_prompts: bool) {
+        let band = &mut self.bands[self.band];
+        let known = |trial: &Trial| band.costs[usize::from(trial.depth)].at > 0;
+        if beside_prompts && band.trial.as_ref().is_some_and(known) {
+            band.trial = None;
+        }
+        if band.trial.is_some() {
             return;
         }
         let expected: Vec<f64> = (0..=self.limits.depth_max).map(|k| self.tokens(k)).collect();
         let cycle = self.cycle;
         let band = &mut self.bands[self.band];
-        let stale = |c: &Cost| c.at == 0 || cycle - c.at > STALE_CYCLES;
+        let stale = |c: &Cost| c.at == 0 || !beside_prompts && cycle - c.at > STALE_CYCLES;
         let unknown = (0..=self.limits.depth_max).find(|&k| stale(&band.costs[usize::from(k)]));
         if let Some(depth) = unknown {
             band.trial = Some(Trial { depth, left: TRIAL_CYCLES, patience: TRIAL_PATIENCE });
@@ -296,6 +303,22 @@ mod tests {
         }
         assert_eq!(seen[499], 2, "the depth it started with");
         assert!(seen.iter().filter(|&&d| d == 0).count() <= TRIAL_PATIENCE as usize + 1);
+    }
+
+    #[test]
+    fn nothing_is_tried_anew_beside_prompts() {
+        let mut tuner = Tuner::new(limits());
+        run(&mut tuner, 300, 1, 0.95, 50.0);
+        let mut beside = |cycles: u64| {
+            (0..cycles).all(|_| {
+                let depth = tuner.knobs().depths.at(1);
+                tuner.hear(&Report { rows: 1, depth, prefilled: 8, ..Report::default() });
+                depth == 4
+            })
+        };
+        assert!(beside(2 * STALE_CYCLES));
+        run(&mut tuner, 2, 1, 0.95, 50.0);
+        assert_ne!(tuner.depth(), 4, "once the prompt is done, what is old is tried");
     }
 
     #[test]

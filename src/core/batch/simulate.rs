@@ -240,6 +240,11 @@ impl World {
         if self.batch.rows().is_empty() && self.batch.waiting() > 0 && !self.shelf.0.is_empty() {
             self.evict();
         }
+        // Everybody here would fit alone, as the door sees to.
+        if self.batch.rows().is_empty() && self.shelf.0.is_empty() {
+            self.batch.measured(self.engine.memory());
+            assert_eq!(self.batch.give_up(), None, "{:?}", self.batch.shortage());
+        }
     }
 
     fn part(&mut self, id: RequestId, finish: Finish, usage: Usage) {

@@ -79,12 +79,16 @@ pub(super) fn chunks_are_cut_where_they_may(plan: &Plan, batch: &Batch) {
     }
 }
 
-/// Nobody drafts deeper than its request, the knobs and its room allow.
+/// Nobody drafts deeper than its request, the knobs and its room allow, but for drafts that its
+/// grammar is sure of.
 pub(super) fn depths_are_allowed(plan: &Plan, knobs: &Knobs, batch: &Batch) {
     for v in &plan.verify {
         let row = &batch.rows[&v.slot];
         let asked = row.request.draft_tokens.depth(knobs.depths.at(plan.verify.len()));
         let end = v.position + 2 + usize::from(v.depth);
+        let sure = row.forced(usize::from(batch.info.depth_max)).len();
+        let tuned = !matches!(row.request.draft_tokens, Drafts::Exactly(_));
+        let asked = if tuned { asked.max(sure as u8) } else { asked };
         assert!(v.depth <= asked.min(batch.info.depth_max), "{v:?}");
         assert!(end <= batch.tokens_max(&row.request), "{v:?} goes beyond what is wanted");
     }
