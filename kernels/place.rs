@@ -1,6 +1,7 @@
 //! Where the model runs, and what follows from it.
 
-use mlx_rs::{Device, DeviceType, Dtype};
+pub use mlx_rs::Dtype;
+use mlx_rs::{Device, DeviceType};
 
 use crate::error::Result;
 
