@@ -118,6 +118,77 @@ __device__ __forceinline__ float gated(float gate, float up) {
   return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, falling)), up);
 }
 
+// The pieces of x that a warp meets, step by step; 16 bytes a lane and piece. A row beyond the last
+// is anything: its results are dropped. Few rows come straight from memory, both halves of a step
+// at once.
+template <int NT>
+struct X {
+  const uint4* at;
+  unsigned rows[NT];
+  uint4 now[NT][2];
+
+  __device__ __forceinline__ X(const u16* x, int first, int m, int k, int from, int, int lane) {
+    at = reinterpret_cast<const uint4*>(x) + from * 8 + lane % 4;
+#pragma unroll
+    for (int t = 0; t < NT; ++t) rows[t] = min(first + 8 * t + lane / 4, m - 1) * (k / 8);
+  }
+  __device__ __forceinline__ void next(bool) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int t = 0; t < NT; ++t) now[t][i] = load_kept(at + rows[t] + 4 * i);
+    at += 8;
+  }
+  __device__ __forceinline__ uint4 piece(int t, int i) const { return now[t][i]; }
+};
+
+// Many rows would take too many registers: they wait in shared memory, two steps of a warp, of
+// which one is on its way. 8 lanes take a row's 128 bytes; the halves of odd rows change places, so
+// that no two lanes meet in a bank when fragments are read.
+extern __shared__ uint4 x_room[];
+
+template <>
+struct X<4> {
+  static constexpr int PIECES = 4 * 64;
+  const uint4* from;
+  unsigned stride, room;
+  int rows, side, read;
+
+  __device__ __forceinline__ X(const u16* x, int first, int m, int k, int step, int warp, int lane) {
+    const int row = lane / 8, piece = lane % 8;
+    from = reinterpret_cast<const uint4*>(x) + static_cast<size_t>(first + row) * (k / 8) +
+           step * 8 + piece;
+    stride = k / 2;
+    rows = m - first - row;
+    // Where it writes; a row is 128 bytes, and a lane has every fourth.
+    room = static_cast<unsigned>(__cvta_generic_to_shared(x_room + warp * 2 * PIECES)) +
+           (row * 8 + (piece ^ row % 2 * 4)) * 16;
+    read = warp * 2 * PIECES + lane / 4 * 8 + (lane % 4 ^ lane / 4 % 2 * 4);
+    side = 0;
+    bring(0);
+  }
+  __device__ __forceinline__ void bring(int to) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      if (4 * j < rows) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(room + (to * PIECES + 32 * j) * 16),
+                     "l"(from + j * stride));
+      }
+    }
+    asm volatile("cp.async.commit_group;");
+    from += 8;
+  }
+  __device__ __forceinline__ void next(bool more) {
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    __syncwarp();
+    side ^= 1;
+    if (more) bring(side);
+  }
+  __device__ __forceinline__ uint4 piece(int t, int i) const {
+    return x_room[(side ^ 1) * PIECES + (read ^ 4 * i) + 64 * t];
+  }
+};
+
 // SUBS: groups a step covers (2 when a group is 32, else 1). DEPTH: steps on their way from memory.
 template <typename H, int BITS, int SUBS, int NT, int PARTS, int DEPTH, int END>
 __device__ __forceinline__ void block(const unsigned* words, const u16* scales, const u16* x,
@@ -132,11 +203,7 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
   const size_t at = static_cast<size_t>(tile) * steps + from;
   const uint4* w = reinterpret_cast<const uint4*>(words) + at * (LOADS * 32) + lane;
   const uint4* s = reinterpret_cast<const uint4*>(scales) + at * (SUBS * 8) + row;
-  // A row of x beyond the last is read as the last one and its result dropped.
-  const uint4* xs = reinterpret_cast<const uint4*>(x) + from * 8 + quad;
-  unsigned rows[NT];
-#pragma unroll
-  for (int t = 0; t < NT; ++t) rows[t] = min(first + 8 * t + row, m - 1) * (k / 8);
+  X<NT> xs(x, first, m, k, from, warp, lane);
 
   uint4 ring[DEPTH][LOADS], sides[DEPTH][SUBS];
   auto fetch = [&](int d) {
@@ -162,15 +229,7 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
 #pragma unroll
     for (int d = 0; d < DEPTH; ++d) {
       if (step + d >= to) break;
-      // 8 of K a lane and half: which ones is layout.rs's affair and the same for W. With many rows
-      // registers are few, and halves come one after the other.
-      uint4 b[2][NT];
-      auto bring = [&](int i) {
-#pragma unroll
-        for (int t = 0; t < NT; ++t) b[i][t] = load_kept(xs + rows[t] + d * 8 + 4 * i);
-      };
-      bring(0);
-      if (NT < 4) bring(1);
+      xs.next(step + d + 1 < to);
       uint4 now[LOADS], side[SUBS];
 #pragma unroll
       for (int i = 0; i < LOADS; ++i) now[i] = ring[d][i];
@@ -179,7 +238,10 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
       if (step + d + DEPTH < to) fetch(d);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        if (NT >= 4 && i == 1) bring(1);
+        // 8 of K a lane: which ones is layout.rs's affair and the same for W.
+        uint4 b[NT];
+#pragma unroll
+        for (int t = 0; t < NT; ++t) b[t] = xs.piece(t, i);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           // Of the fragment's rows g and g + 8.
@@ -207,7 +269,7 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
             for (int r = 0; r < 4; ++r) a[r] = H::fma2(a[r], scale[r % 2], bias[r % 2]);
 #pragma unroll
             for (int t = 0; t < NT; ++t) {
-              H::mma(sum[t][h], a, pick(b[i][t], 2 * j), pick(b[i][t], 2 * j + 1));
+              H::mma(sum[t][h], a, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
             }
           }
         }
@@ -215,7 +277,6 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
     }
     w += DEPTH * LOADS * 32;
     s += DEPTH * SUBS * 8;
-    xs += DEPTH * 8;
   }
 
   // Sums of the warps, added in order.
