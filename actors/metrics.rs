@@ -183,6 +183,10 @@ inventory! {
     CYCLE_PHASE = metric(SHORT, Seconds, "mtplx_cycle_phase_seconds",
         "Parts of a cycle; device time is part of the others, host is all outside the engine.")
         .by(&[PHASE]);
+    SYNCHRONISATIONS = metric(Counter, Count, "mtplx_synchronisations_total",
+        "Times that a cycle waited for the device: one each, and one for each state it saves.");
+    COMPILATIONS = metric(Counter, Count, "mtplx_kernel_compilations_total",
+        "Kernels compiled within cycles; none once every type and width was met.");
     HEARTBEAT = metric(Gauge, Seconds, "mtplx_heartbeat_timestamp_seconds",
         "When the last cycle ended, in seconds since 1970.");
     ROWS_RUNNING = metric(Gauge, Count, "mtplx_rows_running", "Sequences that hold a slot.");

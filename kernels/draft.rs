@@ -121,6 +121,14 @@ impl DraftIds {
         self.masked(logits, &row.request().sampling, (row.seen(), ahead), mask.as_ref())
     }
 
+    /// The same where neither the text so far nor a grammar has a say.
+    ///
+    /// # Errors
+    /// As [`Dist::from_logits`].
+    pub fn plain(self, logits: &[f32], sampling: &Sampling) -> Result<Dist, NotFinite> {
+        self.masked(logits, sampling, (&Seen::default(), &[]), None)
+    }
+
     fn masked(
         self,
         logits: &[f32],

@@ -12,10 +12,14 @@ use mtplx_core::{Slot, SnapshotId};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gdn::GdnSnapshot;
+use crate::linear::Ids;
 use crate::model::{FeedRow, Model, Pools, take_rows};
 use crate::place::Place;
 
 mod cycle;
+mod drafts;
+mod draws;
+mod feed;
 mod open;
 mod scores;
 
@@ -25,6 +29,7 @@ pub use open::EngineOptions;
 #[derive(Debug)]
 pub struct MlxEngine {
     info: EngineInfo,
+    place: Place,
     model: Model,
     pools: Pools,
     slots: Vec<SlotState>,
@@ -96,9 +101,12 @@ impl MlxEngine {
         for &step in &plan.moves {
             self.carry_out(step)?;
         }
+        let before = (crate::place::evaluations(), crate::gpu::gpu().compilations());
         self.take_pages(rows)?;
-        let outcomes = self.cycle(plan, rows)?;
-        Ok(Outcome { rows: outcomes, phases: self.phases })
+        let rows = self.cycle(plan, rows)?;
+        let synchronisations = crate::place::evaluations() - before.0;
+        let compilations = crate::gpu::gpu().compilations() - before.1;
+        Ok(Outcome { rows, phases: self.phases, synchronisations, compilations })
     }
 
     fn carry_out(&mut self, step: Move) -> Result<()> {
@@ -179,7 +187,8 @@ impl MlxEngine {
         if self.model.has_mtp() {
             let hidden = take_rows(&tail, &seen)?;
             let pools = &mut self.pools;
-            self.model.remember(&hidden, &state.fed[..pending], &[row], pools)?;
+            let tokens = Ids::from(&state.fed[..pending]);
+            self.model.remember(&hidden, &tokens, &[row], pools)?;
         }
         state.tail = Some(take_rows(&tail, &rest)?);
         state.fed.drain(..pending);

@@ -2,7 +2,7 @@
 //! there. A kernel is compiled and tried against the plain path when the model is loaded; one that
 //! fails is switched off with a warning, and the plain path does its work.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -31,6 +31,7 @@ pub struct Gpu {
     /// What was tried, and why it failed if it did.
     trials: RefCell<BTreeMap<String, Option<String>>>,
     kernels: RefCell<BTreeMap<String, Rc<Compiled>>>,
+    compilations: Cell<u64>,
     /// The numbers last sent to the device.
     sent: RefCell<VecDeque<(Vec<i32>, Array)>>,
     /// For calls that need no input.
@@ -63,6 +64,12 @@ impl Gpu {
         self.known && matches!(dtype, Dtype::Bfloat16 | Dtype::Float16) && wanted
     }
 
+    /// Kernels compiled so far: one for every type and constant in use, whatever the shapes.
+    #[must_use]
+    pub fn compilations(&self) -> u64 {
+        self.compilations.get()
+    }
+
     /// A kernel of these settings, compiled once.
     ///
     /// # Errors
@@ -73,6 +80,7 @@ impl Gpu {
             return Ok(Rc::clone(kernel));
         }
         let kernel = Rc::new(Compiled::compile(source, settings)?);
+        self.compilations.set(self.compilations.get() + 1);
         self.kernels.borrow_mut().insert(key, Rc::clone(&kernel));
         Ok(kernel)
     }

@@ -149,20 +149,55 @@ impl Matrix {
     ///
     /// # Errors
     /// When MLX fails.
-    pub fn gather(&self, ids: &[u32]) -> Result<Array> {
+    pub fn gather(&self, ids: &Ids) -> Result<Array> {
         match &self.weights {
             #[cfg(target_os = "linux")]
             Weights::Host(w) => {
-                let (w, ids) = (Arc::clone(w), ids.to_vec());
-                let shape = [ids.len() as i32, w.cols() as i32];
-                let f = move |_: &[Input<'_>], o: &mut [Output<'_>]| {
-                    cpu::gather_rows(&w, &ids, o[0].as_mut_slice()?);
+                let w = Arc::clone(w);
+                let ids = ids.array();
+                let shape = [ids.dim(0), w.cols() as i32];
+                let f = move |i: &[Input<'_>], o: &mut [Output<'_>]| {
+                    cpu::gather_rows(&w, i[0].as_slice()?, o[0].as_mut_slice()?);
                     Ok(())
                 };
-                host_call(&[], &shape, f)
+                host_call(&[&ids], &shape, f)
             }
-            Weights::Mlx(parts) => parts[0].gather(ids),
+            Weights::Mlx(parts) => parts[0].gather(&ids.array()),
             Weights::Packed(matrix) => matrix.gather(ids),
+        }
+    }
+}
+
+/// Tokens that rows are wanted of.
+#[derive(Clone, Debug)]
+pub enum Ids {
+    /// These.
+    Known(Vec<u32>),
+    /// u32 [M], which the graph will give.
+    Drawn(Array),
+}
+
+impl From<&[u32]> for Ids {
+    fn from(ids: &[u32]) -> Self {
+        Self::Known(ids.to_vec())
+    }
+}
+
+impl Ids {
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Known(ids) => ids.len(),
+            Self::Drawn(ids) => ids.size(),
+        }
+    }
+
+    /// As u32 [M].
+    fn array(&self) -> Array {
+        match self {
+            Self::Known(ids) => Array::from_slice(ids, &[ids.len() as i32]),
+            Self::Drawn(ids) => ids.clone(),
         }
     }
 }
@@ -218,9 +253,8 @@ impl Part {
         })
     }
 
-    fn gather(&self, ids: &[u32]) -> Result<Array> {
-        let ids = Array::from_slice(ids, &[ids.len() as i32]);
-        let take = |a: &Array| a.take_axis(&ids, 0);
+    fn gather(&self, ids: &Array) -> Result<Array> {
+        let take = |a: &Array| a.take_axis(ids, 0);
         Ok(match &self.affine {
             None => take(&self.weight)?,
             Some(a) => {

@@ -12,7 +12,7 @@ use crate::draft::{DraftHead, DraftHeadOptions, DraftIds};
 use crate::error::Result;
 use crate::ffn::Ffn;
 use crate::gdn::{Gdn, GdnPool, GdnRow};
-use crate::linear::Matrix;
+use crate::linear::{Ids, Matrix};
 use crate::norm::Norm;
 use crate::pair::PairInput;
 use crate::place::Place;
@@ -172,7 +172,7 @@ impl Model {
     ///
     /// # Errors
     /// When MLX fails.
-    pub fn trunk(&self, tokens: &[u32], rows: &[FeedRow], pools: &mut Pools) -> Result<Array> {
+    pub fn trunk(&self, tokens: &Ids, rows: &[FeedRow], pools: &mut Pools) -> Result<Array> {
         let gdn_rows: Vec<GdnRow> = rows.iter().map(FeedRow::gdn).collect();
         let kv_rows: Vec<AttentionRow> = rows.iter().map(FeedRow::attention).collect();
         let (mut gdn, mut kv) = (pools.gdn.iter_mut(), pools.kv.iter_mut());
@@ -236,7 +236,7 @@ impl Model {
     pub fn draft(
         &self,
         hidden: &Array,
-        tokens: &[u32],
+        tokens: &Ids,
         rows: &[FeedRow],
         pools: &mut Pools,
     ) -> Result<Array> {
@@ -254,7 +254,7 @@ impl Model {
     pub fn remember(
         &self,
         hidden: &Array,
-        tokens: &[u32],
+        tokens: &Ids,
         rows: &[FeedRow],
         pools: &mut Pools,
     ) -> Result<()> {

@@ -1,5 +1,7 @@
 //! Where the model runs, and what follows from it.
 
+use std::cell::Cell;
+
 pub use mlx_rs::Dtype;
 use mlx_rs::{Device, DeviceType};
 
@@ -51,11 +53,22 @@ impl Place {
     }
 }
 
+thread_local! {
+    static EVALUATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often this thread has waited for arrays.
+#[must_use]
+pub fn evaluations() -> u64 {
+    EVALUATIONS.get()
+}
+
 /// Evaluates `arrays`; what failed in a Rust kernel of their graph is an error too.
 ///
 /// # Errors
 /// What MLX or a kernel met.
 pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a mlx_rs::Array>) -> Result<()> {
+    EVALUATIONS.set(EVALUATIONS.get() + 1);
     #[cfg(target_os = "linux")]
     crate::host::eval(arrays)?;
     #[cfg(not(target_os = "linux"))]

@@ -279,6 +279,7 @@ impl Shared {
             logit_bias: Arc::new(self.logit_bias()?),
             seed,
             rule,
+            grammar: None,
         })
     }
 

@@ -108,6 +108,8 @@ pub fn cycle(report: &Report, wall: Duration, engine: Duration) {
         CYCLE_PHASE.observe(Duration::from_micros(micros).as_secs_f64(), 1, [phase.into()]);
     }
     CYCLE_PHASE.observe(wall.saturating_sub(engine).as_secs_f64(), 1, ["host".into()]);
+    SYNCHRONISATIONS.add(report.synchronisations, []);
+    COMPILATIONS.add(report.compilations, []);
     PROMPT_TOKENS.add(report.prefilled as u64, ["forwarded".into()]);
     GENERATED_TOKENS.add(report.emitted as u64, []);
     BANK_DEPOSITS.add(report.dropped_deposits as u64, ["dropped".into()]);

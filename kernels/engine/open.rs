@@ -74,7 +74,7 @@ impl MlxEngine {
         let slots = (0..info.slots).map(|_| SlotState::default()).collect();
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
         let forced = Vec::new();
-        Ok(Self { info, model, pools, slots, snapshots, phases, forced })
+        Ok(Self { info, place, model, pools, slots, snapshots, phases, forced })
     }
 }
 

@@ -92,10 +92,13 @@ impl Asked {
                     let rows = tops.into_iter().map(Found::Top).collect();
                     return Ok(Scores::Top { logits: self.logits, rows });
                 }
-                None => self.logits.as_dtype(Dtype::Float32)?,
+                None => {
+                    let all = self.logits.as_dtype(Dtype::Float32)?;
+                    crate::place::eval([&all])?;
+                    all
+                }
             },
         };
-        crate::place::eval([&all])?;
         Ok(Scores::All { logits: all, vocab })
     }
 }

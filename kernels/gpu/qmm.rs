@@ -9,6 +9,7 @@ use super::Gpu;
 use super::device::{Kernel, Launch, Source};
 use super::layout::Form;
 use crate::error::Result;
+use crate::linear::Ids;
 
 /// Most rows of x for which the kernel is used; beyond, a library multiplies the unpacked matrix.
 pub const ROWS_MAX: usize = 64;
@@ -168,9 +169,12 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// When MLX refuses.
-    pub fn gather(&self, ids: &[u32]) -> Result<Array> {
-        let at = super::gpu().numbers(ids.iter().map(|&id| id as i32).collect())?;
-        self.rows(&self.gather, &[&self.words, &self.sides, &at], ids.len())
+    pub fn gather(&self, ids: &Ids) -> Result<Array> {
+        let at = match ids {
+            Ids::Known(ids) => super::gpu().numbers(ids.iter().map(|&id| id as i32).collect())?,
+            Ids::Drawn(ids) => ids.clone(),
+        };
+        self.rows(&self.gather, &[&self.words, &self.sides, &at], ids.count())
     }
 
     fn rows(&self, kernel: &Kernel, inputs: &[&Array], count: usize) -> Result<Array> {

@@ -4,6 +4,7 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{dequantize, sigmoid};
 use mlx_rs::{Array, Dtype};
 
+use super::Ids;
 use super::packed::{in_turns, on_device};
 use crate::error::Result;
 use crate::gpu::layout::Form;
@@ -64,5 +65,9 @@ pub(super) fn run(form: &Form, dtype: Dtype, gated: bool) -> Result<()> {
     }
     let ids = [95_u32, 0, 40];
     let at = Array::from_slice(&ids, &[3]);
-    trial::close("rows", &matrix.gather(&ids)?, &values.take_axis(at, 0)?, dtype)
+    let expected = values.take_axis(&at, 0)?;
+    for ids in [Ids::Known(ids.to_vec()), Ids::Drawn(at)] {
+        trial::close("rows", &matrix.gather(&ids)?, &expected, dtype)?;
+    }
+    Ok(())
 }

@@ -115,7 +115,7 @@ fn trunk_and_head_equal_the_reference_in_fp32() {
             let mut b = Bench::new(BF16, place);
             let p = case.ids.len();
             let rows = [Bench::row(p, 0)];
-            let hidden = b.model.trunk(&case.ids, &rows, &mut b.pools).unwrap();
+            let hidden = b.model.trunk(&case.ids[..].into(), &rows, &mut b.pools).unwrap();
             let all = b.logits(&hidden);
             let vocab = all.len() / p;
             let (shape, top) = floats(&data, &format!("{name}.trunk_top_logits"));
@@ -152,14 +152,14 @@ fn head(
     let p = case.ids.len();
     let pairs = take_rows(hidden, &(0..p as i32 - 1).collect::<Vec<_>>()).unwrap();
     let rows = [Bench::row(p - 1, 1)];
-    b.model.remember(&pairs, &case.ids[1..], &rows, &mut b.pools).unwrap();
+    b.model.remember(&pairs, &case.ids[1..].into(), &rows, &mut b.pools).unwrap();
     let (_, want_logits) = floats(data, &format!("{}.mtp_logits", case.name));
     let (_, want_hidden) = floats(data, &format!("{}.mtp_hidden", case.name));
     let mut before = last.clone();
     let mut token = case.next_token;
     for step in 0..3 {
         let rows = [Bench::row(1, p + step)];
-        let m = b.model.draft(&before, &[token], &rows, &mut b.pools).unwrap();
+        let m = b.model.draft(&before, &[token][..].into(), &rows, &mut b.pools).unwrap();
         let logits = b.logits(&m);
         let vocab = logits.len();
         m.eval().unwrap();
@@ -184,7 +184,7 @@ fn the_quantised_checkpoint_equals_its_reference() {
             let mut b = Bench::new(Q8, place);
             let p = case.ids.len();
             let rows = [Bench::row(p, 0)];
-            let hidden = b.model.trunk(&case.ids, &rows, &mut b.pools).unwrap();
+            let hidden = b.model.trunk(&case.ids[..].into(), &rows, &mut b.pools).unwrap();
             let last = take_rows(&hidden, &[p as i32 - 1]).unwrap();
             let logits = b.logits(&last);
             let ids = ids(&data, &format!("{}.q8_last_top_ids", case.name));

@@ -1,6 +1,7 @@
 //! The engine against what it must equal. One binary:
 //!
 //! * `draft_head`: a cheaper head for drafts changes how many are accepted, and no text;
+//! * `effort`: how often a cycle waits for the device, and what it compiles;
 //! * `golden`: logits and hidden states of trunk and MTP head against mlx-lm's;
 //! * `grammar`: the same text under a grammar, whatever is drafted and whoever else is served;
 //! * `lossless`: the same text at every depth, in every company, warm and cold;
@@ -16,6 +17,7 @@
 )]
 
 mod draft_head;
+mod effort;
 mod golden;
 mod grammar;
 mod house;

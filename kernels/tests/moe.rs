@@ -58,11 +58,11 @@ fn mixtures_equal_the_reference_at_every_position() {
             let Golden { ids, logits, drafts } = Golden::of(name);
             let (p, what) = (ids.len(), |part: &str| format!("{place:?} {name} {part}"));
             let mut b = Bench::new(&path(name), place);
-            let hidden = b.model.trunk(&ids, &[Bench::row(p, 0)], &mut b.pools).unwrap();
+            let hidden = b.model.trunk(&ids[..].into(), &[Bench::row(p, 0)], &mut b.pools).unwrap();
             check_all(&what("at once"), &b.logits(&hidden), &logits, p);
             let pairs = take_rows(&hidden, &(0..p as i32 - 1).collect::<Vec<_>>()).unwrap();
             let rows = [Bench::row(p - 1, 1)];
-            let m = b.model.draft(&pairs, &ids[1..], &rows, &mut b.pools).unwrap();
+            let m = b.model.draft(&pairs, &ids[1..].into(), &rows, &mut b.pools).unwrap();
             check_all(&what("head"), &b.logits(&m), &drafts, p - 1);
         }
     }
@@ -77,7 +77,8 @@ fn mixtures_equal_the_reference_token_by_token() {
             let mut b = Bench::new(&path(name), place);
             let mut got = Vec::new();
             for (i, id) in ids.iter().enumerate() {
-                let hidden = b.model.trunk(&[*id], &[Bench::row(1, i)], &mut b.pools).unwrap();
+                let hidden =
+                    b.model.trunk(&[*id][..].into(), &[Bench::row(1, i)], &mut b.pools).unwrap();
                 got.extend(b.logits(&hidden));
             }
             check_all(&format!("{place:?} {name} one by one"), &got, &logits, ids.len());
@@ -92,7 +93,7 @@ fn half_precision_stays_near_the_reference() {
         let Golden { ids, logits, .. } = Golden::of(name);
         let mut b = Bench::new(&path(name), Place::Mlx(Dtype::Bfloat16));
         let rows = [Bench::row(ids.len(), 0)];
-        let hidden = b.model.trunk(&ids, &rows, &mut b.pools).unwrap();
+        let hidden = b.model.trunk(&ids[..].into(), &rows, &mut b.pools).unwrap();
         assert_eq!(hidden.dtype(), Dtype::Bfloat16);
         let got = b.model.logits(&hidden).unwrap().as_dtype(Dtype::Float32).unwrap();
         got.eval().unwrap();
@@ -169,7 +170,8 @@ fn results_of_a_mixture_do_not_depend_on_the_rows_beside() {
     let Golden { ids, .. } = Golden::of("moe-q4");
     let run = |take: usize| -> Vec<f32> {
         let mut b = Bench::new(&path("moe-q4"), crate::house::exact_place());
-        let hidden = b.model.trunk(&ids[..take], &[Bench::row(take, 0)], &mut b.pools).unwrap();
+        let hidden =
+            b.model.trunk(&ids[..take].into(), &[Bench::row(take, 0)], &mut b.pools).unwrap();
         let first: Array = take_rows(&hidden, &[0, 1, 2]).unwrap();
         b.logits(&first)
     };

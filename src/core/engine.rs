@@ -153,6 +153,10 @@ pub struct Outcome {
     pub rows: Vec<RowOutcome>,
     /// Where the time went.
     pub phases: Phases,
+    /// How often the host waited for the device.
+    pub synchronisations: u64,
+    /// Kernels that were compiled.
+    pub compilations: u64,
 }
 
 /// What a step gave one row.

@@ -13,6 +13,8 @@ impl Batch {
     pub fn settle(&mut self, plan: &Plan, outcome: Outcome) -> Settled {
         let mut settled = Settled::default();
         settled.report.phases = outcome.phases;
+        settled.report.synchronisations = outcome.synchronisations;
+        settled.report.compilations = outcome.compilations;
         settled.report.rows = plan.verify.len();
         settled.report.depth = plan.verify.iter().map(|v| v.depth).max().unwrap_or(0);
         settled.report.uniform = self.is_uniform(plan, settled.report.depth);
