@@ -96,12 +96,6 @@ impl MlxEngine {
         self.forced = rates.to_vec();
     }
 
-    /// Kernels that were switched off, and why: for logs and health.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        crate::gpu::gpu().warnings()
-    }
-
     fn step(&mut self, plan: &Plan, rows: &Rows) -> Result<Outcome> {
         self.phases = Phases::default();
         for &step in &plan.moves {

@@ -8,7 +8,7 @@ use mlx_rs::{Array, Dtype};
 
 use crate::checkpoint::{GdnWeights, ModelConfig};
 use crate::error::{Error, Result};
-use crate::gpu::gdn::{FusedGdn, GdnParameters, HEAD_DIM};
+use crate::gpu::gdn::{FusedGdn, GdnParameters, HEAD_DIM, LONG};
 use crate::gpu::gpu;
 use crate::linear::Matrix;
 use crate::norm::Norm;
@@ -347,7 +347,8 @@ impl Mixer {
         match (self, &mut pool.fused) {
             (Self::Fused(kernel), Some(sides)) => {
                 let arrays = [&pool.state, &pool.window, &sides.last];
-                let y = kernel.mix(proj, (&sides.describe(rows)?, rows.len()), arrays)?;
+                let long = rows.iter().any(|row| row.commit && row.keep + row.len >= LONG);
+                let y = kernel.mix(proj, (&sides.describe(rows)?, rows.len(), long), arrays)?;
                 sides.turn(rows);
                 sides.last = y.clone();
                 Ok(y)

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use mlx_rs::{Array, Dtype};
+use mtplx_core::engine::Kernel;
 
 use crate::error::Result;
-use device::{Kernel, Launch, Source};
+use device::{Kernel as Compiled, Launch, Source};
 
 pub mod attention;
 pub mod device;
@@ -20,25 +21,30 @@ pub mod top;
 pub(crate) mod trial;
 
 thread_local! {
-    static GPU: Rc<Gpu> = Rc::new(Gpu { generation: device::generation(), ..Gpu::default() });
+    static GPU: Rc<Gpu> = Rc::new(Gpu { known: device::is_known(), ..Gpu::default() });
 }
 
 /// The kernels of the thread that owns the device.
 #[derive(Debug, Default)]
 pub struct Gpu {
-    generation: i32,
-    /// What passed its trial, and what did not, by what was tried.
-    trials: RefCell<BTreeMap<String, bool>>,
-    kernels: RefCell<BTreeMap<String, Rc<Kernel>>>,
+    known: bool,
+    /// What was tried, and why it failed if it did.
+    trials: RefCell<BTreeMap<String, Option<String>>>,
+    kernels: RefCell<BTreeMap<String, Rc<Compiled>>>,
     compilations: Cell<u64>,
-    warnings: RefCell<Vec<String>>,
     /// The numbers last sent to the device.
     sent: RefCell<VecDeque<(Vec<i32>, Array)>>,
     /// For calls that need no input.
     nothing: OnceCell<Array>,
 }
 
-const NUMBERS: Source = Source { name: "numbers", text: include_str!("gpu/numbers.cu") };
+const NUMBERS: Source = Source {
+    name: "numbers",
+    cuda: include_str!("gpu/numbers.cu"),
+    metal: "",
+    inputs: &[],
+    output: "",
+};
 
 /// Sets of numbers that are remembered: a pass uses two.
 const SENT_MAX: usize = 4;
@@ -55,8 +61,7 @@ impl Gpu {
     #[must_use]
     pub fn serves(&self, dtype: Dtype) -> bool {
         let wanted = std::env::var_os("MTPLX_KERNELS").is_none_or(|v| v != "0");
-        // From 8.0 on tensor cores take bf16. Run on 9.0 alone so far; trials judge the others.
-        self.generation >= 80 && matches!(dtype, Dtype::Bfloat16 | Dtype::Float16) && wanted
+        self.known && matches!(dtype, Dtype::Bfloat16 | Dtype::Float16) && wanted
     }
 
     /// Kernels compiled so far: one for every type and constant in use, whatever the shapes.
@@ -65,22 +70,16 @@ impl Gpu {
         self.compilations.get()
     }
 
-    /// What was switched off, and why: for logs and health.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        self.warnings.borrow().clone()
-    }
-
     /// A kernel of these settings, compiled once.
     ///
     /// # Errors
     /// What the compiler finds wrong.
-    pub fn kernel(&self, source: &Source, settings: &[(&str, String)]) -> Result<Rc<Kernel>> {
+    pub fn kernel(&self, source: &Source, settings: &[(&str, String)]) -> Result<Rc<Compiled>> {
         let key = format!("{} {settings:?}", source.name);
         if let Some(kernel) = self.kernels.borrow().get(&key) {
             return Ok(Rc::clone(kernel));
         }
-        let kernel = Rc::new(Kernel::compile(source, settings)?);
+        let kernel = Rc::new(Compiled::compile(source, settings)?);
         self.compilations.set(self.compilations.get() + 1);
         self.kernels.borrow_mut().insert(key, Rc::clone(&kernel));
         Ok(kernel)
@@ -103,13 +102,15 @@ impl Gpu {
     }
 
     fn send(&self, numbers: &[i32]) -> Result<Array> {
-        let Some(count) = [32, 256].into_iter().find(|&count| numbers.len() <= count) else {
-            return Ok(Array::from_slice(numbers, &[numbers.len() as i32]));
+        let count = [32, 256].into_iter().find(|&count| numbers.len() <= count);
+        let mut scalars = numbers.to_vec();
+        // Never so few that a kernel would take them from elsewhere.
+        scalars.resize(count.unwrap_or(numbers.len()), 0);
+        let Some(count) = count.filter(|_| device::HOST_IS_FAR) else {
+            return Ok(Array::from_slice(&scalars, &[scalars.len() as i32]));
         };
         let kernel = self.kernel(&NUMBERS, &[("COUNT", count.to_string())])?;
-        let mut scalars = numbers.to_vec();
-        scalars.resize(count, 0);
-        let launch = Launch { scalars: &scalars, blocks: 1, threads: 32 };
+        let launch = Launch { scalars: &scalars, blocks: 1, threads: 32, shared_bytes: 0 };
         // SAFETY: the kernel writes its one output, whole.
         let [array] = unsafe {
             let nothing = self.nothing.get_or_init(|| Array::from_int(0));
@@ -118,19 +119,26 @@ impl Gpu {
         Ok(array)
     }
 
-    /// Whether `what` passed its trial, which runs once. A failure is a warning.
+    /// Whether `what` passed its trial, which runs once.
     pub fn passed(&self, what: &str, trial: impl FnOnce() -> Result<()>) -> bool {
-        if let Some(&passed) = self.trials.borrow().get(what) {
-            return passed;
+        if let Some(fault) = self.trials.borrow().get(what) {
+            return fault.is_none();
         }
-        let result = trial();
-        if let Err(error) = &result {
-            let warning = format!("GPU kernel {what} is switched off: {error}");
-            self.warnings.borrow_mut().push(warning);
-        }
-        self.trials.borrow_mut().insert(what.to_owned(), result.is_ok());
-        result.is_ok()
+        let fault = trial().err().map(|error| error.to_string());
+        let passed = fault.is_none();
+        self.trials.borrow_mut().insert(what.to_owned(), fault);
+        passed
     }
+}
+
+/// The kernels that this thread's engine tried, and what came of it.
+#[must_use]
+pub fn tried(dtype: Dtype) -> Vec<Kernel> {
+    let gpu = gpu();
+    // The others were, with the layers that they serve.
+    top::serves(&gpu, dtype);
+    let trials = gpu.trials.borrow();
+    trials.iter().map(|(name, fault)| Kernel { name: name.clone(), fault: fault.clone() }).collect()
 }
 
 /// The name of a type in the sources.

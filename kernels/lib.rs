@@ -26,6 +26,7 @@ mod pool;
 pub mod preflight;
 #[cfg(target_os = "linux")]
 mod scratch;
+pub mod shape;
 
 pub use draft::DraftHeadOptions;
 pub use engine::{EngineOptions, MlxEngine, open, place_of};

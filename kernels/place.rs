@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 
-use mlx_rs::{Device, DeviceType, Dtype};
+pub use mlx_rs::Dtype;
+use mlx_rs::{Device, DeviceType};
 
 use crate::error::Result;
 

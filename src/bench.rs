@@ -19,6 +19,8 @@ use serde::Deserialize;
 
 use crate::model::Model;
 
+pub mod shape;
+
 const PROMPTS: &str = include_str!("bench/prompts.toml");
 
 /// What is measured.

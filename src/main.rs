@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use mtplx::bench::shape::{self, ShapeArgs};
 use mtplx::bench::{self, BenchArgs};
 use mtplx::config::{self, Config};
 use mtplx::model::Model;
@@ -45,11 +46,20 @@ struct Serve {
 }
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Bench {
+    #[command(subcommand)]
+    of: Option<BenchOf>,
     #[command(flatten)]
     bench: BenchArgs,
     #[command(flatten)]
     common: Common,
+}
+
+#[derive(Subcommand)]
+enum BenchOf {
+    /// Measure a model of a full shape with random weights; no checkpoint is needed.
+    Shape(ShapeArgs),
 }
 
 #[derive(Args)]
@@ -128,6 +138,9 @@ fn announce(name: &str, address: SocketAddr) {
 fn measure(args: &Bench) -> Result<()> {
     let config = args.common.load(Vec::new())?;
     telemetry::logs(&config.log)?;
+    if let Some(BenchOf::Shape(args)) = &args.of {
+        return shape::run(args);
+    }
     let model = Model::open(&config.model)?;
     let slots = config.engine.slots.max(args.bench.clients);
     let options = mtplx_kernels::EngineOptions { slots, ..config.engine };

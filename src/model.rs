@@ -69,8 +69,15 @@ impl Model {
         move || {
             let engine = mtplx_kernels::open(&checkpoint, &options)?;
             warn_of_bounds(engine.info(), &options, checkpoint.config.positions_max);
-            for kernel in engine.warnings() {
-                tracing::warn!(kernel, "switched off; MLX's own operations take its place");
+            for kernel in &engine.info().kernels {
+                if let Some(fault) = &kernel.fault {
+                    let name = &kernel.name;
+                    tracing::warn!(
+                        name,
+                        fault,
+                        "a GPU kernel failed its trial and is switched off"
+                    );
+                }
             }
             Ok(engine)
         }

@@ -12,6 +12,7 @@ use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use mtplx_core::engine::EngineInfo;
 use mtplx_core::sample::Sampling;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -192,13 +193,23 @@ fn card(house: &House) -> Value {
 
 async fn health(State(house): State<Shared>) -> Response {
     match house.readiness() {
-        Readiness::Serving(..) => Json(json!({"status": "ok"})).into_response(),
+        Readiness::Serving(_, info) => Json(healthy(&info)).into_response(),
         Readiness::Between(reason) => {
             let retry = [(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S))];
             let body = Json(json!({"status": "unavailable", "reason": reason}));
             (StatusCode::SERVICE_UNAVAILABLE, retry, body).into_response()
         }
     }
+}
+
+/// Serving; and what of the engine's own kernels failed its trial. Why is for the log.
+fn healthy(info: &EngineInfo) -> Value {
+    let off = info.kernels.iter().filter(|kernel| kernel.fault.is_some());
+    let off: Vec<&str> = off.map(|kernel| kernel.name.as_str()).collect();
+    if off.is_empty() {
+        return json!({"status": "ok"});
+    }
+    json!({"status": "ok", "kernels_switched_off": off})
 }
 
 async fn unknown_path(uri: Uri) -> ApiError {

@@ -237,6 +237,10 @@ pub fn serving(number: u64, info: &EngineInfo) {
     PAGES_MAX.set(float(info.pages_max), []);
     let mtp = if info.mtp_absent.is_none() { "yes" } else { "no" };
     ENGINE_INFO.set(1.0, [info.device.clone().into(), mtp.into(), info.vocab.to_string().into()]);
+    for kernel in &info.kernels {
+        KERNEL_ENABLED
+            .set(f64::from(u8::from(kernel.fault.is_none())), [kernel.name.clone().into()]);
+    }
 }
 
 /// No generation serves: none yet, or the house drains.

@@ -66,6 +66,7 @@ impl MlxEngine {
         let mut info = facts(checkpoint, place, options, depth_max, mtp_absent);
         let pools = model.pools(info.slots, first_pages(place, &info))?;
         crate::place::eval(pools.arrays())?;
+        info.kernels = crate::gpu::tried(place.dtype());
         // Buffers that loading left behind can be had back; they are no part of what stays.
         memory::trim();
         info.budget.base = memory::used();
@@ -123,6 +124,7 @@ fn facts(
         depth_max,
         mtp_absent,
         device: place.name(),
+        kernels: Vec::new(),
     }
 }
 

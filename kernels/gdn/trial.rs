@@ -5,7 +5,7 @@ use mlx_rs::{Array, Dtype};
 use super::plain::PlainGdn;
 use super::{GdnPool, GdnRow, GdnShape, Mixer, Sides};
 use crate::error::Result;
-use crate::gpu::gdn::{FusedGdn, GdnParameters};
+use crate::gpu::gdn::{FusedGdn, GdnParameters, LONG};
 use crate::gpu::{gpu, trial};
 
 const SLOTS: usize = 3;
@@ -34,6 +34,10 @@ pub(super) fn run(shape: GdnShape, dtype: Dtype) -> Result<()> {
         vec![row(0, 0, most, 0, false), row(2, most, 1, 0, false)],
         vec![row(2, 0, most, 1, false), row(0, most, most, most.min(2), false)],
         vec![row(0, 0, 3, most, true), row(2, 3, 1, most, true)],
+        // Long enough to be walked in chunks, the last of them ragged, beside one that is not.
+        vec![row(0, 0, most, 0, false), row(2, most, LONG + 43, 0, true)],
+        vec![row(2, 0, 1, 0, false), row(0, 1, LONG + 1, most.min(2), true)],
+        vec![row(2, 0, 1, 1, true)],
     ];
     let width = shape.channels() + heads * (shape.value_dim + 2);
     for (i, rows) in (0..).zip(&calls) {

@@ -8,9 +8,28 @@ use super::Gpu;
 use super::device::{Kernel, Launch, Source};
 use crate::error::Result;
 
-const SOURCE: Source = Source {
-    name: "ragged_attention",
-    text: concat!(include_str!("scalar.cu"), include_str!("ragged_attention.cu")),
+const CUDA: &str = concat!(include_str!("scalar.cu"), include_str!("ragged_attention.cu"));
+const METAL: &str = include_str!("ragged_attention.metal");
+const APPEND: Source = Source {
+    name: "append",
+    cuda: CUDA,
+    metal: METAL,
+    inputs: &["proj", "q_gain", "k_gain", "inv_freq", "meta", "keys", "values", "after"],
+    output: "q",
+};
+const ATTEND: Source = Source {
+    name: "attend",
+    cuda: CUDA,
+    metal: METAL,
+    inputs: &["q", "keys", "values", "meta"],
+    output: "parts",
+};
+const COMBINE: Source = Source {
+    name: "combine",
+    cuda: CUDA,
+    metal: METAL,
+    inputs: &["parts", "proj", "meta"],
+    output: "y",
 };
 /// Keys that one block attends to: fixed, so that sums have one order.
 pub const SPAN: usize = 64;
@@ -83,7 +102,7 @@ impl FusedAttention {
         (inv_freq, eps): (&[f32], f32),
         dtype: Dtype,
     ) -> Result<Self> {
-        let part = |part: usize| {
+        let part = |part: usize, source: &Source| {
             let numbers = [
                 ("NQ", sizes.query_heads),
                 ("NKV", sizes.kv_heads),
@@ -96,16 +115,16 @@ impl FusedAttention {
             let numbers = numbers.map(|(name, value)| (name, value.to_string()));
             let kind = [("TYPE", super::scalar(dtype))];
             let settings: Vec<(&str, String)> = kind.into_iter().chain(numbers).collect();
-            gpu.kernel(&SOURCE, &settings)
+            gpu.kernel(source, &settings)
         };
         let floats = |values: &[f32]| Array::from_slice(values, &[values.len() as i32]);
         Ok(Self {
             sizes,
             dtype,
             eps,
-            append: part(1)?,
-            attend: part(2)?,
-            combine: part(3)?,
+            append: part(1, &APPEND)?,
+            attend: part(2, &ATTEND)?,
+            combine: part(3, &COMBINE)?,
             q_gain: floats(q_gain).as_dtype(dtype)?,
             k_gain: floats(k_gain).as_dtype(dtype)?,
             inv_freq: floats(inv_freq),
@@ -132,6 +151,7 @@ impl FusedAttention {
             scalars: &[m, batch.rows as i32, eps, i32::from(kv_only)],
             blocks: (m as usize * heads).div_ceil(4),
             threads: 128,
+            shared_bytes: 0,
         };
         let shape =
             if kv_only { vec![1] } else { vec![m, s.query_heads as i32, s.head_dim as i32] };
@@ -156,13 +176,13 @@ impl FusedAttention {
         let (spans, rows) = (batch.spans, batch.rows);
         let scalars = [m, rows as i32, spans as i32, s.first_key as i32];
         let blocks = rows * s.kv_heads * spans;
-        let launch = Launch { scalars: &scalars, blocks, threads: 256 };
+        let launch = Launch { scalars: &scalars, blocks, threads: 256, shared_bytes: 0 };
         let shape = [m, s.query_heads as i32, spans as i32, s.head_dim as i32 + 2];
         let inputs = [q, keys, values, &batch.meta];
         // SAFETY: as above; `combine` reads of `parts` what `attend` wrote.
         let [parts] = unsafe { self.attend.call(&inputs, [(&shape, Dtype::Float32)], launch) }?;
         let blocks = (m as usize * s.query_heads).div_ceil(4);
-        let launch = Launch { scalars: &scalars, blocks, threads: 128 };
+        let launch = Launch { scalars: &scalars, blocks, threads: 128, shared_bytes: 0 };
         let shape = [m, (s.query_heads * s.head_dim) as i32];
         let inputs = [&parts, proj, &batch.meta];
         // SAFETY: as above.

@@ -2,20 +2,42 @@
 //! Linux, Metal on macOS.
 //!
 //! Kernels may write into their inputs. MLX knows nothing of that, so whoever hands such an array
-//! to MLX again must first have evaluated an output of the call, or pass it along.
+//! to MLX again must first have evaluated an output of the call, or pass it along; and what MLX was
+//! to read of it before must have been evaluated before the call.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use crate::error::Result;
 
-/// What a kernel is made of.
+/// What all Metal sources begin with.
+#[cfg(any(test, target_os = "macos"))]
+const METAL_SHARED: &str = include_str!("scalar.metal");
+
+/// What a kernel is made of: one contract, written for both kinds of device.
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
     /// Its name, for people.
     pub name: &'static str,
-    /// The text, with one kernel in it.
-    pub text: &'static str,
+    /// CUDA's text, with one kernel in it.
+    pub cuda: &'static str,
+    /// Metal's: functions, and with `BODY` defined the statements of the kernel.
+    pub metal: &'static str,
+    /// Metal's names of the inputs, of which a call may leave out the last; the scalars follow.
+    pub inputs: &'static [&'static str],
+    /// Metal's name of the output.
+    pub output: &'static str,
+}
+
+impl Source {
+    /// What stands before a Metal kernel, and its statements.
+    #[cfg(any(test, target_os = "macos"))]
+    fn metal_texts(&self, settings: &[(&str, String)]) -> (String, String) {
+        let defines: String =
+            settings.iter().map(|(name, value)| format!("#define SET_{name} {value}\n")).collect();
+        let header = format!("{defines}{METAL_SHARED}{}", self.metal);
+        (header, format!("#define BODY\n{}", self.metal))
+    }
 }
 
 /// How a kernel is launched.
@@ -27,6 +49,8 @@ pub struct Launch<'a> {
     pub blocks: usize,
     /// Threads of a block.
     pub threads: usize,
+    /// Memory of a block besides what the source declares; CUDA's alone.
+    pub shared_bytes: usize,
 }
 
 /// A compiled kernel.
@@ -62,16 +86,19 @@ impl Kernel {
     }
 }
 
-/// The kind and generation of the GPU: 10 · compute capability on CUDA; 0 where there is none.
+/// Whether there is a GPU that the kernels are written for.
 #[must_use]
-pub fn generation() -> i32 {
-    imp::generation()
+pub fn is_known() -> bool {
+    imp::is_known()
 }
+
+/// Whether an array that the host fills lies in memory that the device has to wait for.
+pub const HOST_IS_FAR: bool = cfg!(target_os = "linux");
 
 /// MLX keeps loaded kernels by name: another source or setting must have another.
 fn unique_name(source: &Source, settings: &[(&str, String)]) -> String {
     let said = settings.iter().flat_map(|(name, value)| [*name, "=", value, ","]);
-    let hash = [source.text]
+    let hash = [source.cuda, source.metal]
         .into_iter()
         .chain(said)
         .flat_map(str::bytes)
@@ -87,3 +114,38 @@ mod imp;
 #[cfg(target_os = "macos")]
 #[path = "device/metal.rs"]
 mod imp;
+
+/// Compiled on Linux, too, as far as it goes there: to MLX, which has no Metal.
+#[cfg(all(test, target_os = "linux"))]
+#[path = "device/metal.rs"]
+mod metal;
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    const SOURCE: Source = Source {
+        name: "twice",
+        cuda: "",
+        metal: "#ifdef BODY\nout[0] = 2 * a[0];\n#endif\n",
+        inputs: &["a", "b"],
+        output: "out",
+    };
+
+    #[test]
+    fn a_metal_source_reaches_mlx_with_its_settings_and_scalars() {
+        let settings = [("TYPE", "Brain".to_owned()), ("K", "7".to_owned())];
+        let (header, body) = SOURCE.metal_texts(&settings);
+        assert!(header.starts_with("#define SET_TYPE Brain\n#define SET_K 7\n"), "{header}");
+        assert!(header.contains("typedef SET_TYPE Scalar;") && !header.contains("#define BODY"));
+        assert!(body.starts_with("#define BODY\n"), "{body}");
+        let kernel = metal::Kernel::compile(&SOURCE, "twice", &settings).unwrap();
+        let a = Array::from_slice(&[1.0_f32; 8], &[8]);
+        let launch = Launch { scalars: &[3], blocks: 2, threads: 32, shared_bytes: 0 };
+        let output: (&[i32], Dtype) = (&[1], Dtype::Float32);
+        // SAFETY: nothing runs without Metal.
+        let refused = unsafe { kernel.call(&[&a], &[output], launch) }.unwrap_err();
+        assert!(refused.to_string().contains("mlx"), "MLX itself refuses: {refused}");
+        assert!(!metal::is_known() || is_known(), "a GPU that nobody knows");
+    }
+}

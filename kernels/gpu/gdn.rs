@@ -10,8 +10,30 @@ use crate::error::Result;
 
 const SOURCE: Source = Source {
     name: "gdn_verify",
-    text: concat!(include_str!("scalar.cu"), include_str!("gdn_verify.cu")),
+    cuda: concat!(
+        include_str!("scalar.cu"),
+        include_str!("gdn_sizes.cu"),
+        include_str!("gdn_verify.cu")
+    ),
+    metal: include_str!("gdn_verify.metal"),
+    inputs: &["proj", "taps", "decay", "dt_bias", "gain", "rows", "state", "window", "after"],
+    output: "y",
 };
+/// The same for calls with long prompts.
+const CHUNKED: Source = Source {
+    name: "gdn_chunked",
+    cuda: concat!(
+        include_str!("scalar.cu"),
+        include_str!("gdn_sizes.cu"),
+        include_str!("gdn_chunked.cu"),
+        include_str!("gdn_verify.cu")
+    ),
+    ..SOURCE
+};
+/// Tokens from which on a prompt is long, as the source has it.
+pub const LONG: usize = 64;
+/// `ChunkRoom` of the source, in floats.
+const CHUNK_ROOM: usize = 128 * 132 + 64 * 132 + 2 * 32 * 136 + 2 * 32 * 36 + 2 * 32;
 /// The only width of a head that the kernel knows.
 pub const HEAD_DIM: usize = 128;
 /// Numbers that tell a row.
@@ -21,6 +43,8 @@ pub const ROW_INTS: usize = 6;
 #[derive(Debug)]
 pub struct FusedGdn {
     kernel: Rc<Kernel>,
+    /// Where the device has what it takes.
+    chunked: Option<Rc<Kernel>>,
     value_heads: usize,
     dtype: Dtype,
     eps: f32,
@@ -67,8 +91,13 @@ impl FusedGdn {
         let floats = |values: &[f32]| Array::from_slice(values, &[values.len() as i32]);
         let parameters =
             [floats(&taps), floats(&decay), floats(p.dt_bias), floats(p.gain).as_dtype(dtype)?];
+        let kernel = |source: &Source, chunked: bool| {
+            let chunked = ("CHUNKED", i32::from(chunked).to_string());
+            gpu.kernel(source, &[&settings[..], &[chunked]].concat())
+        };
         Ok(Self {
-            kernel: gpu.kernel(&SOURCE, &settings)?,
+            kernel: kernel(&SOURCE, false)?,
+            chunked: cfg!(target_os = "linux").then(|| kernel(&CHUNKED, true)).transpose()?,
             value_heads: p.value_heads,
             dtype,
             eps: p.eps,
@@ -78,26 +107,29 @@ impl FusedGdn {
 
     /// `proj [M, q|k|v|z|b|a]` → `[M, Hv·Dv]`; `state` and `window` are written in place, before
     /// the result is read; `after` is the result of the call before. `meta` holds [`ROW_INTS`]
-    /// numbers a row.
+    /// numbers a row; `long` says that a prompt of at least [`LONG`] tokens is among them.
     ///
     /// # Errors
     /// When MLX refuses.
     pub fn mix(
         &self,
         proj: &Array,
-        (meta, rows): (&Array, usize),
+        (meta, rows, long): (&Array, usize, bool),
         [state, window, after]: [&Array; 3],
     ) -> Result<Array> {
         let [taps, decay, dt_bias, gain] = &self.parameters;
+        let chunked = self.chunked.as_ref().filter(|_| long);
         let launch = Launch {
             scalars: &[self.eps.to_bits() as i32],
             blocks: rows * self.value_heads,
             threads: 4 * HEAD_DIM,
+            shared_bytes: chunked.map_or(0, |_| 4 * CHUNK_ROOM),
         };
+        let kernel = chunked.unwrap_or(&self.kernel);
         let shape = [proj.dim(0), (self.value_heads * HEAD_DIM) as i32];
         let inputs = [proj, taps, decay, dt_bias, gain, meta, state, window, after];
         // SAFETY: arrays have the sizes that the source names; the pool's owner keeps the order.
-        let [y] = unsafe { self.kernel.call(&inputs, [(&shape, self.dtype)], launch) }?;
+        let [y] = unsafe { kernel.call(&inputs, [(&shape, self.dtype)], launch) }?;
         Ok(y)
     }
 }

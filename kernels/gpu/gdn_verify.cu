@@ -2,7 +2,8 @@
 //
 // A row first folds the `keep` accepted tokens of its last cycle into the committed state, then
 // walks its new tokens. Old tokens are kept as they came out of the projection, so a replay is the
-// same computation as the first time, to the bit; and so is a token whatever its row's length.
+// same computation as the first time, to the bit; and so is a token of a row that is not a long
+// prompt, whatever its row's length. With SET_CHUNKED long prompts go the way of gdn_chunked.cu.
 //
 // proj [M, q | k | v | z | b | a]; taps f32 [4, C]; decay = −exp(A_log) and dt_bias f32 [HV];
 // gain [DV]; rows i32 [B, (slot, start, len, keep, commit, side)];
@@ -13,8 +14,7 @@
 // A block is a row and a value head. Thread 4·v + p holds state (v, 16·j + 4·p ..), j < 8.
 // Needs DK = DV = 128. SET_HK, SET_HV: heads. SET_T: tokens of a tape.
 
-constexpr int HK = SET_HK, HV = SET_HV, D = 128, ROWS = 3 + SET_T;
-constexpr int C = (2 * HK + HV) * D, WIDE = C + 2 * HV, PROJ = C + HV * D + 2 * HV;
+constexpr int ROWS = 3 + SET_T, WIDE = C + 2 * HV;
 constexpr int THREADS = 4 * D, CHUNK = 8;
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
@@ -33,27 +33,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   u16* next = window + (2 * slot + 1 - row[5]) * side;
   const int total = keep + len;
   // Column `c` of the window for input `e`, counted from the oldest.
-  auto input = [&](int e, int c) {
-    if (e < 3 + keep) return old[static_cast<size_t>(e) * WIDE + c];
+  auto at = [&](int e, int c) {
+    if (e < 3 + keep) return old + static_cast<size_t>(e) * WIDE + c;
     const size_t from = static_cast<size_t>(start + e - 3 - keep) * PROJ;
-    return proj[from + (c < C ? c : c + HV * D)];
+    return proj + from + (c < C ? c : c + HV * D);
   };
+  auto input = [&](int e, int c) { return *at(e, c); };
   // Channel of this block's q, k or v.
   auto channel = [&](int i) {
     const int at = i % D;
     return i < D ? key_head * D + at : i < 2 * D ? (HK + key_head) * D + at
                                                  : (2 * HK + head) * D + at;
-  };
-
-  const int v = thread / 4, p = thread % 4;
-  float4* held = reinterpret_cast<float4*>(
-      state + ((static_cast<size_t>(slot) * HV + head) * D + v) * D) + p;
-  float4 s[8];
-#pragma unroll
-  for (int j = 0; j < 8; ++j) s[j] = held[4 * j];
-  auto store = [&]() {
-#pragma unroll
-    for (int j = 0; j < 8; ++j) held[4 * j] = s[j];
   };
 
   // A committed row keeps its last three inputs, a verified one all that it may have to replay.
@@ -66,6 +56,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int c = C + (thread - 3 * D) * HV + head;
     for (int j = 3; j < kept; ++j) next[static_cast<size_t>(j) * WIDE + c] = input(first + j, c);
   }
+
+#if SET_CHUNKED
+  if (commit && total >= LONG) {
+    float* own = state + (static_cast<size_t>(slot) * HV + head) * D * D;
+    walk_chunks(total, keep, start, head, at, taps, decay[head], dt_bias[head], gain, own, proj, y,
+                __int_as_float(eps_bits));
+    return;
+  }
+#endif
+  const int v = thread / 4, p = thread % 4;
+  float4* held = reinterpret_cast<float4*>(
+      state + ((static_cast<size_t>(slot) * HV + head) * D + v) * D) + p;
+  float4 s[8];
+#pragma unroll
+  for (int j = 0; j < 8; ++j) s[j] = held[4 * j];
+  auto store = [&]() {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) held[4 * j] = s[j];
+  };
 
   for (int base = 0; base < total; base += CHUNK) {
     const int n = min(CHUNK, total - base);

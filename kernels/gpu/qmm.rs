@@ -7,18 +7,27 @@ use mlx_rs::{Array, Dtype};
 
 use super::Gpu;
 use super::device::{Kernel, Launch, Source};
-use super::layout::{Form, TILE};
+use super::layout::Form;
 use crate::error::Result;
 use crate::linear::Ids;
 
-/// Rows of x that one tile of the tensor cores takes.
-const ROWS: usize = 8;
 /// Most rows of x for which the kernel is used; beyond, a library multiplies the unpacked matrix.
 pub const ROWS_MAX: usize = 64;
 
-const SOURCE: Source = Source { name: "verify_qmm", text: include_str!("verify_qmm.cu") };
-const UNPACK: Source =
-    Source { name: "rows", text: concat!(include_str!("scalar.cu"), include_str!("rows.cu")) };
+const SOURCE: Source = Source {
+    name: "verify_qmm",
+    cuda: include_str!("verify_qmm.cu"),
+    metal: include_str!("verify_qmm.metal"),
+    inputs: &["words", "sides", "x", "residual"],
+    output: "y",
+};
+const UNPACK: Source = Source {
+    name: "rows",
+    cuda: concat!(include_str!("scalar.cu"), include_str!("rows.cu")),
+    metal: include_str!("rows.metal"),
+    inputs: &["words", "sides", "ids"],
+    output: "y",
+};
 
 /// What becomes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,24 +43,28 @@ pub enum Ending {
 /// How a kernel takes so many rows of x.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
-    /// Tiles of rows.
+    /// Most rows of x of a block.
     rows: usize,
-    /// Tiles of outputs of a block.
-    outputs: usize,
     /// Steps on their way from memory.
     depth: usize,
     /// Blocks that a multiprocessor is to hold.
     blocks: usize,
 }
 
-/// For up to 8 rows, 16, and more.
-fn shapes(form: &Form) -> [Shape; 3] {
-    let shape = |rows, blocks| Shape { rows, outputs: 1, depth: 2, blocks };
-    if form.parts() == 8 {
-        return [shape(1, 2), shape(2, 2), shape(2, 2)];
-    }
-    let many = if form.is_wide() { shape(4, 3) } else { shape(2, 4) };
-    [shape(1, 5), shape(2, 4), many]
+/// By their rows, ascending; the last for any number.
+fn shapes(form: &Form) -> Vec<Shape> {
+    let shape = |(rows, blocks)| Shape { rows, depth: 2, blocks };
+    let known: &[(usize, usize)] = if cfg!(target_os = "macos") {
+        // Without tensor cores every row is work of its own.
+        &[(1, 0), (2, 0), (4, 0), (8, 0)]
+    } else if form.parts() == 8 {
+        &[(8, 2), (16, 2)]
+    } else if form.is_wide() {
+        &[(8, 5), (16, 4), (32, 3)]
+    } else {
+        &[(8, 5), (16, 4)]
+    };
+    known.iter().copied().map(shape).collect()
 }
 
 /// An affine matrix on the device, packed for the kernel.
@@ -61,9 +74,9 @@ pub struct PackedMatrix {
     words: Array,
     sides: Array,
     dtype: Dtype,
-    shapes: [Shape; 3],
+    shapes: Vec<Shape>,
     /// By shape, for `Plain` or `Gated`, and for `Add` unless gated.
-    kernels: Vec<[Rc<Kernel>; 3]>,
+    kernels: Vec<Vec<Rc<Kernel>>>,
     gated: bool,
     gather: Rc<Kernel>,
     unpack: Rc<Kernel>,
@@ -81,10 +94,9 @@ impl PackedMatrix {
             if gated { &[Ending::Gated] } else { &[Ending::Plain, Ending::Add] };
         let kernels = endings
             .iter()
-            .map(|&ending| -> Result<[Rc<Kernel>; 3]> {
-                let [a, b, c] =
-                    shapes.map(|shape| gpu.kernel(&SOURCE, &settings(&form, dtype, shape, ending)));
-                Ok([a?, b?, c?])
+            .map(|&ending| {
+                let kernel = |s: &Shape| gpu.kernel(&SOURCE, &settings(&form, dtype, *s, ending));
+                shapes.iter().map(kernel).collect()
             })
             .collect::<Result<_>>()?;
         let rows = |all: bool| gpu.kernel(&UNPACK, &rows_settings(&form, dtype, all));
@@ -108,14 +120,14 @@ impl PackedMatrix {
         if m > ROWS_MAX {
             return self.apply_unpacked(x, residual);
         }
-        let at = m.div_ceil(ROWS).min(self.shapes.len()) - 1;
-        let shape = self.shapes[at];
+        let last = self.shapes.len() - 1;
+        let at = self.shapes.iter().position(|shape| m <= shape.rows).unwrap_or(last);
         let f = &self.form;
-        let tiles = f.rows.div_ceil(TILE).div_ceil(shape.outputs);
         let launch = Launch {
             scalars: &[m as i32, f.rows as i32, f.cols as i32],
-            blocks: tiles * m.div_ceil(shape.rows * ROWS),
-            threads: 32 * f.parts() * shape.outputs,
+            blocks: f.tiles() * m.div_ceil(self.shapes[at].rows),
+            threads: 32 * f.parts(),
+            shared_bytes: 0,
         };
         let out = if self.gated { f.rows / 2 } else { f.rows };
         let out = [m as i32, out as i32];
@@ -171,6 +183,7 @@ impl PackedMatrix {
             scalars: &[count as i32, cols as i32],
             blocks: (count * cols / 8).div_ceil(256),
             threads: 256,
+            shared_bytes: 0,
         };
         let shape = [count as i32, cols as i32];
         // SAFETY: the arrays have the sizes that the form names; ids are tokens of the vocabulary.
@@ -191,8 +204,7 @@ fn settings(
         ("TYPE", super::scalar(dtype)),
         ("BITS", form.bits.to_string()),
         ("SUBS", form.subs().to_string()),
-        ("NT", shape.rows.to_string()),
-        ("NW", shape.outputs.to_string()),
+        ("ROWS", shape.rows.to_string()),
         ("PARTS", form.parts().to_string()),
         ("DEPTH", depth.to_string()),
         ("BLOCKS", shape.blocks.to_string()),

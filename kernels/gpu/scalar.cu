@@ -15,7 +15,7 @@ struct Brain {
   }
 };
 
-#ifdef __CUDA_ARCH__
+#ifdef __CUDACC__
 struct Half {
   static __device__ __forceinline__ float widen(u16 bits) {
     float value;

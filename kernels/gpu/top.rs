@@ -13,8 +13,13 @@ pub const KEPT: usize = 64;
 /// Numbers of a row: how many were found, ids, bits of logits.
 const WIDTH: usize = 1 + 2 * KEPT;
 
-const SOURCE: Source =
-    Source { name: "top", text: concat!(include_str!("scalar.cu"), include_str!("top.cu")) };
+const SOURCE: Source = Source {
+    name: "top",
+    cuda: concat!(include_str!("scalar.cu"), include_str!("top.cu")),
+    metal: include_str!("top.metal"),
+    inputs: &["logits"],
+    output: "out",
+};
 
 /// The largest logits of a row, ascending by id.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,10 +36,15 @@ pub struct Top {
 /// When MLX refuses.
 pub fn search(gpu: &Gpu, logits: &Array) -> Result<Option<Array>> {
     let known = logits.dim(1) % 8 == 0 && logits.dim(1) >= 1024;
-    if !known || !gpu.serves(logits.dtype()) || !gpu.passed("top", || run(gpu, logits.dtype())) {
+    if !known || !serves(gpu, logits.dtype()) {
         return Ok(None);
     }
     add(gpu, logits).map(Some)
+}
+
+/// Whether the kernel serves logits of this type here; it is tried once.
+pub(super) fn serves(gpu: &Gpu, dtype: Dtype) -> bool {
+    gpu.serves(dtype) && gpu.passed("top", || run(gpu, dtype))
 }
 
 /// The rows of an evaluated search; `None` if one had too many equal logits to tell.
@@ -54,7 +64,8 @@ fn add(gpu: &Gpu, logits: &Array) -> Result<Array> {
     let settings = [("TYPE", super::scalar(logits.dtype())), ("K", KEPT.to_string())];
     let kernel = gpu.kernel(&SOURCE, &settings)?;
     let (rows, vocab) = (logits.dim(0), logits.dim(1));
-    let launch = Launch { scalars: &[vocab], blocks: rows as usize, threads: 1024 };
+    let launch =
+        Launch { scalars: &[vocab], blocks: rows as usize, threads: 1024, shared_bytes: 0 };
     let shape = [rows, WIDTH as i32];
     // SAFETY: the vocabulary is a multiple of 8; a row without a result says so.
     let [found] = unsafe { kernel.call(&[logits], [(&shape, Dtype::Int32)], launch) }?;

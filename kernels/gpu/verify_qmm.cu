@@ -1,17 +1,16 @@
 // verify_qmm: y [M, N] = x [M, K] · Wᵀ for affine 4- and 8-bit W, fp32 accumulation.
 //
-// A warp computes 32 outputs for 8·NT rows of x over a part of K, which it walks in steps of 64.
-// PARTS warps of a block divide K, and their sums are added in the order of the warps. Neither the
-// division nor any order depends on M, so a row's result is the same, to the bit, whatever travels
-// with it. With many rows NW tiles of outputs share a block, so that x comes from the first cache.
+// A block is 32 outputs and 8·NT rows of x. PARTS warps divide K; each walks its part in steps of
+// 64, and their sums are added in the order of the warps. Neither the division nor any order depends
+// on M, so a row's result is the same, to the bit, whatever travels with it.
 //
 // W lies as layout.rs packs it: for every 32 outputs and every 64 of K what a warp needs for one
 // step, in the order in which its lanes take it, 16 bytes a lane.
 //
-// The tensor cores see codes, not weights. With q a 4-bit code, the bf16 of bits 0x4300 | q is
-// 128 + q, exactly; so a step yields P = Σ (128 + q) x, and W = scale·q + bias gives
-// y = scale·P + (bias − 128·scale)·Σ x, with Σ x from a product with ones. An 8-bit code is two
-// nibbles: 0x4500 | hi is 2048 + 16·hi, and both planes add into the same P.
+// The tensor cores see weights, made in registers: with q a 4-bit code, the bf16 of bits 0x4300 | q is
+// 128 + q, exactly; less 128, times scale, plus bias, it is W rounded once, two of them at a time.
+// So a warp's sums over K stay in the tensor cores' accumulators, whatever the groups. An 8-bit code
+// is two nibbles: 0x4500 | hi is 2048 + 16·hi, and the two halves of q add up exactly.
 //
 // It includes nothing: halves are bits here, and the run-time compiler needs no header.
 
@@ -20,13 +19,17 @@ namespace verify_qmm {
 typedef unsigned short u16;
 
 struct Brain {
-  static constexpr unsigned LOW = 0x43004300u, HIGH = 0x45004500u, ONES = 0x3f803f80u;
-  static constexpr float OFFSET4 = 128.0f, OFFSET8 = 2176.0f;
+  // Bits of 128 and 2048, under whose last places nibbles fit, of −128 and −2048, and of 1.
+  static constexpr unsigned LOW = 0x43004300u, HIGH = 0x45004500u;
+  static constexpr unsigned LESS_LOW = 0xc300c300u, LESS_HIGH = 0xc500c500u, ONES = 0x3f803f80u;
+  // a · b + c of pairs, each rounded once.
+  static __device__ __forceinline__ unsigned fma2(unsigned a, unsigned b, unsigned c) {
+    unsigned d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+  }
   static __device__ __forceinline__ float low(unsigned pair) {
     return __uint_as_float(pair << 16);
-  }
-  static __device__ __forceinline__ float high(unsigned pair) {
-    return __uint_as_float(pair & 0xffff0000u);
   }
   static __device__ __forceinline__ u16 round(float value) {
     u16 bits;
@@ -44,14 +47,18 @@ struct Brain {
 };
 
 struct Half {
-  static constexpr unsigned LOW = 0x64006400u, HIGH = 0x74007400u, ONES = 0x3c003c00u;
-  static constexpr float OFFSET4 = 1024.0f, OFFSET8 = 17408.0f;
+  static constexpr unsigned LOW = 0x64006400u, HIGH = 0x74007400u;
+  static constexpr unsigned LESS_LOW = 0xe400e400u, LESS_HIGH = 0xf400f400u, ONES = 0x3c003c00u;
+  static __device__ __forceinline__ unsigned fma2(unsigned a, unsigned b, unsigned c) {
+    unsigned d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+  }
   static __device__ __forceinline__ float low(unsigned pair) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(static_cast<u16>(pair & 0xffffu)));
     return value;
   }
-  static __device__ __forceinline__ float high(unsigned pair) { return low(pair >> 16); }
   static __device__ __forceinline__ u16 round(float value) {
     u16 bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
@@ -96,6 +103,10 @@ __device__ __forceinline__ unsigned pick(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
+// Both halves of a pair made its low one, or its high one.
+__device__ __forceinline__ unsigned twice_low(unsigned pair) { return __byte_perm(pair, 0, 0x1010); }
+__device__ __forceinline__ unsigned twice_high(unsigned pair) { return __byte_perm(pair, 0, 0x3232); }
+
 // What becomes of a sum: itself; the residual added; outputs in pairs 16 apart, silu(a)·b.
 enum Ending { PLAIN = 0, ADD = 1, GATED = 2 };
 
@@ -107,30 +118,92 @@ __device__ __forceinline__ float gated(float gate, float up) {
   return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, falling)), up);
 }
 
+// The pieces of x that a warp meets, step by step; 16 bytes a lane and piece. A row beyond the last
+// is anything: its results are dropped. Few rows come straight from memory, both halves of a step
+// at once.
+template <int NT>
+struct X {
+  const uint4* at;
+  unsigned rows[NT];
+  uint4 now[NT][2];
+
+  __device__ __forceinline__ X(const u16* x, int first, int m, int k, int from, int, int lane) {
+    at = reinterpret_cast<const uint4*>(x) + from * 8 + lane % 4;
+#pragma unroll
+    for (int t = 0; t < NT; ++t) rows[t] = min(first + 8 * t + lane / 4, m - 1) * (k / 8);
+  }
+  __device__ __forceinline__ void next(bool) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int t = 0; t < NT; ++t) now[t][i] = load_kept(at + rows[t] + 4 * i);
+    at += 8;
+  }
+  __device__ __forceinline__ uint4 piece(int t, int i) const { return now[t][i]; }
+};
+
+// Many rows would take too many registers: they wait in shared memory, two steps of a warp, of
+// which one is on its way. 8 lanes take a row's 128 bytes; the halves of odd rows change places, so
+// that no two lanes meet in a bank when fragments are read.
+extern __shared__ uint4 x_room[];
+
+template <>
+struct X<4> {
+  static constexpr int PIECES = 4 * 64;
+  const uint4* from;
+  unsigned stride, room;
+  int rows, side, read;
+
+  __device__ __forceinline__ X(const u16* x, int first, int m, int k, int step, int warp, int lane) {
+    const int row = lane / 8, piece = lane % 8;
+    from = reinterpret_cast<const uint4*>(x) + static_cast<size_t>(first + row) * (k / 8) +
+           step * 8 + piece;
+    stride = k / 2;
+    rows = m - first - row;
+    // Where it writes; a row is 128 bytes, and a lane has every fourth.
+    room = static_cast<unsigned>(__cvta_generic_to_shared(x_room + warp * 2 * PIECES)) +
+           (row * 8 + (piece ^ row % 2 * 4)) * 16;
+    read = warp * 2 * PIECES + lane / 4 * 8 + (lane % 4 ^ lane / 4 % 2 * 4);
+    side = 0;
+    bring(0);
+  }
+  __device__ __forceinline__ void bring(int to) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      if (4 * j < rows) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(room + (to * PIECES + 32 * j) * 16),
+                     "l"(from + j * stride));
+      }
+    }
+    asm volatile("cp.async.commit_group;");
+    from += 8;
+  }
+  __device__ __forceinline__ void next(bool more) {
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    __syncwarp();
+    side ^= 1;
+    if (more) bring(side);
+  }
+  __device__ __forceinline__ uint4 piece(int t, int i) const {
+    return x_room[(side ^ 1) * PIECES + (read ^ 4 * i) + 64 * t];
+  }
+};
+
 // SUBS: groups a step covers (2 when a group is 32, else 1). DEPTH: steps on their way from memory.
-template <typename H, int BITS, int SUBS, int NT, int NW, int PARTS, int DEPTH, int END>
+template <typename H, int BITS, int SUBS, int NT, int PARTS, int DEPTH, int END>
 __device__ __forceinline__ void block(const unsigned* words, const u16* scales, const u16* x,
                                       const u16* residual, u16* y, int m, int n, int k) {
   constexpr int PLANES = BITS / 4;
   constexpr int LOADS = 2 * PLANES;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int row = lane / 4, quad = lane % 4;
-  const int chunks = (m + 8 * NT - 1) / (8 * NT), tiles = (n + 31) / 32, steps = k / 64;
-  const int first = blockIdx.x % chunks * 8 * NT, tile0 = blockIdx.x / chunks * NW;
-  // A tile beyond the last is computed as the last one and its result dropped.
-  const int tile = min(tile0 + warp / PARTS, tiles - 1);
-  const int part = warp % PARTS;
-  const int from = steps * part / PARTS, to = steps * (part + 1) / PARTS;
+  const int chunks = (m + 8 * NT - 1) / (8 * NT), steps = k / 64;
+  const int first = blockIdx.x % chunks * 8 * NT, tile = blockIdx.x / chunks;
+  const int from = steps * warp / PARTS, to = steps * (warp + 1) / PARTS;
   const size_t at = static_cast<size_t>(tile) * steps + from;
   const uint4* w = reinterpret_cast<const uint4*>(words) + at * (LOADS * 32) + lane;
   const uint4* s = reinterpret_cast<const uint4*>(scales) + at * (SUBS * 8) + row;
-  // A row of x beyond the last is read as the last one and its result dropped.
-  const uint4* xs[NT];
-#pragma unroll
-  for (int t = 0; t < NT; ++t) {
-    const int r = min(first + 8 * t + row, m - 1);
-    xs[t] = reinterpret_cast<const uint4*>(x + static_cast<size_t>(r) * k) + from * 8 + quad;
-  }
+  X<NT> xs(x, first, m, k, from, warp, lane);
 
   uint4 ring[DEPTH][LOADS], sides[DEPTH][SUBS];
   auto fetch = [&](int d) {
@@ -151,12 +224,12 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
   for (int t = 0; t < NT; ++t)
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum[t][i / 4][i % 4] = 0.0f;
-  const unsigned ones[4] = {H::ONES, H::ONES, H::ONES, H::ONES};
 
   for (int step = from; step < to; step += DEPTH) {
 #pragma unroll
     for (int d = 0; d < DEPTH; ++d) {
       if (step + d >= to) break;
+      xs.next(step + d + 1 < to);
       uint4 now[LOADS], side[SUBS];
 #pragma unroll
       for (int i = 0; i < LOADS; ++i) now[i] = ring[d][i];
@@ -164,58 +237,51 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
       for (int i = 0; i < SUBS; ++i) side[i] = sides[d][i];
       if (step + d + DEPTH < to) fetch(d);
 #pragma unroll
-      for (int sub = 0; sub < SUBS; ++sub) {
-        constexpr int QUARTERS = 4 / SUBS;
-        float product[NT][2][4] = {}, total[NT][4] = {};
+      for (int i = 0; i < 2; ++i) {
+        // 8 of K a lane: which ones is layout.rs's affair and the same for W.
+        uint4 b[NT];
 #pragma unroll
-        for (int i = 0; i < QUARTERS / 2; ++i) {
-          // 8 of K a lane: which ones is layout.rs's affair and the same for W.
-          uint4 b[NT];
+        for (int t = 0; t < NT; ++t) b[t] = xs.piece(t, i);
 #pragma unroll
-          for (int t = 0; t < NT; ++t) b[t] = load_kept(xs[t] + d * 8 + 4 * (sub + i));
+        for (int h = 0; h < 2; ++h) {
+          // Of the fragment's rows g and g + 8.
+          unsigned scale[2], bias[2];
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            const unsigned both = pick(side[SUBS == 2 ? i : 0], 2 * h + r);
+            scale[r] = twice_low(both), bias[r] = twice_high(both);
+          }
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
+            unsigned a[4];
+            spread(pick(now[h * PLANES], 2 * i + j), H::LOW, a);
 #pragma unroll
-            for (int h = 0; h < 2; ++h)
+            for (int r = 0; r < 4; ++r) a[r] = H::fma2(a[r], H::ONES, H::LESS_LOW);
+            if constexpr (PLANES == 2) {
+              unsigned high[4];
+              spread(pick(now[h * PLANES + 1], 2 * i + j), H::HIGH, high);
 #pragma unroll
-              for (int p = 0; p < PLANES; ++p) {
-                unsigned a[4];
-                spread(pick(now[h * PLANES + p], sub * QUARTERS + 2 * i + j),
-                       p == 0 ? H::LOW : H::HIGH, a);
-#pragma unroll
-                for (int t = 0; t < NT; ++t)
-                  H::mma(product[t][h], a, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
+              for (int r = 0; r < 4; ++r) {
+                a[r] = H::fma2(H::fma2(high[r], H::ONES, H::LESS_HIGH), H::ONES, a[r]);
               }
-#pragma unroll
-            for (int t = 0; t < NT; ++t)
-              H::mma(total[t], ones, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
-          }
-        }
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {
-          const unsigned both = pick(side[sub], r);
-          const float scale = H::low(both);
-          const float bias = fmaf(-(BITS == 4 ? H::OFFSET4 : H::OFFSET8), scale, H::high(both));
-#pragma unroll
-          for (int t = 0; t < NT; ++t)
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-              const int h = r / 2, i = 2 * (r % 2) + c;
-              sum[t][h][i] = fmaf(scale, product[t][h][i], sum[t][h][i]);
-              sum[t][h][i] = fmaf(bias, total[t][c], sum[t][h][i]);
             }
+#pragma unroll
+            for (int r = 0; r < 4; ++r) a[r] = H::fma2(a[r], scale[r % 2], bias[r % 2]);
+#pragma unroll
+            for (int t = 0; t < NT; ++t) {
+              H::mma(sum[t][h], a, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
+            }
+          }
         }
       }
     }
     w += DEPTH * LOADS * 32;
     s += DEPTH * SUBS * 8;
-#pragma unroll
-    for (int t = 0; t < NT; ++t) xs[t] += DEPTH * 8;
   }
 
   // Sums of the warps, added in order.
-  constexpr int COLUMN = 36, THREADS = 32 * PARTS * NW;
-  __shared__ float parts[PARTS * NW][8 * COLUMN];
+  constexpr int COLUMN = 36, THREADS = 32 * PARTS;
+  __shared__ float parts[PARTS][8 * COLUMN];
 #pragma unroll
   for (int t = 0; t < NT; ++t) {
     if (t > 0) __syncthreads();
@@ -226,28 +292,28 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
       here[(2 * quad + i % 2) * COLUMN + out] = sum[t][i / 4][i % 4];
     }
     __syncthreads();
-    auto whole = [&](int nw, int column, int out) {
+    auto whole = [&](int column, int out) {
       float total = 0.0f;
 #pragma unroll
-      for (int v = 0; v < PARTS; ++v) total += parts[nw * PARTS + v][column * COLUMN + out];
+      for (int v = 0; v < PARTS; ++v) total += parts[v][column * COLUMN + out];
       return total;
     };
     if constexpr (END == GATED) {
-      for (int i = threadIdx.x; i < NW * 128; i += THREADS) {
-        const int out = i % 16, column = i / 16 % 8, nw = i / 128;
-        const int r = first + 8 * t + column, c = 16 * (tile0 + nw) + out;
+      for (int i = threadIdx.x; i < 128; i += THREADS) {
+        const int out = i % 16, column = i / 16;
+        const int r = first + 8 * t + column, c = 16 * tile + out;
         if (r < m && 2 * c < n) {
-          const float value = gated(whole(nw, column, out), whole(nw, column, out + 16));
+          const float value = gated(whole(column, out), whole(column, out + 16));
           y[static_cast<size_t>(r) * (n / 2) + c] = H::round(value);
         }
       }
     } else {
-      for (int i = threadIdx.x; i < NW * 256; i += THREADS) {
-        const int out = i % 32, column = i / 32 % 8, nw = i / 256;
-        const int r = first + 8 * t + column, c = 32 * (tile0 + nw) + out;
+      for (int i = threadIdx.x; i < 256; i += THREADS) {
+        const int out = i % 32, column = i / 32;
+        const int r = first + 8 * t + column, c = 32 * tile + out;
         if (r < m && c < n) {
           const size_t to_y = static_cast<size_t>(r) * n + c;
-          float value = whole(nw, column, out);
+          float value = whole(column, out);
           if constexpr (END == ADD) value += H::low(residual[to_y]);
           y[to_y] = H::round(value);
         }
@@ -259,7 +325,7 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
 }  // namespace verify_qmm
 
 #ifdef SET_NAME
-extern "C" __global__ void __launch_bounds__(32 * SET_PARTS * SET_NW, SET_BLOCKS)
+extern "C" __global__ void __launch_bounds__(32 * SET_PARTS, SET_BLOCKS)
     SET_NAME(const unsigned* words, const verify_qmm::u16* sides, const verify_qmm::u16* x,
 #if SET_END == 1
              const verify_qmm::u16* residual,
@@ -268,7 +334,7 @@ extern "C" __global__ void __launch_bounds__(32 * SET_PARTS * SET_NW, SET_BLOCKS
 #if SET_END != 1
   const verify_qmm::u16* residual = nullptr;
 #endif
-  verify_qmm::block<verify_qmm::SET_TYPE, SET_BITS, SET_SUBS, SET_NT, SET_NW, SET_PARTS, SET_DEPTH,
+  verify_qmm::block<verify_qmm::SET_TYPE, SET_BITS, SET_SUBS, SET_ROWS / 8, SET_PARTS, SET_DEPTH,
                     SET_END>(words, sides, x, residual, y, m, n, k);
 }
 #endif

@@ -1,38 +1,83 @@
-//! The GPU kernels' sources on the host: compiled as C++ with `gpu/host/device_on_host.h` in the
-//! place of CUDA, and run beside references in double precision.
+//! The GPU kernels' sources on the host: compiled as C++ with `gpu/host/cuda_on_host.h` or
+//! `metal_on_host.h` in the place of the device, and run beside references in double precision.
 
 use std::process::Command;
 
 use crate::house::folder;
 
 /// Compiles and runs a check of `gpu/host`; it fails the test by its exit code.
-fn run(check: &str) {
+fn run(check: &str, options: &[&str]) {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let out = tempfile::tempdir().unwrap();
     let program = out.path().join(check);
     let source = folder("kernels/gpu/host").join(format!("{check}.cpp"));
     let built = Command::new(compiler)
         .args(["-std=c++20", "-O1", "-w"])
+        .args(options)
         .arg(source)
         .arg("-o")
         .arg(&program)
         .status();
-    assert!(built.unwrap().success(), "{check} does not compile");
+    assert!(built.unwrap().success(), "{check} {options:?} does not compile");
     let ran = Command::new(program).output().unwrap();
-    assert!(ran.status.success(), "{check}: {}", String::from_utf8_lossy(&ran.stdout));
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{check} {options:?}: {said}");
+}
+
+/// Both kinds of source.
+fn run_both(check: &str) {
+    run(check, &[]);
+    run(check, &["-DMETAL"]);
 }
 
 #[test]
 fn gated_delta_rule_replays_what_was_accepted_and_goes_on() {
-    run("gdn");
+    run_both("gdn");
+}
+
+#[test]
+fn gated_delta_rule_in_chunks_is_the_rule_token_by_token() {
+    run("gdn", &["-DSET_CHUNKED=1"]);
 }
 
 #[test]
 fn attention_sees_every_key_of_its_row_and_no_other() {
-    run("attention");
+    run_both("attention");
 }
 
 #[test]
 fn the_largest_logits_are_found_and_ties_go_to_the_lowest_ids() {
-    run("top");
+    run_both("top");
+}
+
+#[test]
+fn products_of_metal_know_every_form_and_no_row_changes_another() {
+    for half in ["Brain", "Half"] {
+        for bits in [4, 8] {
+            for group in [32, 64, 128] {
+                let form = [
+                    format!("-DSET_TYPE={half}"),
+                    format!("-DSET_BITS={bits}"),
+                    format!("-DGROUP={group}"),
+                    format!("-DSET_PARTS={}", if group == 64 { 8 } else { 4 }),
+                ];
+                run("qmm", &form.each_ref().map(String::as_str));
+            }
+        }
+    }
+}
+
+/// What a compiler for Metal would say of address spaces, libclang says here.
+#[test]
+fn metal_sources_keep_their_address_spaces_apart() {
+    let host = folder("kernels/gpu/host");
+    for half in ["Brain", "Half"] {
+        let parsed = Command::new(folder(".native/venv/bin/python"))
+            .arg(host.join("parse.py"))
+            .arg(host.join("metal_types.cpp"))
+            .args(["-std=c++17", &format!("-DSET_TYPE={half}")])
+            .output()
+            .unwrap();
+        assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stdout));
+    }
 }

@@ -58,6 +58,17 @@ pub struct EngineInfo {
     pub mtp_absent: Option<String>,
     /// What it runs on, for people: device, numerics.
     pub device: String,
+    /// Its own kernels that were tried on this device.
+    pub kernels: Vec<Kernel>,
+}
+
+/// A kernel of the engine's own, beside which there is always a plain path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// What it computes, and for which form.
+    pub name: String,
+    /// Why it is switched off, if it is.
+    pub fault: Option<String>,
 }
 
 /// One step. Printable, comparable, replayable.

@@ -86,6 +86,7 @@ impl Scripted {
             depth_max: 4,
             mtp_absent: None,
             device: "scripted".into(),
+            kernels: Vec::new(),
         };
         Self::new(info, script)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mtplx_core::batch::RowEvent;
-use mtplx_core::engine::EngineInfo;
+use mtplx_core::engine::{EngineInfo, Kernel};
 use mtplx_core::guard::{Budget, Shortage};
 use mtplx_core::request::Finish;
 use serde_json::json;
@@ -35,6 +35,19 @@ async fn between_generations_requests_are_told_to_come_back() {
     assert_eq!(reply.status, 503);
     let message = reply.error()["message"].as_str().unwrap().to_owned();
     assert!(message.contains("the engine failed"), "{message}");
+}
+
+#[tokio::test]
+async fn health_names_the_kernels_that_are_switched_off() {
+    let kernel = |name: &str, fault: Option<&str>| Kernel {
+        name: name.into(),
+        fault: fault.map(Into::into),
+    };
+    let kernels = vec![kernel("top", None), kernel("gdn_verify", Some("the state is off by 1"))];
+    let with = EngineInfo { kernels, ..info() };
+    let handle = open(config(), with, says(&[&[464]], Some(Finish::Stop))).await;
+    let health = get(&handle, "/health").await.json();
+    assert_eq!(health, json!({"status": "ok", "kernels_switched_off": ["gdn_verify"]}));
 }
 
 #[tokio::test]

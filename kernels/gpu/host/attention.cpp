@@ -1,6 +1,4 @@
 // ragged_attention.cu beside softmax in double precision over a sequence's whole past.
-#include "device_on_host.h"
-
 #define SET_TYPE Brain
 #define SET_NQ 6
 #define SET_NKV 2
@@ -8,7 +6,31 @@
 #define SET_E 4
 #define SET_ROTARY 32
 #define SET_T 5
+#ifdef METAL
+#include "metal_on_host.h"
+#include "../scalar.metal"
+#include "entry/ragged_attention.h"
+typedef Scalar Stored;
+static void append(const Stored* proj, const Stored* q_gain, const Stored* k_gain,
+                   const float* inv_freq, const int* meta, Stored* keys, Stored* values,
+                   const void*, Stored* q, int m, int rows, int eps, int kv_only) {
+  const int scalars[] = {m, rows, eps, kv_only};
+  append(proj, q_gain, k_gain, inv_freq, meta, keys, values, nullptr, scalars, q);
+}
+static void attend(const Stored* q, const Stored* keys, const Stored* values, const int* meta,
+                   float* parts, int m, int rows, int spans, int first_key) {
+  const int scalars[] = {m, rows, spans, first_key};
+  attend(q, keys, values, meta, scalars, parts);
+}
+static void combine(const float* parts, const Stored* proj, const int* meta, Stored* y, int m,
+                    int rows, int spans, int first_key) {
+  const int scalars[] = {m, rows, spans, first_key};
+  combine(parts, proj, meta, scalars, y);
+}
+#else
+#include "cuda_on_host.h"
 #include "../scalar.cu"
+typedef u16 Stored;
 #define SET_PART 1
 #define SET_NAME append
 namespace first {
@@ -30,21 +52,26 @@ namespace second {
 namespace third {
 #include "../ragged_attention.cu"
 }
+using first::append;
+using second::attend;
 using namespace third;
+#endif
 
-constexpr int PAGES = 64, FIRST = 1, HALF = SET_ROTARY / 2;
+constexpr int PAGES = 64, FIRST = 1, TURNED = SET_ROTARY / 2;
 
 struct Row {
   int sequence, start, len, position;
 };
 
 int main() {
-  std::vector<u16> keys(PAGES * NKV * P * D, 0x7fc0), values(keys), q_gain(D), k_gain(D);
+  // What nobody wrote is no number.
+  const Stored NONE = narrow(NAN);
+  std::vector<Stored> keys(PAGES * NKV * P * D, NONE), values(keys), q_gain(D), k_gain(D);
   for (auto* gain : {&q_gain, &k_gain}) {
     for (auto& v : *gain) v = narrow(around(1, 0.2f));
   }
-  std::vector<float> inv_freq(HALF);
-  for (int i = 0; i < HALF; ++i) inv_freq[i] = std::pow(1e4f, -static_cast<float>(i) / HALF);
+  std::vector<float> inv_freq(TURNED);
+  for (int i = 0; i < TURNED; ++i) inv_freq[i] = std::pow(1e4f, -static_cast<float>(i) / TURNED);
   std::vector<int> pages[2];
   for (int i = 0; i < 32; ++i) {
     pages[0].push_back(31 - i);
@@ -61,7 +88,7 @@ int main() {
     int m = 0, longest = 1;
     for (const auto& r : call) m += r.len, longest = max(longest, r.position + r.len);
     const int rows = static_cast<int>(call.size()), spans = (longest + SPAN - 1) / SPAN;
-    std::vector<u16> proj(m * PROJ), q(m * NQ * D, 0x7fc0), y(m * NQ * D, 0x7fc0), kv;
+    std::vector<Stored> proj(m * PROJ), q(m * NQ * D, NONE), y(m * NQ * D, NONE), kv;
     for (auto& v : proj) v = narrow(around(0, 1));
     std::vector<int> meta, tokens(2 * m), listed;
     for (const auto& r : call) {
@@ -81,7 +108,7 @@ int main() {
       kv.insert(kv.end(), proj.begin() + t * PROJ + 2 * NQ * D, proj.begin() + (t + 1) * PROJ);
     }
     launch((m * (prompt ? 2 * NKV : NQ + 2 * NKV) + 3) / 4, 128, [&] {
-      first::append(prompt ? kv.data() : proj.data(), q_gain.data(), k_gain.data(),
+      append(prompt ? kv.data() : proj.data(), q_gain.data(), k_gain.data(),
                     inv_freq.data(), meta.data(), keys.data(), values.data(), nullptr, q.data(), m,
                     rows, bits_as<int>(1e-6f), prompt);
     });
@@ -97,23 +124,23 @@ int main() {
     if (prompt) continue;
     std::vector<float> parts(m * NQ * spans * (D + 2), NAN);
     launch(rows * NKV * spans, 256, [&] {
-      second::attend(q.data(), keys.data(), values.data(), meta.data(), parts.data(), m, rows,
+      attend(q.data(), keys.data(), values.data(), meta.data(), parts.data(), m, rows,
                      spans, FIRST);
     });
     launch((m * NQ + 3) / 4, 128, [&] {
-      third::combine(parts.data(), proj.data(), meta.data(), y.data(), m, rows, spans, FIRST);
+      combine(parts.data(), proj.data(), meta.data(), y.data(), m, rows, spans, FIRST);
     });
     for (const auto& r : call) {
       const auto& sequence = past[r.sequence];
-      auto rotated = [&](int at, int column, const std::vector<u16>& gain) {
+      auto rotated = [&](int at, int column, const std::vector<Stored>& gain) {
         std::vector<double> x(D);
         double squares = 0;
         for (int d = 0; d < D; ++d) x[d] = sequence[at][column + d], squares += x[d] * x[d];
         for (int d = 0; d < D; ++d) x[d] *= widen(gain[d]) / std::sqrt(squares / D + 1e-6);
-        for (int d = 0; d < HALF; ++d) {
-          const double angle = at * static_cast<double>(inv_freq[d]), a = x[d], b = x[d + HALF];
+        for (int d = 0; d < TURNED; ++d) {
+          const double angle = at * static_cast<double>(inv_freq[d]), a = x[d], b = x[d + TURNED];
           x[d] = a * std::cos(angle) - b * std::sin(angle);
-          x[d + HALF] = a * std::sin(angle) + b * std::cos(angle);
+          x[d + TURNED] = a * std::sin(angle) + b * std::cos(angle);
         }
         return x;
       };

@@ -1,16 +1,25 @@
 // top.cu beside a sort.
-#include "device_on_host.h"
-
 #define SET_TYPE Brain
-#define SET_NAME top
 #define SET_K 64
+#ifdef METAL
+#include "metal_on_host.h"
+#include "../scalar.metal"
+#include "entry/top.h"
+typedef Scalar Stored;
+static void run(const Stored* logits, int* out, int vocab) { top(logits, &vocab, out); }
+#else
+#include "cuda_on_host.h"
+#define SET_NAME top
 #include "../scalar.cu"
 #include "../top.cu"
+typedef u16 Stored;
+static void run(const Stored* logits, int* out, int vocab) { top(logits, out, vocab); }
+#endif
 
 int main() {
   constexpr int VOCAB = 20000, TRIED = 4;
   std::normal_distribution<float> normal(0, 3);
-  std::vector<u16> logits(TRIED * VOCAB);
+  std::vector<Stored> logits(TRIED * VOCAB);
   for (auto& v : logits) v = narrow(normal(random_bits));
   // One row of many ties, and one of so many that the kernel must say so.
   for (int i = 0; i < VOCAB; ++i) {
@@ -18,7 +27,7 @@ int main() {
     logits[3 * VOCAB + i] = narrow(1.0f);
   }
   std::vector<int> out(TRIED * (1 + 2 * K), 7);
-  launch(TRIED, THREADS, [&] { top(logits.data(), out.data(), VOCAB); });
+  launch(TRIED, THREADS, [&] { run(logits.data(), out.data(), VOCAB); });
   int wrong = out[3 * (1 + 2 * K)] != -1;
   for (int row = 0; row < TRIED - 1; ++row) {
     const int* found = out.data() + row * (1 + 2 * K);
@@ -30,7 +39,7 @@ int main() {
     std::sort(ids.begin(), ids.end());
     wrong += found[0] != K;
     for (int i = 0; i < K; ++i) {
-      wrong += found[1 + i] != ids[i] || __int_as_float(found[1 + K + i]) != logit(ids[i]);
+      wrong += found[1 + i] != ids[i] || bits_as<float>(found[1 + K + i]) != logit(ids[i]);
     }
   }
   expect_below("wrong", wrong, 0.5);

@@ -1,7 +1,7 @@
 //! A checkpoint of a full shape with random 4-bit weights: one stretch of noise that all matrices
 //! share on the host, each read as it would be from a file.
 
-use mtplx_kernels::checkpoint::{
+use crate::checkpoint::{
     AttentionShape, AttentionWeights, Bytes, Checkpoint, Dtype, Family, FeedForward, Format,
     GdnShape, GdnWeights, Layer, LayerKind, Linear, Mixer, Mlp, ModelConfig, MtpConfig, MtpWeights,
     NormEncoding, Quantization, Rope, RopeScaling, Tensor,
@@ -11,8 +11,17 @@ use rayon::prelude::*;
 const GROUP: usize = 64;
 const BITS: usize = 4;
 
-/// A shape by its published name.
-pub(crate) fn preset(name: &str, layers: Option<usize>) -> Option<ModelConfig> {
+/// Names of shapes: published ones, and one that a CPU computes in a moment.
+pub const PRESETS: [&str; 5] = ["qwen3.6-27b", "qwen3.5-9b", "qwen3.5-4b", "qwen3.5-0.8b", "small"];
+
+/// A shape by its name, with fewer or more layers if so wished.
+#[must_use]
+pub fn preset(name: &str, layers: Option<usize>) -> Option<ModelConfig> {
+    if name == "small" {
+        let mut config = preset("qwen3.5-0.8b", Some(layers.unwrap_or(8)))?;
+        config.vocab = 16_384;
+        return Some(config);
+    }
     let (hidden, count, ffn, value_heads, heads, kv_heads, tied) = match name {
         "qwen3.6-27b" => (5120, 64, 17408, 48, 24, 4, false),
         "qwen3.5-9b" => (4096, 32, 12288, 32, 16, 4, false),
@@ -41,7 +50,8 @@ pub(crate) fn preset(name: &str, layers: Option<usize>) -> Option<ModelConfig> {
 }
 
 /// Noise that all matrices share.
-pub(crate) struct Noise {
+#[derive(Debug)]
+pub struct Noise {
     words: &'static [u8],
     /// Pairs of bytes: bf16 around a fixed scale, and around −7.5 times it.
     scales: &'static [u8],
@@ -50,7 +60,8 @@ pub(crate) struct Noise {
 
 impl Noise {
     /// Enough for matrices of up to `elements`.
-    pub(crate) fn new(elements: usize) -> Self {
+    #[must_use]
+    pub fn new(elements: usize) -> Self {
         let mix = |i: usize| {
             let v =
                 (i as u64).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -88,7 +99,8 @@ impl Noise {
     }
 
     /// A layer of a kind.
-    pub(crate) fn layer(&self, c: &ModelConfig, kind: LayerKind) -> Layer {
+    #[must_use]
+    pub fn layer(&self, c: &ModelConfig, kind: LayerKind) -> Layer {
         let (h, a, g) = (c.hidden, &c.attention, &c.gdn);
         let mixer = match kind {
             LayerKind::Gdn => Mixer::Gdn(Box::new(GdnWeights {
@@ -120,7 +132,8 @@ impl Noise {
     }
 
     /// The whole model.
-    pub(crate) fn checkpoint(&self, config: &ModelConfig) -> Checkpoint {
+    #[must_use]
+    pub fn checkpoint(&self, config: &ModelConfig) -> Checkpoint {
         let (c, h) = (config.clone(), config.hidden);
         let layers: Vec<Layer> = c.layers.iter().map(|&kind| self.layer(&c, kind)).collect();
         let table = self.linear("embed_tokens", c.vocab, h);
@@ -149,7 +162,8 @@ impl Noise {
 }
 
 /// Bytes of packed weights that one pass reads, without the embedding.
-pub(crate) fn pass_bytes(c: &ModelConfig) -> f64 {
+#[must_use]
+pub fn pass_bytes(c: &ModelConfig) -> f64 {
     let (h, a, g) = (c.hidden, &c.attention, &c.gdn);
     let mixer = |kind: &LayerKind| match kind {
         LayerKind::Gdn => h * (g.channels() + 2 * g.values() + 2 * g.value_heads),

@@ -1,4 +1,4 @@
-// The constructs of CUDA that the kernels use, on the host. A thread is a fiber; blocks run one
+// The threads of a GPU on the host, and what the checks share. A thread is a fiber; blocks run one
 // after another; who waits for others yields, and a round goes on once all of them wait.
 #pragma once
 
@@ -15,30 +15,8 @@
 #include <random>
 #include <vector>
 
-#define __device__
-#define __global__
-#define __forceinline__ inline
-#define __shared__ static
-#define __launch_bounds__(...)
-#define __align__(n) __attribute__((aligned(n)))
-
 using std::max;
 using std::min;
-
-struct Place {
-  int x;
-};
-static Place threadIdx, blockIdx;
-
-struct float4 {
-  float x, y, z, w;
-};
-struct uint4 {
-  unsigned x, y, z, w;
-};
-static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
-  return {x, y, z, w};
-}
 
 template <typename To, typename From>
 static To bits_as(From from) {
@@ -47,63 +25,52 @@ static To bits_as(From from) {
   std::memcpy(&to, &from, sizeof to);
   return to;
 }
-static inline float __uint_as_float(unsigned bits) { return bits_as<float>(bits); }
-static inline float __int_as_float(int bits) { return bits_as<float>(bits); }
-static inline unsigned __float_as_uint(float value) { return bits_as<unsigned>(value); }
-static inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 
-enum Wait { NONE, WARP, BLOCK };
+enum Wait { NOTHING, WARP, BLOCK };
 
 struct Fiber {
   ucontext_t at;
   std::unique_ptr<char[]> stack;
-  Wait wait = NONE;
+  Wait wait = NOTHING;
   bool over = false;
-  float given = 0.0f;
+  uint32_t given = 0;
+  const float* shown = nullptr;
 };
 
 static std::vector<Fiber> fibers;
 static ucontext_t home;
-static int running;
+static int running_thread, running_block;
 static std::function<void()> body;
 
 static void wait_for(Wait what) {
-  fibers[running].wait = what;
-  swapcontext(&fibers[running].at, &home);
+  fibers[running_thread].wait = what;
+  swapcontext(&fibers[running_thread].at, &home);
 }
-static inline void __syncthreads() { wait_for(BLOCK); }
-static inline void __syncwarp() { wait_for(WARP); }
 
-static inline float of_lane(float value, int lane) {
-  fibers[running].given = value;
+// What a lane of the same group of 32 gives.
+template <typename T>
+static T of_lane(T value, int lane) {
+  static_assert(sizeof value == sizeof fibers[running_thread].given);
+  std::memcpy(&fibers[running_thread].given, &value, sizeof value);
   wait_for(WARP);
-  const float found = fibers[running / 32 * 32 + lane].given;
+  const T found = bits_as<T>(fibers[running_thread / 32 * 32 + lane].given);
   wait_for(WARP);
   return found;
 }
-static inline float __shfl_xor_sync(unsigned, float value, int flip) {
-  return of_lane(value, running % 32 ^ flip);
-}
-static inline float __shfl_sync(unsigned, float value, int lane) { return of_lane(value, lane); }
 
-static inline int __syncthreads_count(bool vote) {
-  fibers[running].given = vote;
-  wait_for(BLOCK);
-  int count = 0;
-  for (const auto& fiber : fibers) count += fiber.given != 0.0f;
-  wait_for(BLOCK);
-  return count;
-}
-static inline int atomicAdd(int* at, int value) {
-  const int old = *at;
-  *at += value;
-  return old;
+// Has all lanes of a group of 32 show `numbers`, and calls f while they do.
+template <typename F>
+static void while_shown(const float* numbers, const F& f) {
+  fibers[running_thread].shown = numbers;
+  wait_for(WARP);
+  f([](int lane) { return fibers[running_thread / 32 * 32 + lane].shown; });
+  wait_for(WARP);
 }
 
 static void begin() {
   body();
-  fibers[running].over = true;
-  swapcontext(&fibers[running].at, &home);
+  fibers[running_thread].over = true;
+  swapcontext(&fibers[running_thread].at, &home);
 }
 
 // Lets fibers first..last go on if all of them that are not over wait for `what`.
@@ -114,14 +81,14 @@ static bool release(int first, int last, Wait what) {
     if (fibers[i].wait != what) return false;
     any = true;
   }
-  for (int i = first; i < last; ++i) fibers[i].wait = NONE;
+  for (int i = first; i < last; ++i) fibers[i].wait = NOTHING;
   return any;
 }
 
 static void launch(int blocks, int threads, std::function<void()> kernel) {
   constexpr size_t STACK = 1 << 16;
   body = std::move(kernel);
-  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
+  for (running_block = 0; running_block < blocks; ++running_block) {
     fibers = std::vector<Fiber>(threads);
     for (auto& fiber : fibers) {
       fiber.stack.reset(new char[STACK]);
@@ -131,10 +98,9 @@ static void launch(int blocks, int threads, std::function<void()> kernel) {
       makecontext(&fiber.at, begin, 0);
     }
     for (bool over = false; !over;) {
-      for (running = 0; running < threads; ++running) {
-        if (fibers[running].over || fibers[running].wait != NONE) continue;
-        threadIdx.x = running;
-        swapcontext(&home, &fibers[running].at);
+      for (running_thread = 0; running_thread < threads; ++running_thread) {
+        if (fibers[running_thread].over || fibers[running_thread].wait != NOTHING) continue;
+        swapcontext(&home, &fibers[running_thread].at);
       }
       bool released = false;
       for (int warp = 0; warp < threads; warp += 32) released |= release(warp, warp + 32, WARP);

@@ -1,0 +1,10 @@
+// gdn_verify.metal under the signature that MLX would write.
+#undef BODY
+#include "../../gdn_verify.metal"
+#define BODY
+static void gdn(const device Scalar* proj, const device float* taps, const device float* decay,
+                const device float* dt_bias, const device Scalar* gain, const device int* rows,
+                const device float* state, const device Scalar* window, const device Scalar* after,
+                const constant int* scalars, device Scalar* y) {
+#include "../../gdn_verify.metal"
+}

@@ -1,0 +1,10 @@
+//! Models of a full shape with random weights, what their single blocks cost, and the machine under
+//! them: for benches, which need no checkpoint to tell how fast one would be.
+
+mod blocks;
+mod device;
+mod random;
+
+pub use blocks::{BlockTime, bandwidth, blocks};
+pub use device::{device_name, mlx_version};
+pub use random::{Noise, PRESETS, pass_bytes, preset};
