@@ -246,8 +246,8 @@ inventory! {
         "Times the thermal actor was started anew.");
     ENGINE_INFO = metric(Gauge, Info, "mtplx_engine_info", "What the engine is.").by(&ENGINE);
     KERNEL_ENABLED = metric(Gauge, Ratio, "mtplx_kernel_enabled_ratio",
-        "1 for a kernel of the engine's own that passed its trial on this device, 0 for one that is \
-         switched off.").by(&[axis("kernel", &[])]);
+        "1 for a kernel of the engine's own that passed its trial on this device, 0 for one \
+         that is switched off.").by(&[axis("kernel", &[])]);
     BUILD_INFO = metric(Gauge, Info, "mtplx_build_info",
         "What was built.").by(&[axis("version", &[])]);
 }

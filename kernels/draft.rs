@@ -106,6 +106,12 @@ impl DraftIds {
         Self { vocab, low, skipped: vocab - kept }
     }
 
+    /// Tokens of the vocabulary.
+    #[must_use]
+    pub fn vocab(self) -> usize {
+        self.vocab
+    }
+
     /// Whether every token has a row.
     #[must_use]
     pub fn are_all(self) -> bool {

@@ -14,6 +14,7 @@ use device::{Kernel as Compiled, Launch, Source};
 
 pub mod attention;
 pub mod device;
+pub mod draw;
 pub mod gdn;
 pub mod layout;
 pub mod qmm;
@@ -136,7 +137,7 @@ impl Gpu {
 pub fn tried(dtype: Dtype) -> Vec<Kernel> {
     let gpu = gpu();
     // The others were, with the layers that they serve.
-    top::serves(&gpu, dtype);
+    draw::serves(&gpu, dtype);
     let trials = gpu.trials.borrow();
     trials.iter().map(|(name, fault)| Kernel { name: name.clone(), fault: fault.clone() }).collect()
 }

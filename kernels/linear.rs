@@ -173,7 +173,7 @@ impl Matrix {
 pub enum Ids {
     /// These.
     Known(Vec<u32>),
-    /// u32 [M], which the graph will give.
+    /// u32 or i32 [M], which the graph will give.
     Drawn(Array),
 }
 

@@ -202,15 +202,21 @@ impl Model {
         self.head.as_ref().unwrap_or(&self.embed).apply(hidden)
     }
 
-    /// Hidden states `[M, H]` of the MTP head → logits to draft from, and their tokens.
+    /// Hidden states `[M, H]` of the MTP head → logits of [`Self::draft_ids`].
     ///
     /// # Errors
     /// When MLX fails.
-    pub fn draft_logits(&self, hidden: &Array) -> Result<(Array, DraftIds)> {
+    pub fn draft_logits(&self, hidden: &Array) -> Result<Array> {
         match &self.draft_head {
-            Some(head) => Ok((head.logits(hidden)?, head.ids())),
-            None => Ok((self.logits(hidden)?, DraftIds::new(self.vocab, 1.0))),
+            Some(head) => head.logits(hidden),
+            None => self.logits(hidden),
         }
+    }
+
+    /// The tokens that drafts come from.
+    #[must_use]
+    pub fn draft_ids(&self) -> DraftIds {
+        self.draft_head.as_ref().map_or(DraftIds::new(self.vocab, 1.0), DraftHead::ids)
     }
 
     /// Folds the accepted part of a slot's tapes into its state.

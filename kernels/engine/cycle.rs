@@ -73,7 +73,7 @@ impl MlxEngine {
         }
         let mut sampled = Vec::new();
         if !feed.rows.is_empty() {
-            let tokens = feed.tokens(draws.tokens())?;
+            let tokens = feed.tokens(&draws.tokens())?;
             let hidden = self.model.trunk(&tokens, &feed.rows, &mut self.pools)?;
             let (verified, chunks) = feed.rows.split_at(verify.len());
             self.note_chunks(&hidden, &feed.words, chunks)?;
@@ -94,7 +94,7 @@ impl MlxEngine {
             }
         };
         let tails = self.slots.iter().filter_map(|s| s.tail.as_ref());
-        let wanted = asked.iter().map(Asked::array);
+        let wanted = asked.iter().map(Asked::array).chain(draws.arrays());
         Self::eval(&mut self.phases, wanted.chain(self.pools.arrays()).chain(tails))?;
         asked.map_or(Ok(Scores::None), Asked::read)
     }

@@ -64,10 +64,11 @@ impl MlxEngine {
     pub(super) fn draft_all(&mut self, rows: &mut [Drafted<'_>]) -> Result<Draws> {
         let mut draws = Draws::default();
         let Some(mut hidden) = self.first_draft(rows)? else { return Ok(draws) };
-        let in_graph = Draws::serve(self.place, rows);
+        let ids = self.model.draft_ids();
+        let in_graph = Draws::serve(self.place, ids, rows);
         let mut active: Vec<usize> = (0..rows.len()).filter(|&i| !rows[i].has_all()).collect();
         for step in 1.. {
-            let (logits, ids) = self.model.draft_logits(&hidden)?;
+            let logits = self.model.draft_logits(&hidden)?;
             if in_graph {
                 draws.add(rows, &active, (&logits, ids))?;
             } else {
@@ -103,7 +104,7 @@ impl MlxEngine {
                 let at = Range { position, keep: 0, commit: true };
                 feed.push_words(slot, &self.slots[slot], at, rows[i].words().last());
             }
-            let (before, tokens) = (take_rows(&hidden, &kept)?, feed.tokens(draws.tokens())?);
+            let (before, tokens) = (take_rows(&hidden, &kept)?, feed.tokens(&draws.tokens())?);
             hidden = self.model.draft(&before, &tokens, &feed.rows, &mut self.pools)?;
         }
         Ok(draws)

@@ -11,8 +11,11 @@ use mtplx_core::sample::{Dist, NotFinite, Sampling};
 use rayon::prelude::*;
 
 use super::drafts::{Drafted, is_little};
+use super::scores::is_content_with_top;
 use super::{Arc, Result};
 use crate::draft::DraftIds;
+use crate::gpu::draw::{self, Drawn};
+use crate::gpu::gpu;
 use crate::place::Place;
 
 /// A draft and what it was drawn from; or nothing, where the head gave nonsense.
@@ -21,17 +24,24 @@ pub(super) type Proposal = Result<(Token, Dist), NotFinite>;
 /// All drafts of a cycle that are on their way.
 #[derive(Default)]
 pub(super) struct Draws {
-    /// u32 [rows], one for every depth.
-    tokens: Vec<Array>,
-    told: Vec<Told>,
+    depths: Vec<Depth>,
     len: usize,
 }
 
-/// What the host will learn of one depth.
-struct Told {
+/// The drafts of one depth.
+struct Depth {
     /// Which verify rows.
     rows: Vec<usize>,
-    proposals: Arc<OnceLock<Vec<Proposal>>>,
+    /// u32 or i32 [rows].
+    tokens: Array,
+    told: Told,
+}
+
+/// Where the host will learn of them.
+enum Told {
+    #[cfg(target_os = "linux")]
+    Host(Arc<OnceLock<Vec<Proposal>>>),
+    Device(Drawn),
 }
 
 /// What a row's draw depends on besides its logits.
@@ -42,16 +52,20 @@ struct Draw {
 
 impl Draws {
     /// Whether these rows can be drawn for at `place` before the host has seen the drafts so far.
-    pub(super) fn serve(place: Place, rows: &[Drafted<'_>]) -> bool {
-        let plain = |s: &Sampling| !s.has_penalties() && s.grammar.is_none();
+    pub(super) fn serve(place: Place, ids: DraftIds, rows: &[Drafted<'_>]) -> bool {
+        let free = |s: &Sampling| !s.has_penalties() && s.grammar.is_none();
+        let mut all = rows.iter().map(|d| &d.row.request().sampling);
         match place {
             #[cfg(target_os = "linux")]
-            Place::Host => rows.iter().all(|d| plain(&d.row.request().sampling)),
-            Place::Mlx(_) => false,
+            Place::Host => all.all(free),
+            Place::Mlx(dtype) => {
+                let plain = all.all(|s| free(s) && is_content_with_top(s));
+                plain && ids.are_all() && draw::can(&gpu(), dtype, ids.vocab())
+            }
         }
     }
 
-    /// Draws the next draft of each row in `active` from its `logits`, fp32 [active, ids].
+    /// Draws the next draft of each row in `active` from its `logits`, [active, ids].
     ///
     /// # Errors
     /// When MLX fails.
@@ -61,41 +75,66 @@ impl Draws {
         active: &[usize],
         (logits, ids): (&Array, DraftIds),
     ) -> Result<()> {
-        let draws = active.iter().map(|&i| {
-            let Drafted { row, drawn, .. } = &rows[i];
-            let position = (row.tokens().len() + drawn.len()) as u64;
-            Draw { sampling: row.request().sampling.clone(), position }
-        });
-        let proposals = Arc::default();
-        self.tokens.push(in_graph(logits, ids, draws.collect(), Arc::clone(&proposals))?);
+        let draws: Vec<Draw> = active
+            .iter()
+            .map(|&i| {
+                let Drafted { row, drawn, .. } = &rows[i];
+                let position = (row.tokens().len() + drawn.len()) as u64;
+                Draw { sampling: row.request().sampling.clone(), position }
+            })
+            .collect();
+        let (tokens, told) = in_graph(logits, ids, draws)?;
         for (place, &i) in active.iter().enumerate() {
             rows[i].drawn.push(self.len + place);
         }
         self.len += active.len();
-        self.told.push(Told { rows: active.to_vec(), proposals });
+        self.depths.push(Depth { rows: active.to_vec(), tokens, told });
         Ok(())
     }
 
     /// The drafts, depth by depth.
-    pub(super) fn tokens(&self) -> &[Array] {
-        &self.tokens
+    pub(super) fn tokens(&self) -> Vec<Array> {
+        self.depths.iter().map(|depth| depth.tokens.clone()).collect()
     }
 
-    /// Once evaluated: tells every row its drafts, up to where its head gave nonsense; and all
-    /// tokens that were fed for it.
-    pub(super) fn settle(&self, rows: &mut [Drafted<'_>]) {
-        for (depth, told) in self.told.iter().enumerate() {
-            let proposals = told.proposals.get().map_or(&[][..], Vec::as_slice);
-            for (&i, proposal) in told.rows.iter().zip(proposals) {
+    /// What must be evaluated before [`Self::settle`].
+    pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.depths.iter().flat_map(|depth| match &depth.told {
+            #[cfg(target_os = "linux")]
+            Told::Host(_) => vec![&depth.tokens],
+            Told::Device(drawn) => drawn.arrays().to_vec(),
+        })
+    }
+
+    /// Tells every row its drafts, up to where its head gave nonsense; and all tokens that were fed
+    /// for it.
+    pub(super) fn settle(self, rows: &mut [Drafted<'_>]) {
+        for (at, depth) in self.depths.into_iter().enumerate() {
+            for (&i, (token, q)) in depth.rows.iter().zip(depth.told.read()) {
                 let row = &mut rows[i];
-                row.fed.push(token_of(proposal));
-                if let Ok((token, q)) = proposal
-                    && row.drafts.len() == depth
+                row.fed.push(token);
+                if let Ok(q) = q
+                    && row.drafts.len() == at
                 {
-                    row.drafts.push(*token);
-                    row.q.push(q.clone());
+                    row.drafts.push(token);
+                    row.q.push(q);
                 }
             }
+        }
+    }
+}
+
+impl Told {
+    /// The tokens that were fed, and what each was drawn from.
+    fn read(self) -> Vec<(Token, Result<Dist, NotFinite>)> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Host(told) => {
+                let proposals = told.get().map_or(&[][..], Vec::as_slice).iter();
+                let pair = |p: &Proposal| (token_of(p), p.clone().map(|(_, q)| q));
+                proposals.map(pair).collect()
+            }
+            Self::Device(drawn) => drawn.read(),
         }
     }
 }
@@ -105,13 +144,19 @@ fn token_of(proposal: &Proposal) -> Token {
     proposal.as_ref().map_or(0, |&(token, _)| token)
 }
 
+fn in_graph(logits: &Array, ids: DraftIds, draws: Vec<Draw>) -> Result<(Array, Told)> {
+    #[cfg(target_os = "linux")]
+    if !gpu().serves(logits.dtype()) {
+        return on_host(logits, ids, draws);
+    }
+    let _ = ids;
+    let rows: Vec<_> = draws.iter().map(|d| draw::settings(&d.sampling, d.position)).collect();
+    let drawn = draw::add(&gpu(), logits, &rows)?;
+    Ok((drawn.tokens.clone(), Told::Device(drawn)))
+}
+
 #[cfg(target_os = "linux")]
-fn in_graph(
-    logits: &Array,
-    ids: DraftIds,
-    draws: Vec<Draw>,
-    told: Arc<OnceLock<Vec<Proposal>>>,
-) -> Result<Array> {
+fn on_host(logits: &Array, ids: DraftIds, draws: Vec<Draw>) -> Result<(Array, Told)> {
     use mlx_rs::Dtype;
 
     use crate::host::{Input, Output, OutputSpec, call};
@@ -121,6 +166,8 @@ fn in_graph(
         Ok((draft(sampling.rule, sampling.seed, *position, &q), q))
     };
     let shape = [draws.len() as i32];
+    let told = Arc::default();
+    let learnt = Arc::clone(&told);
     let f = move |inputs: &[Input<'_>], outputs: &mut [Output<'_>]| {
         let all: &[f32] = inputs[0].as_slice()?;
         let width = (all.len() / draws.len()).max(1);
@@ -133,19 +180,9 @@ fn in_graph(
             *to = token_of(proposal);
         }
         // A graph that is evaluated again draws the same.
-        let _ = told.set(proposals);
+        let _ = OnceLock::set(&learnt, proposals);
         Ok(())
     };
     let [tokens] = call(&[logits], [OutputSpec::new(&shape, Dtype::Uint32)], f)?;
-    Ok(tokens)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn in_graph(
-    _: &Array,
-    _: DraftIds,
-    _: Vec<Draw>,
-    _: Arc<OnceLock<Vec<Proposal>>>,
-) -> Result<Array> {
-    Err(super::Error::Plan("drafts are drawn within the graph on Linux alone".into()))
+    Ok((tokens, Told::Host(told)))
 }

@@ -1,9 +1,11 @@
 //! Rows and tokens of a pass under construction.
 
-use mlx_rs::Array;
 use mlx_rs::ops::concatenate;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, Dtype};
 
 use super::{Arc, FeedRow, Result, SlotState};
+use crate::gpu::gpu;
 use crate::linear::Ids;
 
 /// A token of a pass.
@@ -55,7 +57,7 @@ impl Feed {
         });
     }
 
-    /// The tokens; `drawn` are those of the graph, u32 [n] in their order.
+    /// The tokens; `drawn` are those of the graph, in their order.
     ///
     /// # Errors
     /// When MLX fails.
@@ -83,12 +85,32 @@ fn tokens(words: &[Word], drawn: &[Array]) -> Result<Ids> {
             Word::Drawn(place) => (known.len() + place) as i32,
         })
         .collect();
+    // One part, as it is: the head's rows of a depth are those of the one before.
+    let (first, last) = (index[0] - known.len() as i32, *index.last().unwrap_or(&0));
+    if known.is_empty() && index.iter().copied().eq(first..=last) {
+        let mut from = 0;
+        for part in drawn {
+            if (from, from + part.dim(0) - 1) == (first, last) {
+                return Ok(Ids::Drawn(part.clone()));
+            }
+            from += part.dim(0);
+        }
+    }
     let mut parts = drawn.to_vec();
     if !known.is_empty() {
-        parts.insert(0, Array::from_slice(&known, &[known.len() as i32]));
+        parts.insert(0, small(known.iter().map(|&id| id as i32).collect(), drawn[0].dtype())?);
     }
-    let all = concatenate(&parts, 0)?;
-    Ok(Ids::Drawn(all.take_axis(Array::from_slice(&index, &[index.len() as i32]), 0)?))
+    let index = small(index, Dtype::Int32)?;
+    Ok(Ids::Drawn(concatenate(&parts, 0)?.take_axis(index, 0)?))
+}
+
+/// A few numbers, by the shortest way to the device.
+fn small(numbers: Vec<i32>, dtype: Dtype) -> Result<Array> {
+    let count = numbers.len() as i32;
+    if gpu().serves(Dtype::Bfloat16) {
+        return Ok(gpu().numbers(numbers)?.try_index(..count)?.as_dtype(dtype)?);
+    }
+    Ok(Array::from_slice(&numbers, &[count]).as_dtype(dtype)?)
 }
 
 #[cfg(test)]
@@ -108,6 +130,8 @@ mod tests {
         use Word::{Drawn, Known};
         assert_eq!(read(&[Known(1), Known(2)]), [1, 2]);
         assert_eq!(read(&[Drawn(1), Drawn(0)]), [8, 7]);
+        assert_eq!((read(&[Drawn(0), Drawn(1)]), read(&[Drawn(2)])), (vec![7, 8], vec![9]));
+        assert_eq!((read(&[Drawn(1), Drawn(2)]), read(&[Drawn(1)])), (vec![8, 9], vec![8]));
         assert_eq!(read(&[Known(1), Drawn(2), Drawn(0), Known(3), Drawn(1)]), [1, 9, 7, 3, 8]);
     }
 }

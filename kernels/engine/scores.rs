@@ -104,7 +104,7 @@ impl Asked {
 }
 
 /// Whether the largest logits are all that these settings look at, but for a grammar.
-fn is_content_with_top(s: &Sampling) -> bool {
+pub(super) fn is_content_with_top(s: &Sampling) -> bool {
     let plain = !s.has_penalties() && s.logit_bias.is_empty();
     plain && (s.temperature < TEMPERATURE_MIN || (1..=KEPT).contains(&s.top_k))
 }

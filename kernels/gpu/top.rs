@@ -35,11 +35,15 @@ pub struct Top {
 /// # Errors
 /// When MLX refuses.
 pub fn search(gpu: &Gpu, logits: &Array) -> Result<Option<Array>> {
-    let known = logits.dim(1) % 8 == 0 && logits.dim(1) >= 1024;
-    if !known || !serves(gpu, logits.dtype()) {
-        return Ok(None);
+    match knows(logits.dim(1) as usize) && serves(gpu, logits.dtype()) {
+        true => add(gpu, logits).map(Some),
+        false => Ok(None),
     }
-    add(gpu, logits).map(Some)
+}
+
+/// Whether rows of so many logits can be searched.
+pub(super) fn knows(vocab: usize) -> bool {
+    vocab.is_multiple_of(8) && vocab >= 1024
 }
 
 /// Whether the kernel serves logits of this type here; it is tried once.
@@ -60,7 +64,12 @@ pub fn read(found: &Array) -> Option<Vec<Top>> {
     found.as_slice::<i32>().chunks(WIDTH).map(row).collect()
 }
 
-fn add(gpu: &Gpu, logits: &Array) -> Result<Array> {
+/// The ids of every row of an evaluated search, whatever was found.
+pub(super) fn ids(found: &Array) -> impl Iterator<Item = &[i32]> {
+    found.as_slice::<i32>().chunks(WIDTH).map(|row| &row[1..=KEPT])
+}
+
+pub(super) fn add(gpu: &Gpu, logits: &Array) -> Result<Array> {
     let settings = [("TYPE", super::scalar(logits.dtype())), ("K", KEPT.to_string())];
     let kernel = gpu.kernel(&SOURCE, &settings)?;
     let (rows, vocab) = (logits.dim(0), logits.dim(1));

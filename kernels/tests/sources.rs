@@ -51,6 +51,11 @@ fn the_largest_logits_are_found_and_ties_go_to_the_lowest_ids() {
 }
 
 #[test]
+fn draws_follow_the_weights_that_are_returned() {
+    run_both("draw");
+}
+
+#[test]
 fn products_of_metal_know_every_form_and_no_row_changes_another() {
     for half in ["Brain", "Half"] {
         for bits in [4, 8] {

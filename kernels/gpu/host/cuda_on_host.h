@@ -22,6 +22,7 @@ static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
 
 static inline float __uint_as_float(unsigned bits) { return bits_as<float>(bits); }
 static inline float __int_as_float(int bits) { return bits_as<float>(bits); }
+static inline int __float_as_int(float value) { return bits_as<int>(value); }
 static inline unsigned __float_as_uint(float value) { return bits_as<unsigned>(value); }
 static inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 

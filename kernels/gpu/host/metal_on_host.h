@@ -12,6 +12,7 @@
 
 typedef unsigned uint;
 typedef unsigned short ushort;
+typedef uint64_t ulong;
 
 struct At {
   uint x;

@@ -2,7 +2,7 @@
 // language. Parsed, never run: metal_on_host.h is for that.
 typedef unsigned uint;
 typedef unsigned short ushort;
-typedef unsigned long size_t;
+typedef unsigned long size_t, ulong;
 
 #define device __attribute__((address_space(1)))
 #define constant __attribute__((address_space(2)))
@@ -71,6 +71,9 @@ namespace ragged_attention {
 #define SET_K 64
 namespace largest {
 #include "entry/top.h"
+}
+namespace drawing {
+#include "entry/draw.h"
 }
 #define SET_BITS 8
 #define SET_SUBS 2
