@@ -91,7 +91,8 @@ impl MlxEngine {
         let mut scores = self.forward(&verify, &prefill)?;
         self.phases.verify_us = micros(start);
         let start = Instant::now();
-        scores.settle(drawn(&verify, &prefill))?;
+        let told = |row: &Row| row.request().sampling.logprobs.is_some();
+        scores.settle(drawn(&verify, &prefill), told)?;
         let outcomes = self.accept(&scores, &verify, &prefill);
         self.phases.accept_us = micros(start);
         outcomes
@@ -109,7 +110,8 @@ impl MlxEngine {
             };
             Self::eval(&mut self.phases, [asked.array(), &hidden])?;
             let mut scores = asked.read()?;
-            scores.settle(active.iter().map(|&i| (rows[i].row, &*rows[i].drafts)))?;
+            let drawn = active.iter().map(|&i| (rows[i].row, &*rows[i].drafts));
+            scores.settle(drawn, |_| false)?;
             propose(rows, &active, &scores.rows(), ids);
             let mut kept = Vec::new();
             active = (0_i32..)
@@ -376,7 +378,8 @@ fn first_token(score: Score<'_>, row: &Row) -> Result<Emitted, NotFinite> {
     let s = &row.request().sampling;
     let p = score.dist(row, &[])?;
     let token = draw(s.rule, s.seed, row.tokens().len() as u64, &p);
-    Ok(Emitted { tokens: vec![token], drafted: 0 })
+    let logprobs = Score::logprobs(&[score], row, &[token]);
+    Ok(Emitted { tokens: vec![token], drafted: 0, logprobs })
 }
 
 fn judge(d: &Drafted<'_>, scores: &[Score<'_>], forced: &[f64]) -> Result<Emitted, NotFinite> {
@@ -393,7 +396,8 @@ fn judge(d: &Drafted<'_>, scores: &[Score<'_>], forced: &[f64]) -> Result<Emitte
     };
     let mut tokens = d.drafts[..accepted].to_vec();
     tokens.push(next);
-    Ok(Emitted { tokens, drafted: d.drafts.len() })
+    let logprobs = Score::logprobs(scores, d.row, &tokens);
+    Ok(Emitted { tokens, drafted: d.drafts.len(), logprobs })
 }
 
 /// How many drafts a forced row keeps: a function of `seed` alone.

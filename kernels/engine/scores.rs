@@ -2,10 +2,12 @@
 //! and nobody asks for more, the largest ones alone.
 //!
 //! Under a grammar the largest logits are enough where enough of their tokens are allowed: as many
-//! as are drawn from, or all that are. Of rows where they are not, the whole is fetched afterwards.
+//! as are drawn from, or all that are. Of rows where they are not, the whole is fetched afterwards;
+//! and of those whose request wants to know what the model thought, since that takes a sum over all.
 
 use mlx_rs::{Array, Dtype};
 use mtplx_core::grammar::Mask;
+use mtplx_core::logprobs::Logprobs;
 use mtplx_core::sample::{Dist, NotFinite, Sampling, Seen, TEMPERATURE_MIN};
 use mtplx_core::{Token, batch::Row};
 
@@ -118,19 +120,24 @@ fn of_largest(top: &Top, sampling: &Sampling, mask: Option<&Mask>) -> Result<Dis
 }
 
 impl Scores {
-    /// Fetches the whole of those rows whose largest logits do not settle the draw. `row` gives
-    /// each its sequence and the drafts before it.
+    /// Fetches the whole of those rows whose largest logits do not settle the draw, and of those
+    /// that are `told`. `drawn` gives each its sequence and the drafts before it.
     pub(super) fn settle<'a>(
         &mut self,
         drawn: impl Iterator<Item = (&'a Row, &'a [Token])>,
+        told: impl Fn(&Row) -> bool,
     ) -> Result<()> {
         let Self::Top { logits, rows } = self else { return Ok(()) };
         let mut short = Vec::new();
         for (i, ((row, ahead), found)) in drawn.zip(rows.iter()).enumerate() {
-            // A mask that cannot be had is noticed where the row is drawn from.
-            if let (Ok(Some(mask)), Found::Top(top)) = (row.mask(ahead), found)
-                && !is_settled_by(top, &row.request().sampling, &mask)
-            {
+            let is_settled = match (row.mask(ahead), found) {
+                (Ok(Some(mask)), Found::Top(top)) => {
+                    is_settled_by(top, &row.request().sampling, &mask)
+                }
+                // A mask that cannot be had is noticed where the row is drawn from.
+                (Ok(_) | Err(NotFinite), _) => true,
+            };
+            if !is_settled || told(row) {
                 short.push(i);
             }
         }
@@ -187,6 +194,17 @@ impl Score<'_> {
             Self::All(logits) => row.dist(logits, ahead),
             Self::Top(top) => of_largest(top, &row.request().sampling, row.mask(ahead)?.as_ref()),
         }
+    }
+
+    /// What the model thought of these `tokens`, by one row each, where a row's request asks.
+    pub(super) fn logprobs(scores: &[Self], row: &Row, tokens: &[Token]) -> Vec<Logprobs> {
+        let each = scores.iter().zip(tokens);
+        let told = each.filter_map(|(score, &token)| match score {
+            Self::All(logits) => row.logprobs(logits, token),
+            // Rows of those who ask are whole.
+            Self::Top(_) => None,
+        });
+        told.collect()
     }
 
     /// How many numbers a draw looks at.

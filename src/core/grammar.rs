@@ -21,7 +21,9 @@ pub struct Mask {
 impl Mask {
     /// From words of 64 ids, the lowest id in the lowest bit.
     #[must_use]
-    pub fn from_bits(bits: Vec<u64>) -> Self {
+    pub fn from_bits(mut bits: Vec<u64>) -> Self {
+        // So that equal sets are equal values.
+        bits.truncate(bits.iter().rposition(|&word| word != 0).map_or(0, |last| last + 1));
         Self { bits: bits.into() }
     }
 
@@ -37,7 +39,7 @@ impl Mask {
                 *word &= !(1 << (token % 64));
             }
         }
-        Self { bits: bits.into() }
+        Self::from_bits(bits)
     }
 
     /// Whether it holds this token.
@@ -86,7 +88,7 @@ impl FromIterator<Token> for Mask {
             bits.resize(bits.len().max(at + 1), 0);
             bits[at] |= 1 << (token % 64);
         }
-        Self { bits: bits.into() }
+        Self::from_bits(bits)
     }
 }
 
@@ -136,6 +138,13 @@ impl Constraint {
     #[must_use]
     pub fn after(self, tokens: Arc<[Token]>, before: Mask) -> Self {
         Self { opening: (!tokens.is_empty()).then_some(Opening { tokens, before }), ..self }
+    }
+
+    /// The same where the text begins behind the opening, as that of a row that goes on from
+    /// another does.
+    #[must_use]
+    pub fn begun(self) -> Self {
+        Self { opening: None, ..self }
     }
 
     /// The tokens that may follow `text`.
@@ -224,6 +233,7 @@ mod tests {
         assert_eq!(late.allowed(&[7, 8, 0, 1]), whole.allowed(&[0, 1]));
         assert_eq!(late.allowed(&[7, 8, 7, 8]), whole.allowed(&[7, 8]), "the first counts");
         assert_ne!(late, whole);
+        assert_eq!(late.begun(), whole);
         assert_eq!(whole.clone().after([].into(), before), whole);
     }
 }

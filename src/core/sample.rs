@@ -38,6 +38,8 @@ pub struct Sampling {
     pub rule: Rule,
     /// What the text may be, if not anything.
     pub grammar: Option<Constraint>,
+    /// With how many alternatives to tell what the model thought of each token, if at all.
+    pub logprobs: Option<u8>,
 }
 
 impl Default for Sampling {
@@ -54,6 +56,7 @@ impl Default for Sampling {
             seed: 0,
             rule: Rule::Ratio,
             grammar: None,
+            logprobs: None,
         }
     }
 }
