@@ -3,7 +3,7 @@
 //!
 //! Under a grammar the largest logits are enough where enough of their tokens are allowed: as many
 //! as are drawn from, or all that are. Of rows where they are not, the whole is fetched afterwards;
-//! and of those whose request wants to know what the model thought, since that takes a sum over all.
+//! and of those whose request wants to know what the model thought, which takes a sum over all.
 
 use mlx_rs::{Array, Dtype};
 use mtplx_core::grammar::Mask;
@@ -218,6 +218,15 @@ impl Score<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use mtplx_core::RequestId;
+    use mtplx_core::batch::{Batch, BatchLimits, Knobs};
+    use mtplx_core::engine::EngineInfo;
+    use mtplx_core::grammar::{Broken, Constraint, Grammar};
+    use mtplx_core::guard::Budget;
+    use mtplx_core::request::{Drafts, Limits, Request};
+
     use super::*;
 
     /// Logits with ties, and the largest of them.
@@ -239,6 +248,81 @@ mod tests {
         assert_eq!(all.ids(), few.ids());
         for (a, b) in all.probs().iter().zip(few.probs()) {
             assert!((a - b).abs() <= 2.0 * f32::EPSILON * a, "{a} and {b}");
+        }
+    }
+
+    /// Allows these tokens, always.
+    #[derive(Debug)]
+    struct Only(Vec<Token>);
+
+    impl Grammar for Only {
+        fn allowed(&self, _: &[Token]) -> Result<Mask, Broken> {
+            Ok(self.0.iter().copied().collect())
+        }
+    }
+
+    /// A batch with one row that is sampled so.
+    fn seated(sampling: Sampling) -> Batch {
+        let info = EngineInfo {
+            vocab: 500,
+            context_tokens_max: 64,
+            slots: 1,
+            page_tokens: 16,
+            pages_max: 8,
+            page_bytes: 1,
+            snapshot_bytes: 1,
+            budget: Budget::NONE,
+            depth_max: 4,
+            mtp_absent: None,
+            device: "none".into(),
+        };
+        let mut batch = Batch::new(info, BatchLimits { snapshots_max: 0, chunk_grain: 8 });
+        let request = Request {
+            id: RequestId(1),
+            prompt: [1, 2].into(),
+            sampling,
+            limits: Limits { new_tokens_max: 9, stop_tokens: Arc::default() },
+            draft_tokens: Drafts::Tuned,
+            boundaries: Vec::new(),
+        };
+        batch.admit(request, None);
+        batch.plan(Knobs::fixed(0, 1, (64, 64)));
+        batch
+    }
+
+    #[test]
+    fn rows_are_fetched_whole_where_that_is_needed_alone() {
+        let (logits, top) = searched();
+        let array = Array::from_slice(&[logits.clone(), logits.clone()].concat(), &[2, 500]);
+        let small = (0..500).find(|id| !top.ids.contains(id)).unwrap();
+        let under = |tokens: &[Token]| {
+            let grammar = Some(Constraint::new(Arc::new(Only(tokens.to_vec()))));
+            Sampling { grammar, ..Sampling::greedy() }
+        };
+        let asks = Sampling { logprobs: Some(2), ..Sampling::greedy() };
+        let best = Logprobs::of(&logits, top.ids[0], 2).likeliest[0].0;
+        for (sampling, whole, next) in [
+            (Sampling::greedy(), false, best),
+            (under(&[small, top.ids[5]]), false, top.ids[5]),
+            (under(&[small, small + 1000]), true, small),
+            (asks, true, best),
+        ] {
+            let batch = seated(sampling);
+            let row = batch.rows().values().next().unwrap();
+            let rows = vec![Found::Top(top.clone()), Found::Top(top.clone())];
+            let mut scores = Scores::Top { logits: array.clone(), rows };
+            let told = |row: &Row| row.request().sampling.logprobs.is_some();
+            let drafts = [3];
+            let drawn = [(row, &drafts[..0]), (row, &drafts[..])];
+            scores.settle(drawn.into_iter(), told).unwrap();
+            assert_eq!(scores.are_few(), !whole);
+            for score in scores.rows() {
+                assert_eq!(score.dist(row, &[]).unwrap(), Dist::one_hot(next));
+            }
+            let logprobs = Score::logprobs(&scores.rows(), row, &[next, next]);
+            let most = row.request().sampling.logprobs;
+            let want = most.map(|most| vec![Logprobs::of(&logits, next, most); 2]);
+            assert_eq!(logprobs, want.unwrap_or_default());
         }
     }
 

@@ -60,6 +60,42 @@ impl Mask {
         })
     }
 
+    /// Those of a row of numbers that belong to its tokens. Most masks hold nearly all or nearly
+    /// none, so whole words are taken or passed over at once.
+    pub(crate) fn gather(&self, row: &[f32]) -> Vec<f32> {
+        let mut few = Vec::with_capacity(self.len().min(row.len()));
+        for (&word, part) in self.bits.iter().zip(row.chunks(64)) {
+            if word == u64::MAX {
+                few.extend_from_slice(part);
+                continue;
+            }
+            let mut rest = word;
+            while rest != 0 {
+                few.extend(part.get(rest.trailing_zeros() as usize));
+                rest &= rest - 1;
+            }
+        }
+        few
+    }
+
+    /// Its tokens at these places, both ascending.
+    pub(crate) fn at(&self, places: &[Token]) -> Vec<Token> {
+        let (mut tokens, mut before) = (Vec::with_capacity(places.len()), 0);
+        let mut places = places.iter().peekable();
+        for (first, &word) in (0..).step_by(64).zip(self.bits.iter()) {
+            let count = word.count_ones();
+            while let Some(place) = places.next_if(|&&place| place < before + count) {
+                let mut rest = word;
+                for _ in before..*place {
+                    rest &= rest - 1;
+                }
+                tokens.push(first + rest.trailing_zeros());
+            }
+            before += count;
+        }
+        tokens
+    }
+
     /// How many tokens it holds.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -155,7 +191,14 @@ impl Constraint {
         let Some(Opening { tokens, before }) = &self.opening else {
             return self.grammar.allowed(text);
         };
-        match text.windows(tokens.len()).position(|window| window == &**tokens) {
+        // The first of them is sought alone: the text may be long, and it is looked at often.
+        let mut from = 0;
+        let mut begins = std::iter::from_fn(|| {
+            let at = from + text[from..].iter().position(|&token| token == tokens[0])?;
+            from = at + 1;
+            Some(at)
+        });
+        match begins.find(|&at| text[at..].starts_with(tokens)) {
             Some(at) => self.grammar.allowed(&text[at + tokens.len()..]),
             None => Ok(before.clone()),
         }
@@ -198,6 +241,24 @@ mod tests {
             let all = Mask::all_but(vocab, [3, 69, 500]);
             let want = (0..vocab as Token).filter(|t| ![3, 69].contains(t)).collect::<Vec<_>>();
             assert_eq!(all.tokens().collect::<Vec<_>>(), want);
+        }
+    }
+
+    #[test]
+    fn numbers_are_gathered_and_their_places_are_tokens() {
+        let row: Vec<f32> = (0..200).map(|i| i as f32).collect();
+        let sparse: Mask = [3, 64, 70, 190, 199, 500].into_iter().collect();
+        for mask in [sparse, Mask::all_but(300, [0, 65, 130]), Mask::all_but(150, [])] {
+            let tokens: Vec<Token> = mask.tokens().filter(|&token| token < 200).collect();
+            let numbers: Vec<f32> = tokens.iter().map(|&token| token as f32).collect();
+            assert_eq!(mask.gather(&row), numbers);
+            let all: Vec<Token> = (0..tokens.len() as Token).collect();
+            assert_eq!(mask.at(&all), tokens);
+            let some: Vec<Token> = all.iter().copied().filter(|i| i % 3 == 1).collect();
+            assert_eq!(
+                mask.at(&some),
+                some.iter().map(|&i| tokens[i as usize]).collect::<Vec<_>>()
+            );
         }
     }
 

@@ -283,10 +283,8 @@ impl Dist {
 fn within(logits: &[f32], s: &Sampling, mask: Option<&Mask>) -> Result<Dist, NotFinite> {
     let Some(mask) = mask else { return truncated(logits, s) };
     // Places ascend as their ids do, so ties fall to the same tokens.
-    let (ids, few): (Vec<Token>, Vec<f32>) =
-        mask.tokens().map_while(|id| Some((id, *logits.get(id as usize)?))).unzip();
-    let Dist { ids: places, probs } = truncated(&few, s)?;
-    Ok(Dist { ids: places.into_iter().map(|place| ids[place as usize]).collect(), probs })
+    let Dist { ids: places, probs } = truncated(&mask.gather(logits), s)?;
+    Ok(Dist { ids: mask.at(&places), probs })
 }
 
 /// The likeliest token, the lowest id at a tie.

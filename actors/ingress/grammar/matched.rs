@@ -37,12 +37,9 @@ impl Matched {
 
 impl Grammar for Matched {
     fn allowed(&self, text: &[Token]) -> Result<Mask, Broken> {
-        if text.iter().any(|token| self.ends.contains(token)) {
-            return Ok(self.ends.iter().copied().collect());
-        }
         // A thread that panicked left a parser that says so itself.
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        place.mask(text).map_err(|reason| {
+        place.mask(text, &self.ends).map_err(|reason| {
             if !std::mem::replace(&mut place.broken, true) {
                 tracing::warn!(reason, tokens = text.len(), "a grammar gave up");
             }
@@ -52,8 +49,12 @@ impl Grammar for Matched {
 }
 
 impl Place {
-    fn mask(&mut self, text: &[Token]) -> Result<Mask, String> {
+    fn mask(&mut self, text: &[Token], ends: &BTreeSet<Token>) -> Result<Mask, String> {
         let same = self.text.iter().zip(text).take_while(|(a, b)| a == b).count();
+        // The parser is told of no end, so none is in what it knows.
+        if text[same..].iter().any(|token| ends.contains(token)) {
+            return Ok(ends.iter().copied().collect());
+        }
         // Beginnings that both texts have in common need no move.
         let known = self.masks.iter().find(|&&(len, _)| len == text.len() && len <= same);
         if let Some((_, mask)) = known {

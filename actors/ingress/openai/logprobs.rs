@@ -49,13 +49,17 @@ pub(super) fn of_chat(logprobs: Option<bool>, top: Option<u64>) -> Result<Option
 pub(super) fn bounded(field: &'static str, most: u64) -> Result<u8, ApiError> {
     let bounded = u8::try_from(most).ok().filter(|&most| most <= ALTERNATIVES_MAX);
     bounded.ok_or_else(|| {
-        ApiError::invalid(field, &format!("must be from 0 to {ALTERNATIVES_MAX}, got {most}"))
+        let reason = format!("must be from 0 to {ALTERNATIVES_MAX}, got {most}");
+        ApiError::invalid(field, &reason)
     })
 }
 
 /// As chat tells it.
 pub(super) fn chat(told: &[Told]) -> Value {
-    let one = |token: &Spelt, log: f32| json!({"token": token.text, "logprob": log, "bytes": token.bytes});
+    let one = |token: &Spelt, log: f32| {
+        let (text, bytes) = (&token.text, &token.bytes);
+        json!({"token": text, "logprob": log, "bytes": bytes})
+    };
     let content = told.iter().map(|told| {
         let mut all = one(&told.token, told.logprob);
         all["top_logprobs"] = told.likeliest.iter().map(|(t, log)| one(t, *log)).collect();

@@ -19,7 +19,10 @@ fn tools() -> Vec<Value> {
         "$defs": {"point": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}},
         "additionalProperties": false,
     });
-    let function = |name: &str, parameters: Value| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
+    let function = |name: &str, parameters: Value| {
+        let function = json!({"name": name, "parameters": parameters});
+        json!({"type": "function", "function": function})
+    };
     vec![
         function("get_weather", weather),
         json!({"type": "function", "function": {"name": "stop"}}),

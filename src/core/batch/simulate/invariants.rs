@@ -19,8 +19,8 @@ pub(super) fn a_broken_text_begins_right(request: &Request, text: &[Token], engi
     assert!(alone(request, engine).0.starts_with(text), "{request:?} heard {text:?}");
 }
 
-/// Each token comes with what the model thought of it by the row it was drawn from, and nobody hears
-/// who did not ask.
+/// Each token comes with what the model thought of it by the row it was drawn from, and nobody
+/// hears who did not ask.
 pub(super) fn logprobs_are_those_of_the_text(
     (request, text, thoughts): (&Request, &[Token], &[Logprobs]),
     engine: &Scripted,
