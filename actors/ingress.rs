@@ -25,10 +25,12 @@ use crate::admission::Door;
 use crate::bank;
 
 mod admission;
+mod grammar;
 mod openai;
 mod routes;
 mod stream;
 mod text;
+mod tokenize;
 
 use self::admission::{House, Readiness};
 pub use self::text::{Chat, Files, Prompt, Text, TextError};

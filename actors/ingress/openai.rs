@@ -13,15 +13,20 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::grammar::Structure;
+
 pub(crate) mod answer;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod error;
+pub(crate) mod logprobs;
 mod message;
 mod one_or_many;
 mod source;
+mod structure;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tokenize;
 
 pub(crate) use self::error::ApiError;
 use self::one_or_many::OneOrMany;
@@ -60,6 +65,10 @@ pub(crate) struct Wanted {
     pub(crate) drafting: Drafting,
     /// How the answer is to be sent.
     pub(crate) delivery: Delivery,
+    /// What the answer is to be, if not any text.
+    pub(crate) structure: Option<Structure>,
+    /// Whether a text is to begin with its prompt.
+    pub(crate) echo: bool,
 }
 
 /// What a client wants of speculation.
@@ -133,6 +142,13 @@ bodies! {
         repetition_penalty: f32,
         stop_token_ids: Vec<Token>,
         ignore_eos: bool,
+        // What the answer is to be, in OpenAI's words and in vLLM's.
+        response_format: Value,
+        guided_json: Value,
+        guided_regex: String,
+        guided_choice: Vec<String>,
+        guided_grammar: String,
+        structured_outputs: structure::StructuredOutputs,
         // Extensions of our own.
         generation_mode: GenerationMode,
         draft_tokens: u64,
@@ -162,9 +178,8 @@ bodies! {
         tool_choice: Value,
         functions: Value,
         function_call: Value,
-        logprobs: Value,
-        top_logprobs: Value,
-        response_format: Value,
+        logprobs: bool,
+        top_logprobs: u64,
         modalities: Value,
         audio: Value,
         prediction: Value,
@@ -179,8 +194,8 @@ bodies! {
         user: Value,
         // Accepted where they ask for nothing.
         best_of: usize,
-        echo: Value,
-        logprobs: Value,
+        echo: bool,
+        logprobs: u64,
         suffix: Value,
     }
 }
@@ -251,6 +266,8 @@ impl Shared {
             ignore_eos: self.ignore_eos.unwrap_or(false),
             drafting: self.drafting()?,
             delivery: self.delivery()?,
+            structure: self.structure()?,
+            echo: false,
         })
     }
 
@@ -280,6 +297,7 @@ impl Shared {
             seed,
             rule,
             grammar: None,
+            logprobs: None,
         })
     }
 

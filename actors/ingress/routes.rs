@@ -28,7 +28,7 @@ use super::openai::answer::{Answer, Shape};
 use super::openai::error::RETRY_AFTER_S;
 use super::openai::{ApiError, ChatBody, CompletionsBody, Wanted, parse};
 use super::stream::Events;
-use super::{RenderMetrics, off_thread, random};
+use super::{RenderMetrics, off_thread, random, tokenize};
 use crate::metrics;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -57,6 +57,9 @@ pub(super) fn router(house: Arc<House>, render: RenderMetrics) -> Router {
     Router::new()
         .route(CHAT, post(chat))
         .route(COMPLETIONS, post(completions))
+        .route("/v1/embeddings", post(tokenize::embeddings))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
         .route("/v1/models", get(models))
         // Names of models may hold slashes.
         .route("/v1/models/{*id}", get(model))
@@ -99,7 +102,7 @@ struct Route {
 }
 
 /// The body, if it came whole and says that it is JSON.
-fn checked(
+pub(super) fn checked(
     house: &House,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -134,27 +137,35 @@ async fn read<B: DeserializeOwned + 'static>(
 ) -> Result<Wanted, ApiError> {
     let defaults = house.text.defaults().clone();
     let mut wanted = off_thread(body.len(), move || wanted(parse(&body)?, &defaults)).await?;
-    match wanted.model.take() {
-        // One model is served, so its name may be left out.
+    served(house, wanted.model.take())?;
+    Ok(wanted)
+}
+
+/// One model is served, so its name may be left out.
+pub(super) fn served(house: &House, asked: Option<String>) -> Result<(), ApiError> {
+    match asked {
         Some(asked) if asked != house.config.model => {
             Err(ApiError::UnknownModel { asked, served: house.config.model.clone() })
         }
-        Some(_) | None => Ok(wanted),
+        Some(_) | None => Ok(()),
     }
 }
 
 async fn answer(house: &House, wanted: Wanted, route: Route) -> Result<Response, ApiError> {
     let (delivery, choices) = (wanted.delivery, wanted.choices);
+    let tells = wanted.sampling.logprobs.is_some();
+    let echo = if wanted.echo { house.shown(&wanted.sources) } else { Vec::new() };
     let admitted = house.admit(wanted, (route.path, route.arrived)).await?;
     let answer = Answer::new(route.shape, &house.config.model, admitted.prompts, choices);
+    let answer = answer.with(tells, echo);
     if delivery.stream {
         let events = Events::new(answer, admitted.choices, delivery.include_usage);
         let keep_alive = KeepAlive::new().interval(house.config.keep_alive()).text("keep-alive");
         return Ok(Sse::new(events).keep_alive(keep_alive).into_response());
     }
-    let (texts, ends) = admitted.choices.whole().await?;
+    let (texts, told, ends) = admitted.choices.whole().await?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok((json, answer.whole(&texts, &ends)).into_response())
+    Ok((json, answer.whole(&texts, &told, &ends)).into_response())
 }
 
 // === facts ===

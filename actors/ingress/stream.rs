@@ -11,6 +11,7 @@ use std::time::Instant;
 use axum::response::sse::Event;
 use mtplx_core::batch::RowEvent;
 use mtplx_core::guard::Shortage;
+use mtplx_core::logprobs::Logprobs;
 use mtplx_core::request::{Finish, Usage};
 use mtplx_core::stop::StopScan;
 use tokio::sync::mpsc;
@@ -18,6 +19,7 @@ use tokio_stream::Stream;
 
 use super::openai::ApiError;
 use super::openai::answer::{Answer, FinishReason};
+use super::openai::logprobs::Told;
 use super::text::Detokenizer;
 use crate::metrics;
 
@@ -28,6 +30,10 @@ pub(crate) struct Choice {
     detokenizer: Detokenizer,
     scan: StopScan,
     generated: usize,
+    /// What the model thought of the tokens to come, where somebody wants to know.
+    thoughts: Vec<Logprobs>,
+    /// Characters that were made.
+    chars: usize,
     /// As of the last event.
     cost: Cost,
     watch: Watch,
@@ -38,8 +44,16 @@ pub(crate) struct Choice {
 pub(crate) struct Piece {
     /// Text to show.
     pub(crate) text: String,
+    /// What the model thought of the tokens that came, also of those whose text is held back.
+    pub(crate) told: Vec<Told>,
     /// Whether and how the choice ended with it.
     pub(crate) end: Option<Result<End, Interrupted>>,
+}
+
+impl Piece {
+    fn last(end: Result<End, Interrupted>) -> Self {
+        Self { text: String::new(), told: Vec::new(), end: Some(end) }
+    }
 }
 
 /// How a choice ended.
@@ -88,13 +102,19 @@ impl Choice {
     ) -> Self {
         let scan = StopScan::new(stops);
         let cost = Cost::default();
-        Self { events: Some(events), detokenizer, scan, generated: 0, cost, watch }
+        let (events, thoughts) = (Some(events), Vec::new());
+        Self { events, detokenizer, scan, generated: 0, thoughts, chars: 0, cost, watch }
     }
 
     /// The next piece; `None` after the end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
         let Some(events) = &mut self.events else { return Poll::Ready(None) };
-        let event = ready!(events.poll_recv(cx));
+        let mut event = ready!(events.poll_recv(cx));
+        if let Some(RowEvent::Logprobs(thoughts)) = event {
+            self.thoughts = thoughts;
+            // Its tokens were sent right behind it.
+            event = ready!(events.poll_recv(cx));
+        }
         let piece = match event {
             Some(RowEvent::Tokens(tokens, usage)) => {
                 self.cost = usage.into();
@@ -104,10 +124,8 @@ impl Choice {
                 self.cost = usage.into();
                 self.finish(finish)
             }
-            Some(RowEvent::Refused(shortage)) => {
-                Piece { text: String::new(), end: Some(Err(Interrupted::Memory(shortage))) }
-            }
-            None => Piece { text: String::new(), end: Some(Err(Interrupted::Engine)) },
+            Some(RowEvent::Refused(shortage)) => Piece::last(Err(Interrupted::Memory(shortage))),
+            Some(RowEvent::Logprobs(_)) | None => Piece::last(Err(Interrupted::Engine)),
         };
         if let Some(end) = piece.end {
             self.events = None;
@@ -120,19 +138,25 @@ impl Choice {
     fn take(&mut self, tokens: &[u32]) -> Piece {
         self.watch.tokens(tokens.len());
         let (mut text, mut new) = (String::new(), String::new());
+        let mut told = Vec::new();
+        let mut thoughts = std::mem::take(&mut self.thoughts).into_iter();
         for &token in tokens {
             self.generated += 1;
+            let thought = thoughts.next();
+            let seen = thought.and_then(|t| Told::new(token, &t, &self.detokenizer, self.chars));
+            told.extend(seen);
             new.clear();
             self.detokenizer.push(token, &mut new);
+            self.chars += new.chars().count();
             let scanned = self.scan.push(&new);
             text.push_str(&scanned.text);
             if scanned.stopped_by.is_some() {
                 let reason = FinishReason::Stop;
                 let end = End { reason, generated: self.generated, cost: self.cost };
-                return Piece { text, end: Some(Ok(end)) };
+                return Piece { text, told, end: Some(Ok(end)) };
             }
         }
-        Piece { text, end: None }
+        Piece { text, told, end: None }
     }
 
     fn finish(&mut self, finish: Finish) -> Piece {
@@ -141,14 +165,17 @@ impl Choice {
             Finish::Length => FinishReason::Length,
             // We are still here, so it was not our client who cancelled.
             Finish::Cancelled | Finish::Fault => {
-                let end = Some(Err(Interrupted::Engine));
-                return Piece { text: self.scan.finish(), end };
+                let end = Err(Interrupted::Engine);
+                return Piece { text: self.scan.finish(), ..Piece::last(end) };
             }
         };
         let end = End { reason, generated: self.generated, cost: self.cost };
-        Piece { text: self.scan.finish(), end: Some(Ok(end)) }
+        Piece { text: self.scan.finish(), ..Piece::last(Ok(end)) }
     }
 }
+
+/// Texts, what the model thought, and ends of all choices.
+pub(crate) type Whole = (Vec<String>, Vec<Vec<Told>>, Vec<End>);
 
 /// All choices of one request.
 pub(crate) struct Choices {
@@ -183,16 +210,18 @@ impl Choices {
         if all_ended { Poll::Ready(None) } else { Poll::Pending }
     }
 
-    /// Waits for all: texts and ends, in the order of choices.
-    pub(crate) async fn whole(mut self) -> Result<(Vec<String>, Vec<End>), Interrupted> {
+    /// Waits for all: texts, what the model thought of them, and ends, in the order of choices.
+    pub(crate) async fn whole(mut self) -> Result<Whole, Interrupted> {
         let mut texts = vec![String::new(); self.len()];
+        let mut told = vec![Vec::new(); self.len()];
         let mut ends = vec![None; self.len()];
         while let Some((index, piece)) = poll_fn(|cx| self.poll(cx)).await {
             texts[index].push_str(&piece.text);
+            told[index].extend(piece.told);
             ends[index] = piece.end.transpose()?;
         }
         let ends: Option<Vec<End>> = ends.into_iter().collect();
-        Ok((texts, ends.ok_or(Interrupted::Engine)?))
+        Ok((texts, told, ends.ok_or(Interrupted::Engine)?))
     }
 }
 
@@ -215,8 +244,9 @@ impl Events {
     }
 
     fn take(&mut self, index: usize, piece: &Piece) {
-        if !piece.text.is_empty() {
-            self.ready.push_back(self.answer.text(index, &piece.text, self.include_usage));
+        if !(piece.text.is_empty() && piece.told.is_empty()) {
+            let shown = (piece.text.as_str(), piece.told.as_slice());
+            self.ready.push_back(self.answer.text(index, shown, self.include_usage));
         }
         match piece.end {
             Some(Ok(end)) => {

@@ -3,5 +3,7 @@
 mod any_body;
 mod harness;
 mod life;
+mod logprobs;
 mod refusals;
+mod structure;
 mod texts;

@@ -2,7 +2,7 @@
 //! sampling, and the way back (in [`detokenize`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mtplx_core::Token;
 use mtplx_core::request::Refusal;
@@ -10,16 +10,18 @@ use mtplx_core::sample::Sampling;
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, DecoderWrapper, Tokenizer};
 
-pub(crate) use self::detokenize::Detokenizer;
 use self::detokenize::Pieces;
+pub(crate) use self::detokenize::{Detokenizer, Spelt};
 pub(crate) use self::template::RESERVED;
 use self::template::{Renderer, Scene};
+use super::grammar::{Grammars, Unusable};
 
 mod clock;
 mod detokenize;
 mod python;
 mod settings;
 mod template;
+mod vocabulary;
 
 pub use self::settings::Files;
 use self::settings::Settings;
@@ -83,6 +85,8 @@ pub struct Text {
     renderer: Option<Renderer>,
     stop_tokens: Arc<BTreeSet<Token>>,
     defaults: Sampling,
+    /// Made when the first grammar is asked for.
+    grammars: OnceLock<Result<Grammars, Unusable>>,
 }
 
 impl Text {
@@ -116,6 +120,7 @@ impl Text {
             renderer: renderer.transpose()?,
             stop_tokens: Arc::new(stop_tokens),
             defaults: settings.sampling,
+            grammars: OnceLock::new(),
         })
     }
 
@@ -196,9 +201,14 @@ impl Text {
         edges.before(same).filter(|&tokens| tokens >= SYSTEM_TOKENS_MIN)
     }
 
-    /// Tokenizes text as it is.
+    /// Tokenizes text as it is, with the special tokens that the tokenizer puts around it.
     pub fn raw(&self, text: &str) -> Result<Prompt, Refusal> {
-        let encoding = self.tokenizer.encode_fast(text, true).map_err(|e| Refusal::Invalid {
+        self.cut(text, true)
+    }
+
+    /// Tokenizes text as it is; whether special tokens are put around it is for the caller to say.
+    pub(crate) fn cut(&self, text: &str, special: bool) -> Result<Prompt, Refusal> {
+        let encoding = self.tokenizer.encode_fast(text, special).map_err(|e| Refusal::Invalid {
             field: "prompt",
             reason: format!("cannot be tokenized: {e}"),
         })?;

@@ -41,7 +41,8 @@ impl MlxEngine {
         for Drafted { plan, fed, .. } in &verify {
             self.slots[usize::from(plan.slot.0)].fed.extend_from_slice(fed);
         }
-        scores.settle(drawn(&verify, &prefill))?;
+        let told = |row: &Row| row.request().sampling.logprobs.is_some();
+        scores.settle(drawn(&verify, &prefill), told)?;
         let outcomes = self.accept(&scores, &verify, &prefill);
         self.phases.accept_us = micros(start);
         outcomes
@@ -211,7 +212,8 @@ fn first_token(score: Score<'_>, row: &Row) -> Result<Emitted, NotFinite> {
     let s = &row.request().sampling;
     let p = score.dist(row, &[])?;
     let token = draw(s.rule, s.seed, row.tokens().len() as u64, &p);
-    Ok(Emitted { tokens: vec![token], drafted: 0 })
+    let logprobs = Score::logprobs(&[score], row, &[token]);
+    Ok(Emitted { tokens: vec![token], drafted: 0, logprobs })
 }
 
 fn judge(d: &Drafted<'_>, scores: &[Score<'_>], forced: &[f64]) -> Result<Emitted, NotFinite> {
@@ -228,7 +230,8 @@ fn judge(d: &Drafted<'_>, scores: &[Score<'_>], forced: &[f64]) -> Result<Emitte
     };
     let mut tokens = d.drafts[..accepted].to_vec();
     tokens.push(next);
-    Ok(Emitted { tokens, drafted: d.drafts.len() })
+    let logprobs = Score::logprobs(scores, d.row, &tokens);
+    Ok(Emitted { tokens, drafted: d.drafts.len(), logprobs })
 }
 
 /// How many drafts a forced row keeps: a function of `seed` alone.

@@ -78,7 +78,8 @@ impl MlxEngine {
                 };
                 Self::eval(&mut self.phases, [asked.array(), &hidden])?;
                 let mut scores = asked.read()?;
-                scores.settle(active.iter().map(|&i| (rows[i].row, &*rows[i].drafts)))?;
+                let drawn = active.iter().map(|&i| (rows[i].row, &*rows[i].drafts));
+                scores.settle(drawn, |_| false)?;
                 propose(rows, &active, &scores.rows(), ids);
             }
             let mut kept = Vec::new();

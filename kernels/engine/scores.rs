@@ -2,10 +2,12 @@
 //! and nobody asks for more, the largest ones alone.
 //!
 //! Under a grammar the largest logits are enough where enough of their tokens are allowed: as many
-//! as are drawn from, or all that are. Of rows where they are not, the whole is fetched afterwards.
+//! as are drawn from, or all that are. Of rows where they are not, the whole is fetched afterwards;
+//! and of those whose request wants to know what the model thought, which takes a sum over all.
 
 use mlx_rs::{Array, Dtype};
 use mtplx_core::grammar::Mask;
+use mtplx_core::logprobs::Logprobs;
 use mtplx_core::sample::{Dist, NotFinite, Sampling, Seen, TEMPERATURE_MIN};
 use mtplx_core::{Token, batch::Row};
 
@@ -121,19 +123,24 @@ fn of_largest(top: &Top, sampling: &Sampling, mask: Option<&Mask>) -> Result<Dis
 }
 
 impl Scores {
-    /// Fetches the whole of those rows whose largest logits do not settle the draw. `row` gives
-    /// each its sequence and the drafts before it.
+    /// Fetches the whole of those rows whose largest logits do not settle the draw, and of those
+    /// that are `told`. `drawn` gives each its sequence and the drafts before it.
     pub(super) fn settle<'a>(
         &mut self,
         drawn: impl Iterator<Item = (&'a Row, &'a [Token])>,
+        told: impl Fn(&Row) -> bool,
     ) -> Result<()> {
         let Self::Top { logits, rows } = self else { return Ok(()) };
         let mut short = Vec::new();
         for (i, ((row, ahead), found)) in drawn.zip(rows.iter()).enumerate() {
-            // A mask that cannot be had is noticed where the row is drawn from.
-            if let (Ok(Some(mask)), Found::Top(top)) = (row.mask(ahead), found)
-                && !is_settled_by(top, &row.request().sampling, &mask)
-            {
+            let is_settled = match (row.mask(ahead), found) {
+                (Ok(Some(mask)), Found::Top(top)) => {
+                    is_settled_by(top, &row.request().sampling, &mask)
+                }
+                // A mask that cannot be had is noticed where the row is drawn from.
+                (Ok(_) | Err(NotFinite), _) => true,
+            };
+            if !is_settled || told(row) {
                 short.push(i);
             }
         }
@@ -192,6 +199,17 @@ impl Score<'_> {
         }
     }
 
+    /// What the model thought of these `tokens`, by one row each, where a row's request asks.
+    pub(super) fn logprobs(scores: &[Self], row: &Row, tokens: &[Token]) -> Vec<Logprobs> {
+        let each = scores.iter().zip(tokens);
+        let told = each.filter_map(|(score, &token)| match score {
+            Self::All(logits) => row.logprobs(logits, token),
+            // Rows of those who ask are whole.
+            Self::Top(_) => None,
+        });
+        told.collect()
+    }
+
     /// How many numbers a draw looks at.
     pub(super) fn len(self) -> usize {
         match self {
@@ -203,6 +221,15 @@ impl Score<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use mtplx_core::RequestId;
+    use mtplx_core::batch::{Batch, BatchLimits, Knobs};
+    use mtplx_core::engine::EngineInfo;
+    use mtplx_core::grammar::{Broken, Constraint, Grammar};
+    use mtplx_core::guard::Budget;
+    use mtplx_core::request::{Drafts, Limits, Request};
+
     use super::*;
 
     /// Logits with ties, and the largest of them.
@@ -224,6 +251,81 @@ mod tests {
         assert_eq!(all.ids(), few.ids());
         for (a, b) in all.probs().iter().zip(few.probs()) {
             assert!((a - b).abs() <= 2.0 * f32::EPSILON * a, "{a} and {b}");
+        }
+    }
+
+    /// Allows these tokens, always.
+    #[derive(Debug)]
+    struct Only(Vec<Token>);
+
+    impl Grammar for Only {
+        fn allowed(&self, _: &[Token]) -> Result<Mask, Broken> {
+            Ok(self.0.iter().copied().collect())
+        }
+    }
+
+    /// A batch with one row that is sampled so.
+    fn seated(sampling: Sampling) -> Batch {
+        let info = EngineInfo {
+            vocab: 500,
+            context_tokens_max: 64,
+            slots: 1,
+            page_tokens: 16,
+            pages_max: 8,
+            page_bytes: 1,
+            snapshot_bytes: 1,
+            budget: Budget::NONE,
+            depth_max: 4,
+            mtp_absent: None,
+            device: "none".into(),
+        };
+        let mut batch = Batch::new(info, BatchLimits { snapshots_max: 0, chunk_grain: 8 });
+        let request = Request {
+            id: RequestId(1),
+            prompt: [1, 2].into(),
+            sampling,
+            limits: Limits { new_tokens_max: 9, stop_tokens: Arc::default() },
+            draft_tokens: Drafts::Tuned,
+            boundaries: Vec::new(),
+        };
+        batch.admit(request, None);
+        batch.plan(Knobs::fixed(0, 1, (64, 64)));
+        batch
+    }
+
+    #[test]
+    fn rows_are_fetched_whole_where_that_is_needed_alone() {
+        let (logits, top) = searched();
+        let array = Array::from_slice(&[logits.clone(), logits.clone()].concat(), &[2, 500]);
+        let small = (0..500).find(|id| !top.ids.contains(id)).unwrap();
+        let under = |tokens: &[Token]| {
+            let grammar = Some(Constraint::new(Arc::new(Only(tokens.to_vec()))));
+            Sampling { grammar, ..Sampling::greedy() }
+        };
+        let asks = Sampling { logprobs: Some(2), ..Sampling::greedy() };
+        let best = Logprobs::of(&logits, top.ids[0], 2).likeliest[0].0;
+        for (sampling, whole, next) in [
+            (Sampling::greedy(), false, best),
+            (under(&[small, top.ids[5]]), false, top.ids[5]),
+            (under(&[small, small + 1000]), true, small),
+            (asks, true, best),
+        ] {
+            let batch = seated(sampling);
+            let row = batch.rows().values().next().unwrap();
+            let rows = vec![Found::Top(top.clone()), Found::Top(top.clone())];
+            let mut scores = Scores::Top { logits: array.clone(), rows };
+            let told = |row: &Row| row.request().sampling.logprobs.is_some();
+            let drafts = [3];
+            let drawn = [(row, &drafts[..0]), (row, &drafts[..])];
+            scores.settle(drawn.into_iter(), told).unwrap();
+            assert_eq!(scores.are_few(), !whole);
+            for score in scores.rows() {
+                assert_eq!(score.dist(row, &[]).unwrap(), Dist::one_hot(next));
+            }
+            let logprobs = Score::logprobs(&scores.rows(), row, &[next, next]);
+            let most = row.request().sampling.logprobs;
+            let want = most.map(|most| vec![Logprobs::of(&logits, next, most); 2]);
+            assert_eq!(logprobs, want.unwrap_or_default());
         }
     }
 

@@ -60,7 +60,7 @@ fn text_under_a_grammar_is_the_same_at_every_depth_and_in_company() {
     }
     for depth in 1..=4 {
         for (i, prompt) in prompts.iter().enumerate() {
-            let Told { tokens, usage } = house.alone(prompt, sampling(i), NEW, depth);
+            let Told { tokens, usage, .. } = house.alone(prompt, sampling(i), NEW, depth);
             assert_eq!(tokens, want[i], "prompt {i} at K={depth}");
             assert!(usage.accepted > 0, "prompt {i} at K={depth}");
         }
@@ -80,7 +80,7 @@ fn where_all_is_forced_the_head_is_never_asked() {
     let mut house = House::new(engine(Q8, None, 1));
     let grammar = Some(Constraint::new(Arc::new(Runs { free: 1, forced: 40 })));
     let sampling = Sampling { grammar, ..Sampling::greedy() };
-    let Told { tokens, usage } = house.alone(&prompts(3)[2], sampling, NEW, 2);
+    let Told { tokens, usage, .. } = house.alone(&prompts(3)[2], sampling, NEW, 2);
     assert_eq!((tokens.len(), usage.drafted), (NEW, usage.accepted));
     // Five tokens a step, though the tuner says two drafts.
     let steps = house.reports.iter().filter(|report| report.rows > 0).count();

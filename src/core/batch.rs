@@ -10,6 +10,7 @@ use crate::engine::{EngineInfo, Move, Outcome, Phases, Plan, Prefill, RowOutcome
 use crate::grammar::Mask;
 use crate::guard::Shortage;
 use crate::ledger::{Holding, Ledger};
+use crate::logprobs::Logprobs;
 use crate::request::{Drafts, Finish, Request, Usage};
 use crate::sample::{Dist, NotFinite, Seen};
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
@@ -109,6 +110,13 @@ impl Row {
         Dist::masked(logits, &self.request.sampling, (&self.seen, ahead), mask.as_ref())
     }
 
+    /// What the model thought of `token` by its row of `logits` [vocab], if its request asks.
+    #[must_use]
+    pub fn logprobs(&self, logits: &[f32], token: Token) -> Option<Logprobs> {
+        let most = self.request.sampling.logprobs?;
+        Some(Logprobs::of(logits, token, most))
+    }
+
     fn is_decoding(&self) -> bool {
         self.tokens.len() > self.request.prompt.len()
     }
@@ -141,8 +149,10 @@ pub struct Settled {
 }
 
 /// News of one row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RowEvent {
+    /// What the model thought of the tokens that the next event shows, where that is asked for.
+    Logprobs(Vec<Logprobs>),
     /// Tokens to show, in order, never empty; and what the row cost and gave so far, because one
     /// that is taken out says nothing more.
     Tokens(Vec<Token>, Usage),

@@ -21,7 +21,9 @@ pub struct Mask {
 impl Mask {
     /// From words of 64 ids, the lowest id in the lowest bit.
     #[must_use]
-    pub fn from_bits(bits: Vec<u64>) -> Self {
+    pub fn from_bits(mut bits: Vec<u64>) -> Self {
+        // So that equal sets are equal values.
+        bits.truncate(bits.iter().rposition(|&word| word != 0).map_or(0, |last| last + 1));
         Self { bits: bits.into() }
     }
 
@@ -37,7 +39,7 @@ impl Mask {
                 *word &= !(1 << (token % 64));
             }
         }
-        Self { bits: bits.into() }
+        Self::from_bits(bits)
     }
 
     /// Whether it holds this token.
@@ -56,6 +58,42 @@ impl Mask {
                 Some(first + bit)
             })
         })
+    }
+
+    /// Those of a row of numbers that belong to its tokens. Most masks hold nearly all or nearly
+    /// none, so whole words are taken or passed over at once.
+    pub(crate) fn gather(&self, row: &[f32]) -> Vec<f32> {
+        let mut few = Vec::with_capacity(self.len().min(row.len()));
+        for (&word, part) in self.bits.iter().zip(row.chunks(64)) {
+            if word == u64::MAX {
+                few.extend_from_slice(part);
+                continue;
+            }
+            let mut rest = word;
+            while rest != 0 {
+                few.extend(part.get(rest.trailing_zeros() as usize));
+                rest &= rest - 1;
+            }
+        }
+        few
+    }
+
+    /// Its tokens at these places, both ascending.
+    pub(crate) fn at(&self, places: &[Token]) -> Vec<Token> {
+        let (mut tokens, mut before) = (Vec::with_capacity(places.len()), 0);
+        let mut places = places.iter().peekable();
+        for (first, &word) in (0..).step_by(64).zip(self.bits.iter()) {
+            let count = word.count_ones();
+            while let Some(place) = places.next_if(|&&place| place < before + count) {
+                let mut rest = word;
+                for _ in before..*place {
+                    rest &= rest - 1;
+                }
+                tokens.push(first + rest.trailing_zeros());
+            }
+            before += count;
+        }
+        tokens
     }
 
     /// How many tokens it holds.
@@ -86,7 +124,7 @@ impl FromIterator<Token> for Mask {
             bits.resize(bits.len().max(at + 1), 0);
             bits[at] |= 1 << (token % 64);
         }
-        Self { bits: bits.into() }
+        Self::from_bits(bits)
     }
 }
 
@@ -138,6 +176,13 @@ impl Constraint {
         Self { opening: (!tokens.is_empty()).then_some(Opening { tokens, before }), ..self }
     }
 
+    /// The same where the text begins behind the opening, as that of a row that goes on from
+    /// another does.
+    #[must_use]
+    pub fn begun(self) -> Self {
+        Self { opening: None, ..self }
+    }
+
     /// The tokens that may follow `text`.
     ///
     /// # Errors
@@ -146,7 +191,14 @@ impl Constraint {
         let Some(Opening { tokens, before }) = &self.opening else {
             return self.grammar.allowed(text);
         };
-        match text.windows(tokens.len()).position(|window| window == &**tokens) {
+        // The first of them is sought alone: the text may be long, and it is looked at often.
+        let mut from = 0;
+        let mut begins = std::iter::from_fn(|| {
+            let at = from + text[from..].iter().position(|&token| token == tokens[0])?;
+            from = at + 1;
+            Some(at)
+        });
+        match begins.find(|&at| text[at..].starts_with(tokens)) {
             Some(at) => self.grammar.allowed(&text[at + tokens.len()..]),
             None => Ok(before.clone()),
         }
@@ -192,6 +244,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn numbers_are_gathered_and_their_places_are_tokens() {
+        let row: Vec<f32> = (0..200).map(|i| i as f32).collect();
+        let sparse: Mask = [3, 64, 70, 190, 199, 500].into_iter().collect();
+        for mask in [sparse, Mask::all_but(300, [0, 65, 130]), Mask::all_but(150, [])] {
+            let tokens: Vec<Token> = mask.tokens().filter(|&token| token < 200).collect();
+            let numbers: Vec<f32> = tokens.iter().map(|&token| token as f32).collect();
+            assert_eq!(mask.gather(&row), numbers);
+            let all: Vec<Token> = (0..tokens.len() as Token).collect();
+            assert_eq!(mask.at(&all), tokens);
+            let some: Vec<Token> = all.iter().copied().filter(|i| i % 3 == 1).collect();
+            assert_eq!(
+                mask.at(&some),
+                some.iter().map(|&i| tokens[i as usize]).collect::<Vec<_>>()
+            );
+        }
+    }
+
     /// Counts up from the length of the text; two tokens are allowed at every third place.
     #[derive(Debug)]
     struct Counting;
@@ -224,6 +294,7 @@ mod tests {
         assert_eq!(late.allowed(&[7, 8, 0, 1]), whole.allowed(&[0, 1]));
         assert_eq!(late.allowed(&[7, 8, 7, 8]), whole.allowed(&[7, 8]), "the first counts");
         assert_ne!(late, whole);
+        assert_eq!(late.begun(), whole);
         assert_eq!(whole.clone().after([].into(), before), whole);
     }
 }

@@ -26,6 +26,7 @@ pub mod grammar;
 pub mod guard;
 pub mod knobs;
 pub mod ledger;
+pub mod logprobs;
 pub mod prefix;
 pub mod preflight;
 pub mod random;

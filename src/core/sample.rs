@@ -38,6 +38,8 @@ pub struct Sampling {
     pub rule: Rule,
     /// What the text may be, if not anything.
     pub grammar: Option<Constraint>,
+    /// With how many alternatives to tell what the model thought of each token, if at all.
+    pub logprobs: Option<u8>,
 }
 
 impl Default for Sampling {
@@ -54,6 +56,7 @@ impl Default for Sampling {
             seed: 0,
             rule: Rule::Ratio,
             grammar: None,
+            logprobs: None,
         }
     }
 }
@@ -280,10 +283,8 @@ impl Dist {
 fn within(logits: &[f32], s: &Sampling, mask: Option<&Mask>) -> Result<Dist, NotFinite> {
     let Some(mask) = mask else { return truncated(logits, s) };
     // Places ascend as their ids do, so ties fall to the same tokens.
-    let (ids, few): (Vec<Token>, Vec<f32>) =
-        mask.tokens().map_while(|id| Some((id, *logits.get(id as usize)?))).unzip();
-    let Dist { ids: places, probs } = truncated(&few, s)?;
-    Ok(Dist { ids: places.into_iter().map(|place| ids[place as usize]).collect(), probs })
+    let Dist { ids: places, probs } = truncated(&mask.gather(logits), s)?;
+    Ok(Dist { ids: mask.at(&places), probs })
 }
 
 /// The likeliest token, the lowest id at a tie.

@@ -10,6 +10,7 @@ use crate::engine::{
     Emitted, Engine, EngineInfo, Fault, Move, Outcome, Plan, Prefill, RowOutcome, Rows, Verify,
 };
 use crate::guard::Budget;
+use crate::logprobs::Logprobs;
 use crate::prefix::chain;
 use crate::sample::{Dist, NotFinite};
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
@@ -201,9 +202,9 @@ impl Scripted {
             return Ok(None);
         }
         let s = &row.request().sampling;
-        let result = self.dist(row, row.tokens(), false).map(|p| Emitted {
-            tokens: vec![draw(s.rule, s.seed, chunk.end as u64, &p)],
-            drafted: 0,
+        let result = self.dist(row, row.tokens(), false).map(|p| {
+            let tokens = vec![draw(s.rule, s.seed, chunk.end as u64, &p)];
+            Emitted { logprobs: self.logprobs(row, &tokens), tokens, drafted: 0 }
         });
         Ok(Some(RowOutcome { slot: chunk.slot, result }))
     }
@@ -239,7 +240,22 @@ impl Scripted {
         let mut tokens = drafts[..verdict.accepted].to_vec();
         tokens.push(verdict.next);
         let drafted = drafts.len();
-        Ok((drafts, Emitted { tokens, drafted }))
+        let logprobs = self.logprobs(row, &tokens);
+        Ok((drafts, Emitted { tokens, drafted, logprobs }))
+    }
+
+    /// Of tokens that are emitted after the text of a row.
+    fn logprobs(&self, row: &Row, tokens: &[Token]) -> Vec<Logprobs> {
+        let mut text = row.tokens().to_vec();
+        let one = |&token: &Token| {
+            let told = row.logprobs(&self.logits(&text), token);
+            text.push(token);
+            told
+        };
+        if row.request().sampling.logprobs.is_none() {
+            return Vec::new();
+        }
+        tokens.iter().filter_map(one).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::logprobs::{self, Told};
 use crate::ingress::stream::End;
 use crate::ingress::{random, unix_s};
 
@@ -36,6 +37,10 @@ pub(crate) struct Answer {
     prompts: Vec<usize>,
     /// Choices of each prompt.
     choices: usize,
+    /// Whether it says what the model thought of each token.
+    tells: bool,
+    /// The prompts, where texts begin with them.
+    echo: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -66,7 +71,26 @@ impl Answer {
             Shape::Completions => "cmpl",
         };
         let id = format!("{prefix}-{:016x}{:016x}", random(), random());
-        Self { shape, id, created: unix_s(), model: model.to_owned(), prompts, choices }
+        let (created, model) = (unix_s(), model.to_owned());
+        Self { shape, id, created, model, prompts, choices, tells: false, echo: Vec::new() }
+    }
+
+    /// The same with what the model thought, and with prompts that are echoed.
+    pub(crate) fn with(self, tells: bool, echo: Vec<String>) -> Self {
+        Self { tells, echo, ..self }
+    }
+
+    fn echo(&self, index: usize) -> &str {
+        self.echo.get(index / self.choices.max(1)).map_or("", String::as_str)
+    }
+
+    /// What the model thought, if that was asked for.
+    fn logprobs(&self, told: &[Told]) -> Value {
+        match (self.tells, self.shape) {
+            (false, _) => Value::Null,
+            (true, Shape::Chat) => logprobs::chat(told),
+            (true, Shape::Completions) => logprobs::completions(told),
+        }
     }
 
     /// What opens a choice in a stream, if anything does.
@@ -76,16 +100,25 @@ impl Answer {
                 let delta = json!({"role": "assistant", "content": ""});
                 Some(self.chunk(chat_chunk(index, &delta, None), null_usage))
             }
-            Shape::Completions => None,
+            Shape::Completions if self.echo.is_empty() => None,
+            Shape::Completions => {
+                Some(self.chunk(completion(index, self.echo(index), None), null_usage))
+            }
         }
     }
 
     /// A piece of text.
-    pub(crate) fn text(&self, index: usize, text: &str, null_usage: bool) -> String {
-        let choice = match self.shape {
+    pub(crate) fn text(
+        &self,
+        index: usize,
+        (text, told): (&str, &[Told]),
+        null_usage: bool,
+    ) -> String {
+        let mut choice = match self.shape {
             Shape::Chat => chat_chunk(index, &json!({"content": text}), None),
             Shape::Completions => completion(index, text, None),
         };
+        choice["logprobs"] = self.logprobs(told);
         self.chunk(choice, null_usage)
     }
 
@@ -107,22 +140,29 @@ impl Answer {
     }
 
     /// The whole answer at once: texts and ends of all choices, in order.
-    pub(crate) fn whole(&self, texts: &[String], ends: &[End]) -> String {
+    pub(crate) fn whole(&self, texts: &[String], told: &[Vec<Told>], ends: &[End]) -> String {
         let object = match self.shape {
             Shape::Chat => "chat.completion",
             Shape::Completions => "text_completion",
         };
         let mut envelope = self.envelope(object);
-        let choices = texts.iter().zip(ends).enumerate();
+        let choices = texts.iter().zip(ends).zip(told).enumerate();
         envelope.choices = choices
-            .map(|(index, (text, end))| match self.shape {
-                Shape::Chat => json!({
-                    "index": index,
-                    "message": {"role": "assistant", "content": text, "refusal": null},
-                    "logprobs": null,
-                    "finish_reason": end.reason,
-                }),
-                Shape::Completions => completion(index, text, Some(end.reason)),
+            .map(|(index, ((text, end), told))| {
+                let mut choice = match self.shape {
+                    Shape::Chat => json!({
+                        "index": index,
+                        "message": {"role": "assistant", "content": text, "refusal": null},
+                        "logprobs": null,
+                        "finish_reason": end.reason,
+                    }),
+                    Shape::Completions => {
+                        let text = [self.echo(index), text].concat();
+                        completion(index, &text, Some(end.reason))
+                    }
+                };
+                choice["logprobs"] = self.logprobs(told);
+                choice
             })
             .collect();
         envelope.usage = Some(self.usage(ends));

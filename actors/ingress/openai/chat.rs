@@ -4,7 +4,7 @@ use mtplx_core::sample::Sampling;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::{ChatBody, Source, Wanted, message, neutral};
+use super::{ChatBody, Source, Wanted, logprobs, message, neutral};
 use crate::ingress::text::{Chat, RESERVED};
 
 const NOT_YET: &str = "not supported yet; leave it out";
@@ -32,6 +32,7 @@ impl ChatBody {
         let source = Source::Chat(Chat { messages, tools: Vec::new(), kwargs });
         let old_name = shared.max_tokens;
         let mut wanted = shared.wanted(vec![source], defaults)?;
+        wanted.sampling.logprobs = logprobs::of_chat(self.logprobs, self.top_logprobs)?;
         if let Some(n) = self.max_completion_tokens {
             let field = "max_completion_tokens";
             if n == 0 {
@@ -54,10 +55,6 @@ impl ChatBody {
         neutral("functions", self.functions.as_ref(), empty, NOT_YET)?;
         neutral("tool_choice", self.tool_choice.as_ref(), none, NOT_YET)?;
         neutral("function_call", self.function_call.as_ref(), none, NOT_YET)?;
-        neutral("logprobs", self.logprobs.as_ref(), |v| *v == json!(false), NOT_YET)?;
-        neutral("top_logprobs", self.top_logprobs.as_ref(), |v| *v == json!(0), NOT_YET)?;
-        let text = |v: &Value| *v == json!({"type": "text"});
-        neutral("response_format", self.response_format.as_ref(), text, NOT_YET)?;
         let effort = "not supported yet; chat_template_kwargs reaches the model's template";
         neutral("reasoning_effort", self.reasoning_effort.as_ref(), never, effort)?;
         neutral("modalities", self.modalities.as_ref(), |v| *v == json!(["text"]), text_only)?;

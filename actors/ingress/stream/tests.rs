@@ -17,7 +17,7 @@ fn answer(lists: &[&[u32]], stops: &[&str]) -> (String, End) {
     }
     sender.try_send(RowEvent::Finished(Finish::Length, Usage::default())).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (texts, ends) = runtime.block_on(Choices::new(vec![choice]).whole()).unwrap();
+    let (texts, _, ends) = runtime.block_on(Choices::new(vec![choice]).whole()).unwrap();
     (texts[0].clone(), ends[0])
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::harness::*;
 use crate::ingress::Config;
 
-const FIELDS: [&str; 44] = [
+const FIELDS: [&str; 49] = [
     "messages",
     "prompt",
     "model",
@@ -39,6 +39,11 @@ const FIELDS: [&str; 44] = [
     "logprobs",
     "top_logprobs",
     "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
     "modalities",
     "best_of",
     "echo",

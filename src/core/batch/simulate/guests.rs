@@ -75,6 +75,7 @@ pub(super) fn anybody(rng: &mut Rng, id: u64, stems: &[Vec<Token>]) -> Request {
         seed: rng.below(1 << 40),
         rule: Rule::Coupled,
         grammar: grammar(rng),
+        logprobs: rng.chance(8).then_some(3),
         ..Sampling::default()
     };
     Request {
