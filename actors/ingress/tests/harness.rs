@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admission::{Admission, Door};
 use crate::bank;
 use crate::ingress::text::tests::tiny;
-use crate::ingress::{Config, Handle, start};
+use crate::ingress::{Config, Handle, UnknownFields, start};
 
 /// What the bank of a test does with each request.
 pub(super) type Play = Arc<dyn Fn(Admission) + Send + Sync>;
@@ -58,6 +58,11 @@ pub(super) fn config() -> Config {
         body_bytes_max: 64 * 1024,
         new_tokens_max: None,
         keep_alive_s: 1.try_into().unwrap(),
+        aliases: vec!["claude-*".into(), "other".into()],
+        unknown_fields: UnknownFields::Refuse,
+        thinking_tokens_max: None,
+        responses_bytes_max: 1 << 20,
+        responses_idle_s: 3600,
     }
 }
 
@@ -145,6 +150,25 @@ pub(super) fn says(
             let _ = events.try_send(RowEvent::Finished(end, usage));
         }
     }
+}
+
+/// A bank that says this text to everybody, two tokens at a time.
+pub(super) fn speaks(text: &str, end: Finish) -> impl Fn(Admission) + Send + Sync + 'static {
+    let tokens = tiny().raw(text).unwrap().tokens;
+    move |admission| {
+        let Admission { request, events, .. } = admission;
+        let mut usage = Usage { prompt: request.prompt.len(), cached: 5, ..Usage::default() };
+        for tokens in tokens.chunks(2) {
+            usage.generated += tokens.len();
+            let _ = events.try_send(RowEvent::Tokens(tokens.to_vec(), usage));
+        }
+        let _ = events.try_send(RowEvent::Finished(end, usage));
+    }
+}
+
+/// What clients are answered in tests needs more room than what they ask.
+pub(super) fn roomy() -> EngineInfo {
+    EngineInfo { context_tokens_max: 4096, ..info() }
 }
 
 /// A bank that keeps all requests and says nothing.

@@ -28,11 +28,17 @@ pub(crate) fn tiny() -> Arc<Text> {
     Arc::clone(TEXT.get_or_init(|| Arc::new(Text::new(&files()).unwrap())))
 }
 
+/// Tokens as people read them, special ones too.
+pub(crate) fn shown(tokens: &[Token]) -> String {
+    tiny().tokenizer.decode(tokens, false).unwrap()
+}
+
 fn chat_of(case: &Value) -> Chat {
     Chat {
         messages: case["messages"].as_array().cloned().unwrap_or_default(),
         tools: case["tools"].as_array().cloned().unwrap_or_default(),
         kwargs: case["kwargs"].as_object().cloned().unwrap_or_default(),
+        ..Chat::default()
     }
 }
 
