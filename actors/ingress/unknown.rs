@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::openai::ApiError;
-use super::openai::error::UNKNOWN;
+use super::openai::error::{HOSTED, UNKNOWN};
 
 /// More unknown fields than this are no oversight.
 const IGNORED_MAX: usize = 64;
@@ -37,11 +37,18 @@ impl UnknownFields {
         }
         let Ok(mut value) = serde_json::from_slice::<Value>(body) else { return Err(refused) };
         while ignored.len() < IGNORED_MAX {
-            let ApiError::Param { param, code: UNKNOWN, .. } = &refused else { break };
-            if !remove(&mut value, param) {
-                break;
-            }
-            ignored.push(param.clone());
+            let ApiError::Param { param, code, .. } = &refused else { break };
+            let path = match *code {
+                UNKNOWN => param.as_str(),
+                // All of the tool, not only its type.
+                HOSTED => param.trim_end_matches(".type"),
+                _ => break,
+            };
+            let Some(removed) = remove(&mut value, path) else { break };
+            ignored.push(match removed["type"].as_str() {
+                Some(kind) => format!("{path} {kind}"),
+                None => path.to_owned(),
+            });
             match read(value.to_string().as_bytes()) {
                 Ok(read) => return Ok((read, ignored)),
                 Err(next) => refused = next,
@@ -51,29 +58,31 @@ impl UnknownFields {
     }
 }
 
-/// Removes what a path like `messages[0].colour` names. Names may hold dots and brackets.
-fn remove(value: &mut Value, path: &str) -> bool {
+/// Takes out what a path like `messages[0].colour` names. Names may hold dots and brackets.
+fn remove(value: &mut Value, path: &str) -> Option<Value> {
     match value {
         Value::Object(map) => {
-            if map.shift_remove(path).is_some() {
-                return true;
+            if let Some(removed) = map.shift_remove(path) {
+                return Some(removed);
             }
-            map.iter_mut().any(|(key, inner)| {
+            map.iter_mut().find_map(|(key, inner)| {
                 let rest = path.strip_prefix(key.as_str());
                 let rest = rest.and_then(|rest| match rest.strip_prefix('.') {
                     None => rest.starts_with('[').then_some(rest),
                     dotted => dotted,
                 });
-                rest.is_some_and(|rest| remove(inner, rest))
+                remove(inner, rest?)
             })
         }
         Value::Array(items) => {
-            let inner = path.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-            let Some((index, rest)) = inner else { return false };
-            let item = index.parse().ok().and_then(|index: usize| items.get_mut(index));
-            item.is_some_and(|item| remove(item, rest.strip_prefix('.').unwrap_or(rest)))
+            let (index, rest) = path.strip_prefix('[')?.split_once(']')?;
+            let index = index.parse().ok().filter(|&index: &usize| index < items.len())?;
+            if rest.is_empty() {
+                return Some(items.remove(index));
+            }
+            remove(&mut items[index], rest.strip_prefix('.').unwrap_or(rest))
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
 
@@ -85,11 +94,13 @@ mod tests {
 
     #[test]
     fn what_a_path_names_is_removed() {
-        let mut value = json!({"a": [{"b.c": 1, "d": {"e": 2}}], "f": 3});
-        assert!(remove(&mut value, "a[0].b.c"));
-        assert!(remove(&mut value, "a[0].d.e"));
-        assert!(remove(&mut value, "f"));
-        assert!(!remove(&mut value, "f") && !remove(&mut value, "a[9].x"));
+        let mut value = json!({"a": [{"b.c": 1, "d": {"e": 2}}, 5], "f": 3});
+        for (path, removed) in [("a[0].b.c", 1), ("a[0].d.e", 2), ("f", 3), ("a[1]", 5)] {
+            assert_eq!(remove(&mut value, path), Some(json!(removed)));
+        }
+        for path in ["f", "a[1]", "a[9].x", "a[x]", ""] {
+            assert_eq!(remove(&mut value, path), None);
+        }
         assert_eq!(value, json!({"a": [{"d": {}}]}));
     }
 }

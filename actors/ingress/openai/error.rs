@@ -15,6 +15,9 @@ pub(crate) const RETRY_AFTER_S: u32 = 2;
 /// The code of a parameter that nobody knows.
 pub(crate) const UNKNOWN: &str = "unknown_parameter";
 
+/// The code of a tool that would have to run here.
+pub(crate) const HOSTED: &str = "unsupported_tool";
+
 /// Why a client gets an error instead of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ApiError {

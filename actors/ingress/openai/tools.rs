@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::error::ApiError;
+use super::error::{ApiError, HOSTED};
 use crate::ingress::reply::{NAME_MAX, Tools};
 use crate::ingress::text::{Chat, Must};
 
@@ -86,10 +86,12 @@ pub(crate) fn declared(tools: Vec<Value>) -> Result<(Vec<Value>, Vec<String>), A
 /// A tool that would have to run here.
 pub(crate) fn hosted(path: &str, kind: &str) -> ApiError {
     let reason = format!(
-        "tools of type {kind} are run by OpenAI's servers, not by this one; declare functions, and \
-         turn this tool off in the client"
+        "tools of type {kind} are run by their maker's servers, not by this one; declare functions, \
+         and turn this tool off in the client"
     );
-    ApiError::unsupported(format!("{path}.type"), &reason)
+    let param = format!("{path}.type");
+    let message = format!("{param}: {reason}");
+    ApiError::Param { param, code: HOSTED, message }
 }
 
 /// One function, checked and in the order that templates show.

@@ -67,7 +67,8 @@ fn call(name: &str, arguments: Value) -> (String, Value) {
 
 const CALLS: &str = "Let me see.\n\n<tool_call>\n<function=write>\n<parameter=path>\n/a b\n\
     </parameter>\n<parameter=content>\n  say \"ä\"\n\n</parameter>\n<parameter=line>\n7\n\
-    </parameter>\n<parameter=deep>\nTrue\n</parameter>\n<parameter=list>\n[\"x\", \"y\"]\n</parameter>\n\
+    </parameter>\n<parameter=deep>\nTrue\n</parameter>\n<parameter=list>\n[\"x\", \"y\"]\n\
+    </parameter>\n\
     <parameter=note>\nnull\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=read>\n\
     </function>\n</tool_call>";
 
