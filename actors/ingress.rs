@@ -26,6 +26,7 @@ use crate::bank;
 
 mod admission;
 mod anthropic;
+mod grammar;
 mod openai;
 
 mod reply;
@@ -34,6 +35,7 @@ mod routes;
 mod stream;
 mod text;
 mod thinking;
+mod tokenize;
 mod unknown;
 mod wire;
 

@@ -96,6 +96,7 @@ impl Guest {
         while let Some(event) = self.events.recv().await {
             match event {
                 RowEvent::Tokens(tokens, _) => text.extend(tokens),
+                RowEvent::Logprobs(_) => {}
                 RowEvent::Refused(shortage) => panic!("refused: {shortage}"),
                 RowEvent::Finished(finish, usage) => {
                     return Heard { text, end: Some((finish, usage)) };

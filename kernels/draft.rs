@@ -9,6 +9,8 @@
 
 use mlx_rs::Array;
 use mtplx_core::Token;
+use mtplx_core::batch::Row;
+use mtplx_core::grammar::Mask;
 use mtplx_core::sample::{Dist, NotFinite, Sampling, Seen};
 
 use crate::checkpoint::Linear;
@@ -110,25 +112,30 @@ impl DraftIds {
         self.skipped == 0
     }
 
-    /// The distribution that `sampling` makes of `logits`, over ids of the whole vocabulary.
+    /// The distribution that a row's request makes of `logits`, over ids of the whole vocabulary.
     ///
     /// # Errors
-    /// As [`Dist::from_logits`].
-    pub fn dist(
+    /// As [`Row::dist`].
+    pub fn dist(self, logits: &[f32], row: &Row, ahead: &[Token]) -> Result<Dist, NotFinite> {
+        let mask = row.mask(ahead)?;
+        self.masked(logits, &row.request().sampling, (row.seen(), ahead), mask.as_ref())
+    }
+
+    fn masked(
         self,
         logits: &[f32],
         sampling: &Sampling,
-        seen: &Seen,
-        ahead: &[Token],
+        (seen, ahead): (&Seen, &[Token]),
+        mask: Option<&Mask>,
     ) -> Result<Dist, NotFinite> {
         if self.are_all() {
-            return Dist::from_logits(logits, sampling, seen, ahead);
+            return Dist::masked(logits, sampling, (seen, ahead), mask);
         }
         let (low, last) = logits.split_at(self.low);
-        if sampling.has_penalties() || !sampling.logit_bias.is_empty() {
+        if sampling.has_penalties() || !sampling.logit_bias.is_empty() || mask.is_some() {
             // They speak of tokens by id.
             let all = [low, &vec![NEVER; self.skipped], last].concat();
-            return Dist::from_logits(&all, sampling, seen, ahead);
+            return Dist::masked(&all, sampling, (seen, ahead), mask);
         }
         let few = Dist::from_logits(logits, sampling, seen, ahead)?;
         let id = |row: Token| match row as usize >= self.low {
@@ -160,7 +167,7 @@ mod tests {
     }
 
     fn dist(top: usize, sampling: &Sampling, seen: &Seen) -> Dist {
-        ids().dist(&logits(top), sampling, seen, &[]).unwrap()
+        ids().masked(&logits(top), sampling, (seen, &[]), None).unwrap()
     }
 
     #[test]
@@ -181,6 +188,17 @@ mod tests {
             assert_eq!(sampled.ids().len(), 3);
             assert!(sampled.prob(id) > 0.8, "{sampled:?}");
         }
+    }
+
+    #[test]
+    fn a_mask_speaks_of_the_whole_vocabulary() {
+        let seen = Seen::default();
+        let masked = |tokens: &[Token]| {
+            let mask: Mask = tokens.iter().copied().collect();
+            ids().masked(&logits(3), &Sampling::greedy(), (&seen, &[]), Some(&mask)).unwrap()
+        };
+        assert_eq!(masked(&[900, 1690, 1999]), Dist::one_hot(1690));
+        assert_eq!(masked(&[900]), Dist::one_hot(900), "it has no row, but nothing else may come");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! * `memory`: what is needed is said beforehand, what does not fit is refused;
 //! * `metrics`: what /metrics shows is what was served;
 //! * `drain`: SIGTERM lets running requests finish;
+//! * `structure`: answers of the structure that was asked for;
 //! * `tidy`: the rules of the house itself.
 
 #![allow(
@@ -27,4 +28,5 @@ mod leaving;
 mod memory;
 mod metrics;
 mod openai;
+mod structure;
 mod tidy;

@@ -72,6 +72,7 @@ impl Streams {
     pub(super) fn publish(&mut self, id: RequestId, event: RowEvent) -> Result<(), Full> {
         let Some(stream) = self.0.get_mut(&id) else { return Ok(()) };
         let (usage, last) = match &event {
+            RowEvent::Logprobs(_) => (stream.usage, false),
             RowEvent::Tokens(_, usage) => (Some(*usage), false),
             RowEvent::Finished(_, usage) => (Some(*usage), true),
             // It never ran.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mtplx_core::engine::EngineInfo;
+use mtplx_core::grammar::{Constraint, Mask};
 use mtplx_core::guard;
 use mtplx_core::random::derive;
 use mtplx_core::request::{Drafts, Limits, Refusal, Request};
@@ -15,6 +16,7 @@ use mtplx_core::{RequestId, Token};
 use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::grammar::{Compiled, Structure};
 use super::openai::error::RETRY_AFTER_S;
 use super::openai::{Drafting, Reading, Source, Wanted};
 use super::reply::Manner;
@@ -24,6 +26,11 @@ use super::text::{Prompt, Text};
 use super::{Config, off_thread};
 use crate::admission::Admission;
 use crate::{bank, metrics};
+
+/// Grammars compiled at once; compiling one takes a processor.
+const COMPILING_MAX: usize = 2;
+/// Longest time that a grammar may take to be compiled.
+const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Whether and by whom requests are served.
 #[derive(Clone, Debug)]
@@ -44,6 +51,7 @@ pub(crate) struct House {
     /// When the door opened, in seconds since 1970.
     pub(crate) started_s: u64,
     permits: Arc<Semaphore>,
+    compiling: Arc<Semaphore>,
     last_id: Arc<AtomicU64>,
 }
 
@@ -65,11 +73,23 @@ impl House {
         let started_s = super::unix_s();
         let idle = Duration::from_secs(config.responses_idle_s.into());
         let responses = Arc::new(Store::new(config.responses_bytes_max, idle));
-        Self { config, text, responses, readiness, started_s, permits, last_id: Arc::default() }
+        let compiling = Arc::new(Semaphore::new(COMPILING_MAX));
+        let last_id = Arc::default();
+        Self { config, text, responses, readiness, started_s, permits, compiling, last_id }
     }
 
     pub(crate) fn readiness(&self) -> Readiness {
         self.readiness.borrow().clone()
+    }
+
+    /// Prompts as a client may have them back.
+    pub(crate) fn shown(&self, sources: &[Source]) -> Vec<String> {
+        let shown = |source: &Source| match source {
+            Source::Text(text) => text.clone(),
+            Source::Tokens(tokens) => self.text.decode(tokens),
+            Source::Chat(_) => String::new(),
+        };
+        sources.iter().map(shown).collect()
     }
 
     /// Choices in the house.
@@ -94,6 +114,8 @@ impl House {
         let fields: Vec<_> = sources.iter().map(Source::field).collect();
         let prompts = self.prompts(sources).await?;
         let limits = self.limits(&wanted);
+        let structure = self.demanded(&mut wanted, &prompts)?;
+        let compiled = self.compiled(structure, info.vocab).await?;
         let mut admissions = Vec::new();
         for (prompt, field) in prompts.iter().zip(fields) {
             // A tokenizer may know tokens that the model has no embedding for.
@@ -103,11 +125,15 @@ impl House {
             for index in 0..wanted.choices {
                 // Room for every event there can be. The channel takes memory for those that are
                 // in it only, in blocks of 32.
-                let (events, receiver) = mpsc::channel(room + 2);
+                let each = 1 + usize::from(wanted.sampling.logprobs.is_some());
+                let (events, receiver) = mpsc::channel(each * room + 2);
                 let request = Request {
                     id: RequestId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1),
                     prompt: Arc::clone(&tokens),
-                    sampling: seeded(&wanted.sampling, index),
+                    sampling: Sampling {
+                        grammar: compiled.as_ref().map(|c| self.constraint(c, &tokens, &info)),
+                        ..seeded(&wanted.sampling, index)
+                    },
                     limits: Limits { new_tokens_max: room, ..limits.clone() },
                     draft_tokens: wanted.drafting.tokens,
                     boundaries: prompt.boundaries.clone(),
@@ -135,7 +161,7 @@ impl House {
 
     /// How a reply to this prompt is read.
     fn manner(&self, wanted: &Wanted, prompt: &Prompt) -> Manner {
-        let Reading { tools, one_call, plain } = wanted.reading.clone();
+        let Reading { tools, one_call, plain, .. } = wanted.reading.clone();
         Manner {
             begins_thinking: prompt.thinking,
             thinks: !plain && self.text.thinks(),
@@ -193,11 +219,74 @@ impl House {
         let size = sources.iter().map(Source::size).sum();
         let began = Instant::now();
         let prompts = off_thread(size, move || {
-            sources.into_iter().map(|source| prompt_of(&text, source)).collect()
+            sources.into_iter().map(|source| prompt_of(&text, source, true)).collect()
         });
         let prompts = prompts.await;
         metrics::tokenized(began.elapsed());
         prompts
+    }
+
+    /// What the answer is to be: as the client says, or a call that it demands.
+    fn demanded(
+        &self,
+        wanted: &mut Wanted,
+        prompts: &[Prompt],
+    ) -> Result<Option<Structure>, Refusal> {
+        let structure = wanted.structure.take();
+        let tools = std::mem::take(&mut wanted.reading.demanded);
+        if tools.is_empty() {
+            return Ok(structure);
+        }
+        let field = "tool_choice";
+        if let Some(Structure { field: other, .. }) = structure {
+            let reason = format!("demands a call, and {other} another answer; send one of them");
+            return Err(Refusal::Invalid { field, reason });
+        }
+        let calls = self.text.calls(&tools, wanted.reading.one_call);
+        // All prompts of a conversation begin it alike.
+        let written = prompts.first().map(|prompt| prompt.prefill.clone()).unwrap_or_default();
+        Ok(Some(Structure { language: calls.language(), field, written }))
+    }
+
+    /// Compiles what the answer is to be, off all threads that others wait for.
+    async fn compiled(
+        &self,
+        structure: Option<Structure>,
+        vocab: usize,
+    ) -> Result<Option<Compiled>, Refusal> {
+        let Some(structure) = structure else { return Ok(None) };
+        let field = structure.field;
+        let text = Arc::clone(&self.text);
+        let turn = Arc::clone(&self.compiling).acquire_owned().await;
+        let work = off_thread(usize::MAX, move || {
+            // Kept until the work is done, also where nobody waits for it any more.
+            let _turn = turn;
+            let grammars = text.grammars(vocab).map_err(|unusable| {
+                let reason = format!("this model's tokens cannot be constrained: {}", unusable.0);
+                Refusal::Invalid { field, reason }
+            })?;
+            grammars.compile(&structure)
+        });
+        let compiled = tokio::time::timeout(COMPILE_TIME_MAX, work).await;
+        compiled
+            .unwrap_or_else(|_| {
+                let reason = "takes too long to compile; make it simpler".into();
+                Err(Refusal::Invalid { field, reason })
+            })
+            .map(Some)
+    }
+
+    /// The grammar of one answer to this prompt. Where that leaves the model thinking, it holds
+    /// from the end of the thoughts on, and the text cannot end before.
+    fn constraint(&self, compiled: &Compiled, prompt: &[Token], info: &EngineInfo) -> Constraint {
+        let constraint = Constraint::new(Arc::new(compiled.open()));
+        match self.text.thinking_ends(prompt) {
+            Some(end) => {
+                let stops = self.text.stop_tokens().iter().copied();
+                constraint.after([end].into(), Mask::all_but(info.vocab, stops))
+            }
+            None => constraint,
+        }
     }
 
     fn limits(&self, wanted: &Wanted) -> Limits {
@@ -278,11 +367,13 @@ fn in_vocabulary(field: &'static str, tokens: &[Token], info: &EngineInfo) -> Re
     }
 }
 
-fn prompt_of(text: &Text, source: Source) -> Result<Prompt, Refusal> {
+/// The tokens of a source; `special` says whether a text is put between special tokens, where the
+/// tokenizer has such.
+pub(crate) fn prompt_of(text: &Text, source: Source, special: bool) -> Result<Prompt, Refusal> {
     let field = source.field();
     let prompt = match source {
         Source::Chat(chat) => text.chat(&chat)?,
-        Source::Text(raw) => text.raw(&raw)?,
+        Source::Text(raw) => text.cut(&raw, special)?,
         Source::Tokens(tokens) => Prompt::plain(tokens),
     };
     if prompt.tokens.is_empty() {

@@ -13,17 +13,21 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::grammar::Structure;
 use super::text::{Chat, Must};
 
 pub(crate) mod answer;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod error;
+pub(crate) mod logprobs;
 mod message;
 mod one_or_many;
 mod source;
+mod structure;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tokenize;
 pub(crate) mod tools;
 
 pub(crate) use self::error::ApiError;
@@ -70,6 +74,10 @@ pub(crate) struct Wanted {
     pub(crate) thinking_tokens_max: Option<usize>,
     /// What was asked for and is not honoured, for a warning.
     pub(crate) ignored: Vec<String>,
+    /// What the answer is to be, if not any text.
+    pub(crate) structure: Option<Structure>,
+    /// Whether a text is to begin with its prompt.
+    pub(crate) echo: bool,
 }
 
 impl Wanted {
@@ -157,6 +165,13 @@ bodies! {
         repetition_penalty: f32,
         stop_token_ids: Vec<Token>,
         ignore_eos: bool,
+        // What the answer is to be, in OpenAI's words and in vLLM's.
+        response_format: Value,
+        guided_json: Value,
+        guided_regex: String,
+        guided_choice: Vec<String>,
+        guided_grammar: String,
+        structured_outputs: structure::StructuredOutputs,
         // Extensions of our own.
         generation_mode: GenerationMode,
         draft_tokens: u64,
@@ -192,9 +207,8 @@ bodies! {
         service_tier: Value,
         functions: Value,
         function_call: Value,
-        logprobs: Value,
-        top_logprobs: Value,
-        response_format: Value,
+        logprobs: bool,
+        top_logprobs: u64,
         modalities: Value,
         audio: Value,
         prediction: Value,
@@ -208,8 +222,8 @@ bodies! {
         user: Value,
         // Accepted where they ask for nothing.
         best_of: usize,
-        echo: Value,
-        logprobs: Value,
+        echo: bool,
+        logprobs: u64,
         suffix: Value,
     }
 }
@@ -283,6 +297,8 @@ impl Shared {
             reading: Reading::default(),
             thinking_tokens_max: None,
             ignored: Vec::new(),
+            structure: self.structure()?,
+            echo: false,
         })
     }
 
@@ -311,6 +327,8 @@ impl Shared {
             logit_bias: Arc::new(self.logit_bias()?),
             seed,
             rule,
+            grammar: None,
+            logprobs: None,
         })
     }
 

@@ -30,7 +30,7 @@ use super::openai::{ApiError, ChatBody, CompletionsBody, Delivery, Wanted, parse
 use super::stream::Events;
 use super::text::iso_8601;
 use super::wire::Wire;
-use super::{Config, RenderMetrics, off_thread, random};
+use super::{Config, RenderMetrics, off_thread, random, tokenize};
 use crate::metrics;
 
 mod messages;
@@ -70,6 +70,9 @@ pub(super) fn router(house: Arc<House>, render: RenderMetrics) -> Router {
         .route("/v1/messages/count_tokens", post(messages::count_tokens))
         .route(RESPONSES, post(responses::create))
         .route("/v1/responses/{id}", get(responses::fetch).delete(responses::forget))
+        .route("/v1/embeddings", post(tokenize::embeddings))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
         .route("/v1/models", get(models))
         // Names of models may hold slashes.
         .route("/v1/models/{*id}", get(model))
@@ -107,8 +110,9 @@ async fn completions(
 }
 
 fn openai(shape: Shape) -> impl FnOnce(&Config, Asked) -> Box<dyn Wire> {
-    move |config, Asked { prompts, choices, include_usage, .. }| {
-        Box::new(Answer::new(shape, &config.model, prompts, (choices, include_usage)))
+    move |config, Asked { prompts, choices, include_usage, tells, echo, .. }| {
+        let answer = Answer::new(shape, &config.model, prompts, (choices, include_usage));
+        Box::new(answer.with(tells, echo))
     }
 }
 
@@ -127,10 +131,14 @@ struct Asked {
     /// Answers to each.
     choices: usize,
     include_usage: bool,
+    /// Whether what the model thought of each token is told.
+    tells: bool,
+    /// The prompts, where texts begin with them.
+    echo: Vec<String>,
 }
 
 /// The body, if it came whole and says that it is JSON.
-fn checked(
+pub(super) fn checked(
     house: &House,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -169,12 +177,17 @@ async fn read<B: DeserializeOwned, T: Send + 'static>(
         off_thread(body.len(), move || unknown.read(&body, |body| map(parse(body)?, &defaults)));
     let ((mut wanted, rest), ignored) = parsed.await?;
     wanted.ignored.extend(ignored);
-    match wanted.model.take() {
-        // One model is served, so its name may be left out.
+    served(house, wanted.model.take())?;
+    Ok((wanted, rest))
+}
+
+/// One model is served, so its name may be left out.
+pub(super) fn served(house: &House, asked: Option<String>) -> Result<(), ApiError> {
+    match asked {
         Some(asked) if !house.config.serves(&asked) => {
             Err(ApiError::UnknownModel { asked, served: house.config.model.clone() })
         }
-        Some(_) | None => Ok((wanted, rest)),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -187,16 +200,18 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let Delivery { stream, include_usage } = wanted.delivery;
     let (choices, ignored) = (wanted.choices, std::mem::take(&mut wanted.ignored));
+    let tells = wanted.sampling.logprobs.is_some();
+    let echo = if wanted.echo { house.shown(&wanted.sources) } else { Vec::new() };
     let Admitted { choices: running, prompts, thinking } =
         house.admit(wanted, (route.path, route.arrived)).await?;
-    let asked = Asked { prompts, thinking, choices, include_usage };
+    let asked = Asked { prompts, thinking, choices, include_usage, tells, echo };
     let mut wire = wire(&house.config, asked);
     let mut response = if stream {
         Sse::new(Events::new(wire, running, house.config.keep_alive())).into_response()
     } else {
-        let (replies, ends) = running.whole().await?;
+        let (replies, told, ends) = running.whole().await?;
         let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-        (json, wire.whole(&replies, &ends)).into_response()
+        (json, wire.whole(&replies, &told, &ends)).into_response()
     };
     warn(&mut response, &ignored);
     Ok(response)

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use mtplx_core::batch::RowEvent;
 use mtplx_core::guard::Shortage;
+use mtplx_core::logprobs::Logprobs;
 use mtplx_core::request::{Finish, Usage};
 use mtplx_core::stop::StopScan;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::openai::logprobs::Told;
 use super::reply::{Delta, Manner, Parser, Reply, add};
 use super::text::Detokenizer;
 use crate::metrics;
@@ -46,6 +48,10 @@ pub(crate) struct Choice {
     thinking: Option<Thinking>,
     generated: usize,
     reasoning: usize,
+    /// What the model thought of the tokens to come, where somebody wants to know.
+    thoughts: Vec<Logprobs>,
+    /// Characters that were made.
+    chars: usize,
     /// Of the row that came before, if there was one.
     earlier: Option<Cost>,
     /// As of the last event.
@@ -68,6 +74,8 @@ pub(crate) struct Making<'a> {
 pub(crate) struct Piece {
     /// What there is to show.
     pub(crate) deltas: Vec<Delta>,
+    /// What the model thought of the tokens that came, also of those whose text is held back.
+    pub(crate) told: Vec<Told>,
     /// What the choice cost so far.
     pub(crate) cost: Cost,
     /// Whether and how the choice ended with it.
@@ -151,6 +159,8 @@ impl Choice {
             thinking,
             generated: 0,
             reasoning: 0,
+            thoughts: Vec::new(),
+            chars: 0,
             earlier: None,
             cost: Cost::default(),
             watch,
@@ -160,25 +170,30 @@ impl Choice {
     /// The next piece; `None` after the end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
         let Some(events) = &mut self.events else { return Poll::Ready(None) };
-        let event = ready!(events.poll_recv(cx));
-        let mut deltas = std::mem::take(&mut self.first);
+        let mut event = ready!(events.poll_recv(cx));
+        if let Some(RowEvent::Logprobs(thoughts)) = event {
+            self.thoughts = thoughts;
+            // Its tokens were sent right behind it.
+            event = ready!(events.poll_recv(cx));
+        }
+        let (mut deltas, mut told) = (std::mem::take(&mut self.first), Vec::new());
         let end = match event {
             Some(RowEvent::Tokens(tokens, usage)) => {
                 self.heard(usage);
-                self.take(&tokens, &mut deltas)
+                self.take(&tokens, (&mut deltas, &mut told))
             }
             Some(RowEvent::Finished(finish, usage)) => {
                 self.heard(usage);
                 Some(self.finish(finish, &mut deltas))
             }
             Some(RowEvent::Refused(shortage)) => Some(Err(Interrupted::Memory(shortage))),
-            None => Some(Err(Interrupted::Engine)),
+            Some(RowEvent::Logprobs(_)) | None => Some(Err(Interrupted::Engine)),
         };
         if let Some(end) = &end {
             self.events = None;
             self.watch.ended(end);
         }
-        Poll::Ready(Some(Piece { deltas, cost: self.cost, end }))
+        Poll::Ready(Some(Piece { deltas, told, cost: self.cost, end }))
     }
 
     fn heard(&mut self, usage: Usage) {
@@ -189,15 +204,20 @@ impl Choice {
     fn take(
         &mut self,
         tokens: &[u32],
-        deltas: &mut Vec<Delta>,
+        (deltas, told): (&mut Vec<Delta>, &mut Vec<Told>),
     ) -> Option<Result<End, Interrupted>> {
         self.watch.tokens(tokens.len());
         let mut new = String::new();
+        let mut thoughts = std::mem::take(&mut self.thoughts).into_iter();
         for &token in tokens {
             self.generated += 1;
+            let thought = thoughts.next();
+            let seen = thought.and_then(|t| Told::new(token, &t, &self.detokenizer, self.chars));
+            told.extend(seen);
             self.reasoning += usize::from(self.parser.is_thinking());
             new.clear();
             self.detokenizer.push(token, &mut new);
+            self.chars += new.chars().count();
             let stopped_by = self.read(&new, deltas);
             if stopped_by.is_some() {
                 add(deltas, self.parser.finish(false));
@@ -261,6 +281,9 @@ impl Choice {
     }
 }
 
+/// Replies, what the model thought of their tokens, and ends of all choices.
+pub(crate) type Whole = (Vec<Reply>, Vec<Vec<Told>>, Vec<End>);
+
 /// All choices of one request.
 pub(crate) struct Choices {
     list: Vec<Choice>,
@@ -294,18 +317,20 @@ impl Choices {
         if all_ended { Poll::Ready(None) } else { Poll::Pending }
     }
 
-    /// Waits for all: replies and ends, in the order of choices.
-    pub(crate) async fn whole(mut self) -> Result<(Vec<Reply>, Vec<End>), Interrupted> {
+    /// Waits for all: replies, what the model thought of them, and ends, in the order of choices.
+    pub(crate) async fn whole(mut self) -> Result<Whole, Interrupted> {
         let mut replies = vec![Reply::default(); self.len()];
+        let mut told = vec![Vec::new(); self.len()];
         let mut ends = vec![None; self.len()];
         while let Some((index, piece)) = poll_fn(|cx| self.poll(cx)).await {
             for delta in &piece.deltas {
                 replies[index].take(delta);
             }
+            told[index].extend(piece.told);
             ends[index] = piece.end.transpose()?;
         }
         let ends: Option<Vec<End>> = ends.into_iter().collect();
-        Ok((replies, ends.ok_or(Interrupted::Engine)?))
+        Ok((replies, told, ends.ok_or(Interrupted::Engine)?))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mtplx_core::Token;
 use mtplx_core::request::Refusal;
@@ -11,16 +11,19 @@ use mtplx_core::sample::Sampling;
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, DecoderWrapper, Tokenizer};
 
-pub(crate) use self::detokenize::Detokenizer;
 use self::detokenize::Pieces;
+pub(crate) use self::detokenize::{Detokenizer, Spelt};
 pub(crate) use self::template::RESERVED;
 use self::template::{Renderer, Scene};
+use super::grammar::calls::{Calls, Form};
+use super::grammar::{Grammars, Unusable};
 
 mod clock;
 mod detokenize;
 mod python;
 mod settings;
 mod template;
+mod vocabulary;
 
 pub(crate) use self::clock::iso_8601;
 pub use self::settings::Files;
@@ -116,6 +119,8 @@ pub struct Text {
     renderer: Option<Renderer>,
     stop_tokens: Arc<BTreeSet<Token>>,
     defaults: Sampling,
+    /// Made when the first grammar is asked for.
+    grammars: OnceLock<Result<Grammars, Unusable>>,
 }
 
 impl Text {
@@ -149,6 +154,7 @@ impl Text {
             renderer: renderer.transpose()?,
             stop_tokens: Arc::new(stop_tokens),
             defaults: settings.sampling,
+            grammars: OnceLock::new(),
         })
     }
 
@@ -237,6 +243,15 @@ impl Text {
         Ok((rendered, thinking, prefill))
     }
 
+    /// How this model writes calls of these tools.
+    pub(crate) fn calls<'a>(&self, tools: &'a [Value], one: bool) -> Calls<'a> {
+        let tags = self.renderer.as_ref().is_some_and(Renderer::tags);
+        let form = if tags { Form::Tags } else { Form::Json };
+        let is_token = |text: &str| self.added.values().any(|token| token.content == text);
+        let marks = is_token("<tool_call>") && is_token("</tool_call>");
+        Calls { form, tools, one, marks }
+    }
+
     /// Whether this model marks what it thinks.
     pub(crate) fn thinks(&self) -> bool {
         self.renderer.as_ref().is_some_and(Renderer::thinks)
@@ -274,9 +289,14 @@ impl Text {
         edges.before(same).filter(|&tokens| tokens >= SYSTEM_TOKENS_MIN)
     }
 
-    /// Tokenizes text as it is.
+    /// Tokenizes text as it is, with the special tokens that the tokenizer puts around it.
     pub fn raw(&self, text: &str) -> Result<Prompt, Refusal> {
-        let encoding = self.tokenizer.encode_fast(text, true).map_err(|e| Refusal::Invalid {
+        self.cut(text, true)
+    }
+
+    /// Tokenizes text as it is; whether special tokens are put around it is for the caller to say.
+    pub(crate) fn cut(&self, text: &str, special: bool) -> Result<Prompt, Refusal> {
+        let encoding = self.tokenizer.encode_fast(text, special).map_err(|e| Refusal::Invalid {
             field: "prompt",
             reason: format!("cannot be tokenized: {e}"),
         })?;

@@ -7,6 +7,7 @@ use axum::response::sse::Event;
 use serde::Serialize;
 
 use super::openai::ApiError;
+use super::openai::logprobs::Told;
 use super::reply::Reply;
 use super::stream::{End, Piece};
 
@@ -34,8 +35,9 @@ pub(crate) trait Wire: Send {
     /// comment serves only until the first.
     fn alive(&mut self, out: &mut Frames);
 
-    /// The whole answer as a body: replies and ends of all choices, in order.
-    fn whole(&mut self, replies: &[Reply], ends: &[End]) -> String;
+    /// The whole answer as a body: replies of all choices, what the model thought of their tokens,
+    /// and their ends, in order.
+    fn whole(&mut self, replies: &[Reply], told: &[Vec<Told>], ends: &[End]) -> String;
 }
 
 /// An event without a name.

@@ -26,6 +26,22 @@ struct Drafted<'a> {
     q: Vec<Dist>,
 }
 
+impl<'a> Drafted<'a> {
+    /// With its drafts where its grammar leaves no choice about any of them.
+    fn new(plan: &'a Verify, row: &'a Row) -> Self {
+        let depth = usize::from(plan.depth);
+        let forced = row.forced(depth);
+        let drafts = if forced.len() == depth { forced } else { Vec::new() };
+        let q = drafts.iter().map(|&token| Dist::one_hot(token)).collect();
+        Self { plan, row, drafts, q }
+    }
+
+    /// Whether the head is not asked.
+    fn has_all(&self) -> bool {
+        self.drafts.len() == usize::from(self.plan.depth)
+    }
+}
+
 /// Rows and tokens of a pass under construction.
 #[derive(Default)]
 struct Feed {
@@ -62,8 +78,7 @@ impl MlxEngine {
         };
         let mut verify = Vec::with_capacity(plan.verify.len());
         for plan in &plan.verify {
-            let (drafts, q) = (Vec::new(), Vec::new());
-            verify.push(Drafted { plan, row: row(plan.slot)?, drafts, q });
+            verify.push(Drafted::new(plan, row(plan.slot)?));
         }
         let mut prefill = Vec::with_capacity(plan.prefill.len());
         for chunk in &plan.prefill {
@@ -73,9 +88,11 @@ impl MlxEngine {
         self.draft_all(&mut verify)?;
         self.phases.draft_us = micros(start);
         let start = Instant::now();
-        let scores = self.forward(&verify, &prefill)?;
+        let mut scores = self.forward(&verify, &prefill)?;
         self.phases.verify_us = micros(start);
         let start = Instant::now();
+        let told = |row: &Row| row.request().sampling.logprobs.is_some();
+        scores.settle(drawn(&verify, &prefill), told)?;
         let outcomes = self.accept(&scores, &verify, &prefill);
         self.phases.accept_us = micros(start);
         outcomes
@@ -84,7 +101,7 @@ impl MlxEngine {
     /// Proposes tokens for every row that asks for some, one depth at a time for all rows.
     fn draft_all(&mut self, rows: &mut [Drafted<'_>]) -> Result<()> {
         let Some(mut hidden) = self.first_draft(rows)? else { return Ok(()) };
-        let mut active: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].plan.depth > 0).collect();
+        let mut active: Vec<usize> = (0..rows.len()).filter(|&i| !rows[i].has_all()).collect();
         for step in 1.. {
             let (logits, ids) = self.model.draft_logits(&hidden)?;
             let asked = match ids.are_all() {
@@ -92,7 +109,10 @@ impl MlxEngine {
                 false => Asked::all(logits)?,
             };
             Self::eval(&mut self.phases, [asked.array(), &hidden])?;
-            propose(rows, &active, &asked.read()?.rows(), ids);
+            let mut scores = asked.read()?;
+            let drawn = active.iter().map(|&i| (rows[i].row, &*rows[i].drafts));
+            scores.settle(drawn, |_| false)?;
+            propose(rows, &active, &scores.rows(), ids);
             let mut kept = Vec::new();
             active = (0_i32..)
                 .zip(active)
@@ -128,11 +148,12 @@ impl MlxEngine {
     fn first_draft(&mut self, rows: &[Drafted<'_>]) -> Result<Option<Array>> {
         let mut feed = Feed::default();
         let (mut tails, mut last) = (Vec::new(), Vec::new());
-        for Drafted { plan, row, .. } in rows {
+        for drafted in rows {
+            let Drafted { plan, row, .. } = drafted;
             let index = usize::from(plan.slot.0);
             self.cut_tail(index, plan.position)?;
             let state = &mut self.slots[index];
-            if plan.depth == 0 {
+            if drafted.has_all() {
                 if plan.position - state.head_next >= PENDING_MAX {
                     self.remember_until(index, plan.position)?;
                 }
@@ -215,7 +236,7 @@ impl MlxEngine {
         let tails = self.slots.iter().filter_map(|s| s.tail.as_ref());
         let wanted = asked.iter().map(Asked::array);
         Self::eval(&mut self.phases, wanted.chain(self.pools.arrays()).chain(tails))?;
-        asked.map_or(Ok(Scores::none()), Asked::read)
+        asked.map_or(Ok(Scores::None), Asked::read)
     }
 
     /// Books prompt chunks: the head sees them at the cost of keys and values alone.
@@ -304,7 +325,7 @@ impl MlxEngine {
             let result = judge(d, scores, forced);
             RowOutcome { slot: d.plan.slot, result }
         };
-        if matches!(scores, Scores::Top(_)) {
+        if scores.are_few() {
             outcomes.extend(jobs.into_iter().map(judge_one));
         } else {
             outcomes.par_extend(jobs.into_par_iter().map(judge_one));
@@ -313,14 +334,24 @@ impl MlxEngine {
     }
 }
 
+/// The sequence of every row of scores, and the drafts before it.
+fn drawn<'a>(
+    verify: &'a [Drafted<'a>],
+    prefill: &'a [(&Prefill, &'a Row)],
+) -> impl Iterator<Item = (&'a Row, &'a [u32])> {
+    let starting = prefill.iter().filter(|(c, _)| c.sample).map(|&(_, row)| (row, &[][..]));
+    let going = verify.iter().flat_map(|d| (0..=d.drafts.len()).map(|n| (d.row, &d.drafts[..n])));
+    starting.chain(going)
+}
+
 /// Draws one draft for every active row from the head's scores of `ids`, row after row.
 fn propose(rows: &mut [Drafted<'_>], active: &[usize], scores: &[Score<'_>], ids: DraftIds) {
     let propose_one = |(&i, score): (&usize, &Score<'_>)| -> Result<(u32, Dist), NotFinite> {
         let Drafted { row, drafts, .. } = &rows[i];
         let s = &row.request().sampling;
         let q = match score {
-            Score::All(logits) => ids.dist(logits, s, row.seen(), drafts),
-            Score::Top(_) => score.dist(s, row.seen(), drafts),
+            Score::All(logits) => ids.dist(logits, row, drafts),
+            Score::Top(_) => score.dist(row, drafts),
         }?;
         let position = row.tokens().len() + drafts.len();
         Ok((draft(s.rule, s.seed, position as u64, &q), q))
@@ -345,15 +376,16 @@ fn is_little(logits: usize) -> bool {
 
 fn first_token(score: Score<'_>, row: &Row) -> Result<Emitted, NotFinite> {
     let s = &row.request().sampling;
-    let p = score.dist(s, row.seen(), &[])?;
+    let p = score.dist(row, &[])?;
     let token = draw(s.rule, s.seed, row.tokens().len() as u64, &p);
-    Ok(Emitted { tokens: vec![token], drafted: 0 })
+    let logprobs = Score::logprobs(&[score], row, &[token]);
+    Ok(Emitted { tokens: vec![token], drafted: 0, logprobs })
 }
 
 fn judge(d: &Drafted<'_>, scores: &[Score<'_>], forced: &[f64]) -> Result<Emitted, NotFinite> {
     let s = &d.row.request().sampling;
     let first = d.row.tokens().len() as u64;
-    let p = |i: usize| scores[i].dist(s, d.row.seen(), &d.drafts[..i]);
+    let p = |i: usize| scores[i].dist(d.row, &d.drafts[..i]);
     let (accepted, next) = if forced.is_empty() {
         let verdict = verdict(s.rule, s.seed, first, (&d.drafts, &d.q), p)?;
         (verdict.accepted, verdict.next)
@@ -364,7 +396,8 @@ fn judge(d: &Drafted<'_>, scores: &[Score<'_>], forced: &[f64]) -> Result<Emitte
     };
     let mut tokens = d.drafts[..accepted].to_vec();
     tokens.push(next);
-    Ok(Emitted { tokens, drafted: d.drafts.len() })
+    let logprobs = Score::logprobs(scores, d.row, &tokens);
+    Ok(Emitted { tokens, drafted: d.drafts.len(), logprobs })
 }
 
 /// How many drafts a forced row keeps: a function of `seed` alone.

@@ -1,8 +1,14 @@
 //! What a pass says of the next tokens of its rows: all logits, or where a GPU kernel picks them
 //! and nobody asks for more, the largest ones alone.
+//!
+//! Under a grammar the largest logits are enough where enough of their tokens are allowed: as many
+//! as are drawn from, or all that are. Of rows where they are not, the whole is fetched afterwards;
+//! and of those whose request wants to know what the model thought, since that takes a sum over all.
 
 use mlx_rs::{Array, Dtype};
-use mtplx_core::sample::{Dist, NotFinite, Sampling, Seen};
+use mtplx_core::grammar::Mask;
+use mtplx_core::logprobs::Logprobs;
+use mtplx_core::sample::{Dist, NotFinite, Sampling, Seen, TEMPERATURE_MIN};
 use mtplx_core::{Token, batch::Row};
 
 use crate::error::Result;
@@ -25,8 +31,24 @@ enum Wanted {
 
 /// Logits on the host.
 pub(super) enum Scores {
-    All { logits: Array, vocab: usize },
-    Top(Vec<Top>),
+    /// Nobody draws.
+    None,
+    All {
+        logits: Array,
+        vocab: usize,
+    },
+    Top {
+        /// [rows, V], where they were made.
+        logits: Array,
+        rows: Vec<Found>,
+    },
+}
+
+/// A row of a pass that was searched.
+pub(super) enum Found {
+    Top(Top),
+    /// What was found did not do.
+    All(Vec<f32>),
 }
 
 /// One row of them.
@@ -68,7 +90,10 @@ impl Asked {
         let all = match self.wanted {
             Wanted::All(all) => all,
             Wanted::Top(found) => match top::read(&found) {
-                Some(tops) => return Ok(Scores::Top(tops)),
+                Some(tops) => {
+                    let rows = tops.into_iter().map(Found::Top).collect();
+                    return Ok(Scores::Top { logits: self.logits, rows });
+                }
                 None => self.logits.as_dtype(Dtype::Float32)?,
             },
         };
@@ -77,45 +102,109 @@ impl Asked {
     }
 }
 
-/// Whether the largest logits are all that these settings look at.
+/// Whether the largest logits are all that these settings look at, but for a grammar.
 fn is_content_with_top(s: &Sampling) -> bool {
     let plain = !s.has_penalties() && s.logit_bias.is_empty();
-    plain && (s.temperature == 0.0 || (1..=KEPT).contains(&s.top_k))
+    plain && (s.temperature < TEMPERATURE_MIN || (1..=KEPT).contains(&s.top_k))
+}
+
+/// The distribution over the largest logits that are allowed.
+fn of_largest(top: &Top, sampling: &Sampling, mask: Option<&Mask>) -> Result<Dist, NotFinite> {
+    let found = top.ids.iter().zip(&top.logits);
+    let allowed = found.filter(|&(&id, _)| mask.is_none_or(|mask| mask.allows(id)));
+    let (ids, logits): (Vec<Token>, Vec<f32>) = allowed.unzip();
+    // Places ascend as their ids do, so ties fall to the same tokens.
+    let places = Dist::from_logits(&logits, sampling, &Seen::default(), &[])?;
+    let pairs = places.ids().iter().zip(places.probs());
+    Dist::from_weights(pairs.map(|(&i, &p)| (ids[i as usize], p)).collect())
 }
 
 impl Scores {
-    /// For a pass that nobody draws from.
-    pub(super) fn none() -> Self {
-        Self::Top(Vec::new())
+    /// Fetches the whole of those rows whose largest logits do not settle the draw, and of those
+    /// that are `told`. `drawn` gives each its sequence and the drafts before it.
+    pub(super) fn settle<'a>(
+        &mut self,
+        drawn: impl Iterator<Item = (&'a Row, &'a [Token])>,
+        told: impl Fn(&Row) -> bool,
+    ) -> Result<()> {
+        let Self::Top { logits, rows } = self else { return Ok(()) };
+        let mut short = Vec::new();
+        for (i, ((row, ahead), found)) in drawn.zip(rows.iter()).enumerate() {
+            let is_settled = match (row.mask(ahead), found) {
+                (Ok(Some(mask)), Found::Top(top)) => {
+                    is_settled_by(top, &row.request().sampling, &mask)
+                }
+                // A mask that cannot be had is noticed where the row is drawn from.
+                (Ok(_) | Err(NotFinite), _) => true,
+            };
+            if !is_settled || told(row) {
+                short.push(i);
+            }
+        }
+        if short.is_empty() {
+            return Ok(());
+        }
+        let index: Vec<i32> = short.iter().map(|&i| i as i32).collect();
+        let whole = crate::model::take_rows(logits, &index)?.as_dtype(Dtype::Float32)?;
+        crate::place::eval([&whole])?;
+        let vocab = whole.dim(-1) as usize;
+        for (i, logits) in short.into_iter().zip(whole.as_slice::<f32>().chunks_exact(vocab)) {
+            rows[i] = Found::All(logits.to_vec());
+        }
+        Ok(())
     }
 
     pub(super) fn rows(&self) -> Vec<Score<'_>> {
         match self {
+            Self::None => Vec::new(),
             Self::All { logits, vocab } => {
                 logits.as_slice::<f32>().chunks_exact(*vocab).map(Score::All).collect()
             }
-            Self::Top(tops) => tops.iter().map(Score::Top).collect(),
+            Self::Top { rows, .. } => rows
+                .iter()
+                .map(|found| match found {
+                    Found::Top(top) => Score::Top(top),
+                    Found::All(logits) => Score::All(logits),
+                })
+                .collect(),
+        }
+    }
+
+    /// Whether each row is a few numbers.
+    pub(super) fn are_few(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::All { .. } => false,
+            Self::Top { rows, .. } => rows.iter().all(|found| matches!(found, Found::Top(_))),
         }
     }
 }
 
+/// Whether the tokens that a draw looks at are all among the largest.
+fn is_settled_by(top: &Top, s: &Sampling, mask: &Mask) -> bool {
+    let wanted = if s.temperature < TEMPERATURE_MIN { 1 } else { s.top_k };
+    let found = top.ids.iter().filter(|&&id| mask.allows(id)).count();
+    found >= wanted || found == mask.len()
+}
+
 impl Score<'_> {
-    /// As [`Dist::from_logits`].
-    pub(super) fn dist(
-        self,
-        sampling: &Sampling,
-        seen: &Seen,
-        ahead: &[Token],
-    ) -> Result<Dist, NotFinite> {
+    /// As [`Row::dist`].
+    pub(super) fn dist(self, row: &Row, ahead: &[Token]) -> Result<Dist, NotFinite> {
         match self {
-            Self::All(logits) => Dist::from_logits(logits, sampling, seen, ahead),
-            Self::Top(top) => {
-                // Places ascend as their ids do, so ties fall to the same tokens.
-                let places = Dist::from_logits(&top.logits, sampling, seen, ahead)?;
-                let pairs = places.ids().iter().zip(places.probs());
-                Dist::from_weights(pairs.map(|(&i, &p)| (top.ids[i as usize], p)).collect())
-            }
+            Self::All(logits) => row.dist(logits, ahead),
+            Self::Top(top) => of_largest(top, &row.request().sampling, row.mask(ahead)?.as_ref()),
         }
+    }
+
+    /// What the model thought of these `tokens`, by one row each, where a row's request asks.
+    pub(super) fn logprobs(scores: &[Self], row: &Row, tokens: &[Token]) -> Vec<Logprobs> {
+        let each = scores.iter().zip(tokens);
+        let told = each.filter_map(|(score, &token)| match score {
+            Self::All(logits) => row.logprobs(logits, token),
+            // Rows of those who ask are whole.
+            Self::Top(_) => None,
+        });
+        told.collect()
     }
 
     /// How many numbers a draw looks at.
@@ -131,8 +220,8 @@ impl Score<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_row_of_largest_logits_gives_the_same_distribution_as_all_of_them() {
+    /// Logits with ties, and the largest of them.
+    fn searched() -> (Vec<f32>, Top) {
         let logits: Vec<f32> =
             (0..500_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as f32 / 20.0).collect();
         let mut ids: Vec<u32> = (0..500).collect();
@@ -140,17 +229,55 @@ mod tests {
         ids.truncate(KEPT);
         ids.sort_unstable();
         let top = Top { logits: ids.iter().map(|&i| logits[i as usize]).collect(), ids };
-        let seen = Seen::default();
-        for (temperature, top_k, top_p) in [(0.0, 0, 1.0), (0.6, 20, 0.95), (1.0, 64, 1.0)] {
+        (logits, top)
+    }
+
+    const DRAWS: [(f32, usize, f32); 4] =
+        [(0.0, 0, 1.0), (0.6, 20, 0.95), (0.6, 3, 1.0), (1.0, 64, 1.0)];
+
+    fn assert_same(all: &Dist, few: &Dist) {
+        assert_eq!(all.ids(), few.ids());
+        for (a, b) in all.probs().iter().zip(few.probs()) {
+            assert!((a - b).abs() <= 2.0 * f32::EPSILON * a, "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_largest_logits_gives_the_same_distribution_as_all_of_them() {
+        let (logits, top) = searched();
+        for (temperature, top_k, top_p) in DRAWS {
             let s = Sampling { temperature, top_k, top_p, ..Sampling::default() };
             assert!(is_content_with_top(&s));
-            let all = Score::All(&logits).dist(&s, &seen, &[]).unwrap();
-            let few = Score::Top(&top).dist(&s, &seen, &[]).unwrap();
-            assert_eq!(all.ids(), few.ids());
-            for (a, b) in all.probs().iter().zip(few.probs()) {
-                assert!((a - b).abs() <= 2.0 * f32::EPSILON * a, "{a} and {b}");
-            }
+            let all = Dist::from_logits(&logits, &s, &Seen::default(), &[]).unwrap();
+            assert_same(&all, &of_largest(&top, &s, None).unwrap());
         }
         assert!(!is_content_with_top(&Sampling::default()), "all tokens have a chance");
+    }
+
+    #[test]
+    fn under_a_grammar_too_where_they_settle_the_draw() {
+        let (logits, top) = searched();
+        let (mut settled, mut open) = (0, 0);
+        for i in 0..40_u32 {
+            // Some masks hold most tokens, some a few, and some only those that were found.
+            let mask: Mask = match i % 4 {
+                0 => (0..500).filter(|t| t % (i + 2) != 0).collect(),
+                1 => (0..500).filter(|t| t % (i + 2) == 0).collect(),
+                2 => top.ids.iter().copied().skip(i as usize).collect(),
+                _ => [i, top.ids[0], 499].into_iter().collect(),
+            };
+            for (temperature, top_k, top_p) in DRAWS {
+                let s = Sampling { temperature, top_k, top_p, ..Sampling::default() };
+                if is_settled_by(&top, &s, &mask) {
+                    let seen = Seen::default();
+                    let all = Dist::masked(&logits, &s, (&seen, &[]), Some(&mask)).unwrap();
+                    assert_same(&all, &of_largest(&top, &s, Some(&mask)).unwrap());
+                    settled += 1;
+                } else {
+                    open += 1;
+                }
+            }
+        }
+        assert!(settled > 40 && open > 40, "{settled} and {open}");
     }
 }

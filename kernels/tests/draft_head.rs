@@ -50,7 +50,7 @@ fn text_is_the_same_with_every_head_for_drafts() {
             let ids: Vec<_> = each.map(|(i, p)| house.ask(p, sampling(i), NEW, false)).collect();
             house.run(depth);
             for (i, id) in ids.into_iter().enumerate() {
-                let Told { tokens, usage } = house.told(id);
+                let Told { tokens, usage, .. } = house.told(id);
                 assert_eq!(*tokens, want[i].tokens, "{bits:?} {share} K={depth}, prompt {i}");
                 drafted += usage.drafted;
                 accepted += usage.accepted;

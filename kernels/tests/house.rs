@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mtplx_core::batch::{Batch, BatchLimits, Deposit, Knobs, Report, RowEvent, Warm};
 use mtplx_core::engine::Engine;
+use mtplx_core::logprobs::Logprobs;
 use mtplx_core::request::{Limits, Request, Usage};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Token};
@@ -49,6 +50,7 @@ pub fn engine(path: &str, place: Option<Place>, slots: usize) -> MlxEngine {
 #[derive(Clone, Debug, Default)]
 pub struct Told {
     pub tokens: Vec<Token>,
+    pub logprobs: Vec<Logprobs>,
     pub usage: Usage,
 }
 
@@ -109,6 +111,7 @@ impl House {
             let told = self.told.entry(id).or_default();
             match event {
                 RowEvent::Tokens(tokens, _) => told.tokens.extend(tokens),
+                RowEvent::Logprobs(logprobs) => told.logprobs.extend(logprobs),
                 RowEvent::Finished(_, usage) => {
                     told.usage = usage;
                     self.done.insert(id);

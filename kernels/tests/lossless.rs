@@ -2,6 +2,7 @@
 
 use mtplx_core::Token;
 use mtplx_core::accept::Rule;
+use mtplx_core::logprobs::Logprobs;
 use mtplx_core::sample::Sampling;
 
 use crate::house::{House, Q8, Told, engine, prompts};
@@ -35,7 +36,7 @@ fn text_is_the_same_at_every_depth() {
     let (mut drafted, mut accepted) = (0, 0);
     for depth in 1..=4 {
         for (i, prompt) in prompts.iter().enumerate() {
-            let Told { tokens, usage } = house.alone(prompt, sampling(i), NEW, depth);
+            let Told { tokens, usage, .. } = house.alone(prompt, sampling(i), NEW, depth);
             assert_eq!(tokens, want[i], "prompt {i} at K={depth}");
             drafted += usage.drafted;
             accepted += usage.accepted;
@@ -130,4 +131,28 @@ fn long_prompts_in_chunks_equal_one_pass() {
     house.run(2);
     assert_eq!(house.told(busy).tokens, alone);
     assert_eq!(house.told(other).tokens.len(), 80);
+}
+
+#[test]
+fn what_the_model_thought_of_a_text_is_the_same_at_every_depth() {
+    let mut house = House::new(engine(Q8, None, 4));
+    for (i, prompt) in prompts(6).iter().enumerate() {
+        let sampling = || Sampling { logprobs: Some(4), ..sampling(i) };
+        let plain = house.alone(prompt, sampling(), NEW, 0);
+        assert_eq!(plain.logprobs.len(), plain.tokens.len());
+        for told in &plain.logprobs {
+            assert!(told.chosen <= 0.0 && told.likeliest.len() == 4);
+            assert!(told.likeliest[0].1 >= told.chosen);
+        }
+        for depth in 1..=4 {
+            let drafted = house.alone(prompt, sampling(), NEW, depth);
+            assert_eq!(drafted.tokens, plain.tokens, "prompt {i} at K={depth}");
+            assert_eq!(drafted.logprobs, plain.logprobs, "prompt {i} at K={depth}");
+        }
+        if i == 0 {
+            // The greedy token is the likeliest.
+            let same = |(told, &token): (&Logprobs, &Token)| told.likeliest[0].0 == token;
+            assert!(plain.logprobs.iter().zip(&plain.tokens).all(same));
+        }
+    }
 }

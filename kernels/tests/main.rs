@@ -2,6 +2,7 @@
 //!
 //! * `draft_head`: a cheaper head for drafts changes how many are accepted, and no text;
 //! * `golden`: logits and hidden states of trunk and MTP head against mlx-lm's;
+//! * `grammar`: the same text under a grammar, whatever is drafted and whoever else is served;
 //! * `lossless`: the same text at every depth, in every company, warm and cold;
 //! * `law`: sampled tokens with speculation follow the plain distribution;
 //! * `moe`: mixtures of experts, Qwen3.5's and Qwen3-Next, against mlx-lm and against themselves.
@@ -16,6 +17,7 @@
 
 mod draft_head;
 mod golden;
+mod grammar;
 mod house;
 mod law;
 mod lossless;

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use crate::cost::Costs;
 use crate::engine::{EngineInfo, Move, Outcome, Phases, Plan, Prefill, RowOutcome, Rows, Verify};
+use crate::grammar::Mask;
 use crate::guard::Shortage;
 use crate::ledger::{Holding, Ledger};
+use crate::logprobs::Logprobs;
 use crate::request::{Drafts, Finish, Request, Usage};
-use crate::sample::Seen;
+use crate::sample::{Dist, NotFinite, Seen};
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
 
 pub use crate::knobs::{Depths, Knobs};
@@ -76,6 +78,45 @@ impl Row {
         &self.seen
     }
 
+    /// What its grammar, if it has one, allows after its text and the drafts `ahead`.
+    ///
+    /// # Errors
+    /// [`NotFinite`] if the grammar gives up: the row ends as one whose device talks nonsense.
+    pub fn mask(&self, ahead: &[Token]) -> Result<Option<Mask>, NotFinite> {
+        let Some(grammar) = &self.request.sampling.grammar else { return Ok(None) };
+        let text = &self.tokens[self.request.prompt.len()..];
+        let mask = match ahead {
+            [] => grammar.allowed(text),
+            ahead => grammar.allowed(&[text, ahead].concat()),
+        };
+        mask.map(Some).map_err(|_| NotFinite)
+    }
+
+    /// The tokens that its grammar leaves no choice about, at most `most`.
+    #[must_use]
+    pub fn forced(&self, most: usize) -> Vec<Token> {
+        let text = &self.tokens[self.request.prompt.len()..];
+        let grammar = self.request.sampling.grammar.as_ref();
+        grammar.map_or(Vec::new(), |grammar| grammar.forced(text, most))
+    }
+
+    /// The distribution that its request makes of one row of `logits` [vocab], after its text and
+    /// the drafts `ahead`.
+    ///
+    /// # Errors
+    /// As [`Dist::masked`] and [`Self::mask`].
+    pub fn dist(&self, logits: &[f32], ahead: &[Token]) -> Result<Dist, NotFinite> {
+        let mask = self.mask(ahead)?;
+        Dist::masked(logits, &self.request.sampling, (&self.seen, ahead), mask.as_ref())
+    }
+
+    /// What the model thought of `token` by its row of `logits` [vocab], if its request asks.
+    #[must_use]
+    pub fn logprobs(&self, logits: &[f32], token: Token) -> Option<Logprobs> {
+        let most = self.request.sampling.logprobs?;
+        Some(Logprobs::of(logits, token, most))
+    }
+
     fn is_decoding(&self) -> bool {
         self.tokens.len() > self.request.prompt.len()
     }
@@ -108,8 +149,10 @@ pub struct Settled {
 }
 
 /// News of one row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RowEvent {
+    /// What the model thought of the tokens that the next event shows, where that is asked for.
+    Logprobs(Vec<Logprobs>),
     /// Tokens to show, in order, never empty; and what the row cost and gave so far, because one
     /// that is taken out says nothing more.
     Tokens(Vec<Token>, Usage),
@@ -309,9 +352,10 @@ impl Batch {
             }
             let wanted = row.request.prompt.len() + row.request.limits.new_tokens_max;
             let room = wanted.min(self.info.context_tokens_max) - row.tokens.len();
-            let asked = row.request.draft_tokens.depth(depth).min(self.info.depth_max);
             // The token after the drafts needs room too.
-            let depth = asked.min(u8::try_from(room - 1).unwrap_or(u8::MAX));
+            let most = self.info.depth_max.min(u8::try_from(room - 1).unwrap_or(u8::MAX));
+            let asked = row.request.draft_tokens.depth(depth).min(most);
+            let depth = asked.max(row.sure(most));
             self.ledger.grow(&mut row.holding, row.computed + 1 + usize::from(depth));
             verify.push(Verify { slot, position: row.computed, depth });
         }
@@ -361,6 +405,17 @@ impl Row {
             seen.add_prompt(&tokens);
         }
         Self { request, tokens, computed: cached, holding, seen, usage, since }
+    }
+
+    /// How many drafts are sure of being accepted, as its grammar allows nothing else: these are
+    /// made whatever the tuner says, unless the request itself says how many.
+    fn sure(&self, most: u8) -> u8 {
+        match self.request.draft_tokens {
+            Drafts::Exactly(_) => 0,
+            Drafts::Tuned | Drafts::AtLeast(_) => {
+                u8::try_from(self.forced(most.into()).len()).unwrap_or(most)
+            }
+        }
     }
 
     /// Its place among the prompts that are fed: those that a snapshot covers cost nothing and are

@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::batch::Row;
 use crate::guard::Budget;
+use crate::logprobs::Logprobs;
 use crate::sample::NotFinite;
 use crate::{Page, Slot, SnapshotId, Token};
 
@@ -136,7 +137,7 @@ pub struct Verify {
 }
 
 /// What a step gave.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// One entry for every prefill that sampled and for every verify, in the plan's order.
     pub rows: Vec<RowOutcome>,
@@ -145,7 +146,7 @@ pub struct Outcome {
 }
 
 /// What a step gave one row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RowOutcome {
     /// The row.
     pub slot: Slot,
@@ -154,12 +155,14 @@ pub struct RowOutcome {
 }
 
 /// New tokens of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Emitted {
     /// Accepted drafts and the token drawn after them: never empty.
     pub tokens: Vec<Token>,
     /// Tokens drafted.
     pub drafted: usize,
+    /// One for each token, where the request asks for them.
+    pub logprobs: Vec<Logprobs>,
 }
 
 /// Microseconds by phase.

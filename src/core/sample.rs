@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::Token;
 use crate::accept::Rule;
+use crate::grammar::{Constraint, Mask};
 use crate::request::Refusal;
 
 /// Below this a temperature is greedy: fp32 could not tell them apart, and its reciprocal may
@@ -35,6 +36,10 @@ pub struct Sampling {
     pub seed: u64,
     /// How drafts are accepted.
     pub rule: Rule,
+    /// What the text may be, if not anything.
+    pub grammar: Option<Constraint>,
+    /// With how many alternatives to tell what the model thought of each token, if at all.
+    pub logprobs: Option<u8>,
 }
 
 impl Default for Sampling {
@@ -50,6 +55,8 @@ impl Default for Sampling {
             logit_bias: Arc::default(),
             seed: 0,
             rule: Rule::Ratio,
+            grammar: None,
+            logprobs: None,
         }
     }
 }
@@ -168,7 +175,7 @@ pub struct Dist {
     probs: Vec<f32>,
 }
 
-/// The engine returned a logit that is NaN or infinite, or no logit at all.
+/// The engine returned a logit that is NaN or infinite, or no logit at all; or a grammar gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotFinite;
 
@@ -243,8 +250,22 @@ impl Dist {
         seen: &Seen,
         ahead: &[Token],
     ) -> Result<Self, NotFinite> {
+        Self::masked(logits, sampling, (seen, ahead), None)
+    }
+
+    /// As [`Self::from_logits`], of the tokens in `mask` alone, if there is one: as though the row
+    /// had no others.
+    ///
+    /// # Errors
+    /// [`NotFinite`] if the device returned NaN or infinity, or no token is allowed.
+    pub fn masked(
+        logits: &[f32],
+        sampling: &Sampling,
+        (seen, ahead): (&Seen, &[Token]),
+        mask: Option<&Mask>,
+    ) -> Result<Self, NotFinite> {
         if !sampling.has_penalties() && sampling.logit_bias.is_empty() {
-            return truncated(logits, sampling);
+            return within(logits, sampling, mask);
         }
         let mut logits = logits.to_vec();
         if sampling.has_penalties() {
@@ -255,8 +276,17 @@ impl Dist {
                 *logit += bias;
             }
         }
-        truncated(&logits, sampling)
+        within(&logits, sampling, mask)
     }
+}
+
+fn within(logits: &[f32], s: &Sampling, mask: Option<&Mask>) -> Result<Dist, NotFinite> {
+    let Some(mask) = mask else { return truncated(logits, s) };
+    // Places ascend as their ids do, so ties fall to the same tokens.
+    let (ids, few): (Vec<Token>, Vec<f32>) =
+        mask.tokens().map_while(|id| Some((id, *logits.get(id as usize)?))).unzip();
+    let Dist { ids: places, probs } = truncated(&few, s)?;
+    Ok(Dist { ids: places.into_iter().map(|place| ids[place as usize]).collect(), probs })
 }
 
 /// The likeliest token, the lowest id at a tie.
@@ -368,123 +398,4 @@ fn by_weight_then_id(a: &(Token, f32), b: &(Token, f32)) -> std::cmp::Ordering {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn dist(logits: &[f32], sampling: &Sampling) -> Dist {
-        Dist::from_logits(logits, sampling, &Seen::default(), &[]).unwrap()
-    }
-
-    #[test]
-    fn greedy_takes_the_lowest_id_at_a_tie() {
-        assert_eq!(dist(&[1.0, 3.0, 3.0], &Sampling::greedy()), Dist::one_hot(1));
-    }
-
-    #[test]
-    fn plain_sampling_is_the_softmax() {
-        let d = dist(&[0.0, 1.0, 2.0], &Sampling::default());
-        let z: f32 = 1.0 + 1.0_f32.exp() + 2.0_f32.exp();
-        for (p, l) in d.probs().iter().zip([0.0_f32, 1.0, 2.0]) {
-            assert!((p - l.exp() / z).abs() < 1e-6);
-        }
-    }
-
-    #[test]
-    fn top_k_keeps_the_lowest_ids_at_a_tie() {
-        let s = Sampling { top_k: 2, ..Sampling::default() };
-        assert_eq!(dist(&[5.0, 1.0, 5.0, 5.0], &s).ids(), [0, 2]);
-    }
-
-    #[test]
-    fn top_k_of_many_is_what_sorting_gives() {
-        let logits: Vec<f32> =
-            (0..5000_u64).map(|i| (i.wrapping_mul(2_654_435_761) % 997) as f32 - 400.0).collect();
-        for top_k in [1, 3, 20, 400, 4999] {
-            let mut sorted: Vec<(Token, f32)> = (0..).zip(logits.iter().copied()).collect();
-            sorted.sort_by(by_weight_then_id);
-            sorted.truncate(top_k);
-            sorted.sort_by_key(|&(id, _)| id);
-            assert_eq!(candidates(&logits, top_k), sorted, "top {top_k}");
-        }
-        assert_eq!(argmax(&logits), Ok(sorted_first(&logits)));
-        assert_eq!(argmax(&[-3.0, -1.0, -1.0, -2.0]), Ok(1));
-        assert_eq!(argmax(&[-0.0, 0.0]), Ok(0), "zeros are equal");
-    }
-
-    fn sorted_first(logits: &[f32]) -> Token {
-        let mut all: Vec<(Token, f32)> = (0..).zip(logits.iter().copied()).collect();
-        all.sort_by(by_weight_then_id);
-        all[0].0
-    }
-
-    #[test]
-    fn top_p_keeps_the_smallest_set_that_reaches_the_mass() {
-        let logits = [0.5_f32.ln(), 0.3_f32.ln(), 0.15_f32.ln(), 0.05_f32.ln()];
-        let at = |top_p| dist(&logits, &Sampling { top_p, ..Sampling::default() }).ids().len();
-        assert_eq!((at(0.4), at(0.79), at(0.9), at(0.99), at(1.0)), (1, 2, 3, 4, 4));
-    }
-
-    #[test]
-    fn min_p_is_relative_to_the_likeliest() {
-        let logits = [0.5_f32.ln(), 0.3_f32.ln(), 0.2_f32.ln()];
-        let s = Sampling { min_p: 0.5, ..Sampling::default() };
-        assert_eq!(dist(&logits, &s).ids(), [0, 1]);
-    }
-
-    #[test]
-    fn penalties_count_the_drafts_ahead() {
-        let s = Sampling { frequency_penalty: 1.0, presence_penalty: 0.5, ..Sampling::greedy() };
-        let mut seen = Seen::default();
-        seen.add_prompt(&[0]);
-        let next = |seen: &Seen, ahead: &[Token]| {
-            Dist::from_logits(&[3.0, 2.0, 1.0], &s, seen, ahead).unwrap().ids()[0]
-        };
-        assert_eq!(next(&seen, &[]), 0, "the prompt is not penalised by presence or frequency");
-        assert_eq!(next(&seen, &[0]), 1);
-        seen.add_output(&[0]);
-        assert_eq!(next(&seen, &[]), 1);
-        assert_eq!(next(&seen, &[1]), 0, "1.5 off both: token 0 leads again");
-        assert_eq!(next(&seen, &[0, 1]), 2);
-    }
-
-    #[test]
-    fn repetition_penalty_covers_prompt_and_output() {
-        let s = Sampling { repetition_penalty: 2.0, ..Sampling::greedy() };
-        let mut seen = Seen::default();
-        seen.add_prompt(&[0]);
-        let d = Dist::from_logits(&[3.0, 2.0, -1.0], &s, &seen, &[]).unwrap();
-        assert_eq!(d.ids(), [1]);
-    }
-
-    #[test]
-    fn no_temperature_breaks_a_row() {
-        for temperature in [0.0, f32::MIN_POSITIVE, 1e-39, 1e-5, 1e-4, 1e-3, 2.0] {
-            for (top_p, min_p) in [(1.0, 0.0), (0.95, 0.0), (0.5, 0.9)] {
-                let s = Sampling { temperature, top_p, min_p, ..Sampling::default() };
-                let d = dist(&[3.0, -70.0, 88.0, 2.0], &s);
-                assert_eq!(d.quantile(0.5), 2, "{temperature} {top_p} {min_p}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_broken_device_is_noticed() {
-        let s = Sampling::greedy();
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let d = Dist::from_logits(&[0.0, bad], &s, &Seen::default(), &[]);
-            assert_eq!(d, Err(NotFinite));
-        }
-        assert_eq!(Dist::from_logits(&[], &s, &Seen::default(), &[]), Err(NotFinite));
-    }
-
-    #[test]
-    fn out_of_range_parameters_are_refused_by_name() {
-        let bad = Sampling { temperature: f32::NAN, ..Sampling::default() };
-        let Err(Refusal::Invalid { field, .. }) = bad.check(10) else { panic!("refused") };
-        assert_eq!(field, "temperature");
-        let bias = Arc::new(BTreeMap::from([(10, 1.0)]));
-        let bad = Sampling { logit_bias: bias, ..Sampling::default() };
-        assert!(bad.check(10).is_err());
-        assert!(bad.check(11).is_ok());
-    }
-}
+mod tests;

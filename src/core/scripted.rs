@@ -10,9 +10,14 @@ use crate::engine::{
     Emitted, Engine, EngineInfo, Fault, Move, Outcome, Plan, Prefill, RowOutcome, Rows, Verify,
 };
 use crate::guard::Budget;
+use crate::logprobs::Logprobs;
 use crate::prefix::chain;
 use crate::sample::{Dist, NotFinite};
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
+
+mod grammar;
+
+pub use self::grammar::ScriptedGrammar;
 
 /// How the script is written.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,8 +120,7 @@ impl Scripted {
 
     fn dist(&self, row: &Row, prefix: &[Token], head: bool) -> Result<Dist, NotFinite> {
         let logits = if head { self.head_logits(prefix) } else { self.logits(prefix) };
-        let ahead = &prefix[row.tokens().len()..];
-        Dist::from_logits(&logits, &row.request().sampling, row.seen(), ahead)
+        row.dist(&logits, &prefix[row.tokens().len()..])
     }
 
     fn carry_out(&mut self, step: Move) -> Result<(), Fault> {
@@ -197,9 +201,9 @@ impl Scripted {
             return Ok(None);
         }
         let s = &row.request().sampling;
-        let result = self.dist(row, row.tokens(), false).map(|p| Emitted {
-            tokens: vec![draw(s.rule, s.seed, chunk.end as u64, &p)],
-            drafted: 0,
+        let result = self.dist(row, row.tokens(), false).map(|p| {
+            let tokens = vec![draw(s.rule, s.seed, chunk.end as u64, &p)];
+            Emitted { logprobs: self.logprobs(row, &tokens), tokens, drafted: 0 }
         });
         Ok(Some(RowOutcome { slot: chunk.slot, result }))
     }
@@ -235,7 +239,22 @@ impl Scripted {
         let mut tokens = drafts[..verdict.accepted].to_vec();
         tokens.push(verdict.next);
         let drafted = drafts.len();
-        Ok((drafts, Emitted { tokens, drafted }))
+        let logprobs = self.logprobs(row, &tokens);
+        Ok((drafts, Emitted { tokens, drafted, logprobs }))
+    }
+
+    /// Of tokens that are emitted after the text of a row.
+    fn logprobs(&self, row: &Row, tokens: &[Token]) -> Vec<Logprobs> {
+        let mut text = row.tokens().to_vec();
+        let one = |&token: &Token| {
+            let told = row.logprobs(&self.logits(&text), token);
+            text.push(token);
+            told
+        };
+        if row.request().sampling.logprobs.is_none() {
+            return Vec::new();
+        }
+        tokens.iter().filter_map(one).collect()
     }
 }
 

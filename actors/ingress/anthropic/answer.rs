@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::error::error_body;
 use crate::ingress::openai::ApiError;
+use crate::ingress::openai::logprobs::Told;
 use crate::ingress::random;
 use crate::ingress::reply::{Block, Delta, Reply};
 use crate::ingress::stream::{Cost, End, FinishReason, Piece};
@@ -175,7 +176,7 @@ impl Wire for Answer {
         if self.open.is_some() { self.more("", out) } else { ping(out) }
     }
 
-    fn whole(&mut self, replies: &[Reply], ends: &[End]) -> String {
+    fn whole(&mut self, replies: &[Reply], _: &[Vec<Told>], ends: &[End]) -> String {
         let blocks = replies.iter().flat_map(|reply| &reply.0).map(block).collect();
         let end = ends.first();
         let usage = end.map_or(Value::Null, |end| self.usage(end.cost, end.generated));

@@ -66,6 +66,7 @@ pub(crate) fn error_body(error: &ApiError, request_id: Option<&str>) -> Value {
         | ApiError::UnknownModel { .. }
         | ApiError::NotKept { .. }
         | ApiError::UnknownPath(_)
+        | ApiError::NotImplemented(_)
         | ApiError::WrongMethod { .. }
         | ApiError::Refused(_)
         | ApiError::Interrupted

@@ -3,7 +3,8 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::ingress::openai::ApiError;
+use super::ApiError;
+use super::logprobs::{self, Told};
 use crate::ingress::reply::{Delta, Reply};
 use crate::ingress::stream::{End, FinishReason, Piece};
 use crate::ingress::wire::{self, Frames, Wire};
@@ -31,6 +32,10 @@ pub(crate) struct Answer {
     choices: usize,
     /// Whether a stream ends with the usage.
     include_usage: bool,
+    /// Whether it says what the model thought of each token.
+    tells: bool,
+    /// The prompts, where texts begin with them.
+    echo: Vec<String>,
     /// What each choice said last, in a stream.
     last: Vec<Said>,
 }
@@ -94,8 +99,26 @@ impl Answer {
         };
         let id = format!("{prefix}-{:016x}{:016x}", random(), random());
         let last = vec![Said::Nothing; prompts.len() * choices];
-        let (created, model) = (unix_s(), model.to_owned());
-        Self { shape, id, created, model, prompts, choices, include_usage, last }
+        let (created, model, tells, echo) = (unix_s(), model.to_owned(), false, Vec::new());
+        Self { shape, id, created, model, prompts, choices, include_usage, tells, echo, last }
+    }
+
+    /// The same with what the model thought, and with prompts that are echoed.
+    pub(crate) fn with(self, tells: bool, echo: Vec<String>) -> Self {
+        Self { tells, echo, ..self }
+    }
+
+    fn echo(&self, index: usize) -> &str {
+        self.echo.get(index / self.choices.max(1)).map_or("", String::as_str)
+    }
+
+    /// What the model thought, if that was asked for.
+    fn logprobs(&self, told: &[Told]) -> Value {
+        match (self.tells, self.shape) {
+            (false, _) => Value::Null,
+            (true, Shape::Chat) => logprobs::chat(told),
+            (true, Shape::Completions) => logprobs::completions(told),
+        }
     }
 
     fn choice(&self, index: usize, delta: &Value, reason: Option<FinishReason>) -> Value {
@@ -203,18 +226,24 @@ impl Answer {
 impl Wire for Answer {
     fn begin(&mut self, out: &mut Frames) {
         for index in 0..self.last.len() {
-            if self.shape == Shape::Chat {
-                let delta = json!({"role": "assistant", "content": ""});
-                out.push_back(wire::data(&self.chunk(self.choice(index, &delta, None))));
-            }
+            let delta = match self.shape {
+                Shape::Chat => json!({"role": "assistant", "content": ""}),
+                Shape::Completions if self.echo.is_empty() => continue,
+                Shape::Completions => json!({"content": self.echo(index)}),
+            };
+            out.push_back(wire::data(&self.chunk(self.choice(index, &delta, None))));
         }
     }
 
     fn piece(&mut self, index: usize, piece: &Piece, out: &mut Frames) {
-        for delta in &piece.deltas {
-            if let Some(delta) = self.delta(index, delta) {
-                out.push_back(wire::data(&self.chunk(self.choice(index, &delta, None))));
-            }
+        let mut told = piece.told.as_slice();
+        let deltas: Vec<Value> = piece.deltas.iter().filter_map(|d| self.delta(index, d)).collect();
+        // Of tokens whose text is held back, what the model thought of them is told at once.
+        let alone = (deltas.is_empty() && !told.is_empty()).then(|| json!({"content": ""}));
+        for delta in deltas.into_iter().chain(alone) {
+            let mut choice = self.choice(index, &delta, None);
+            choice["logprobs"] = self.logprobs(std::mem::take(&mut told));
+            out.push_back(wire::data(&self.chunk(choice)));
         }
     }
 
@@ -257,22 +286,29 @@ impl Wire for Answer {
         });
     }
 
-    fn whole(&mut self, replies: &[Reply], ends: &[End]) -> String {
+    fn whole(&mut self, replies: &[Reply], told: &[Vec<Told>], ends: &[End]) -> String {
         let object = match self.shape {
             Shape::Chat => "chat.completion",
             Shape::Completions => "text_completion",
         };
         let mut envelope = self.envelope(object);
-        let choices = replies.iter().zip(ends).enumerate();
+        let choices = replies.iter().zip(ends).zip(told).enumerate();
         envelope.choices = choices
-            .map(|(index, (reply, end))| match self.shape {
-                Shape::Chat => json!({
-                    "index": index,
-                    "message": message(reply),
-                    "logprobs": null,
-                    "finish_reason": end.reason,
-                }),
-                Shape::Completions => completion(index, &reply.text(), Some(end.reason)),
+            .map(|(index, ((reply, end), told))| {
+                let mut choice = match self.shape {
+                    Shape::Chat => json!({
+                        "index": index,
+                        "message": message(reply),
+                        "logprobs": null,
+                        "finish_reason": end.reason,
+                    }),
+                    Shape::Completions => {
+                        let text = [self.echo(index), &reply.text()].concat();
+                        completion(index, &text, Some(end.reason))
+                    }
+                };
+                choice["logprobs"] = self.logprobs(told);
+                choice
             })
             .collect();
         envelope.usage = Some(self.usage(ends));

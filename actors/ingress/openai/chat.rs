@@ -5,11 +5,9 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::tools;
-use super::{ChatBody, Source, Wanted, message, neutral};
+use super::{ChatBody, Source, Wanted, logprobs, message, neutral};
 use crate::ingress::text::{Chat, RESERVED};
 use crate::ingress::thinking::Effort;
-
-const NOT_YET: &str = "not supported yet; leave it out";
 
 impl ChatBody {
     /// Checks and maps the body.
@@ -43,6 +41,7 @@ impl ChatBody {
         let mut wanted = shared.wanted(vec![Source::Chat(chat)], defaults)?;
         (wanted.reading, wanted.ignored) = (reading, ignored);
         wanted.thinking_tokens_max = effort.bound(self.max_thinking_tokens);
+        wanted.sampling.logprobs = logprobs::of_chat(self.logprobs, self.top_logprobs)?;
         if let Some(n) = self.max_completion_tokens {
             let field = "max_completion_tokens";
             if n == 0 {
@@ -89,10 +88,6 @@ impl ChatBody {
         let renamed = "OpenAI replaced it by tools and tool_choice; send those";
         neutral("functions", self.functions.as_ref(), empty, renamed)?;
         neutral("function_call", self.function_call.as_ref(), none, renamed)?;
-        neutral("logprobs", self.logprobs.as_ref(), |v| *v == json!(false), NOT_YET)?;
-        neutral("top_logprobs", self.top_logprobs.as_ref(), |v| *v == json!(0), NOT_YET)?;
-        let text = |v: &Value| *v == json!({"type": "text"});
-        neutral("response_format", self.response_format.as_ref(), text, NOT_YET)?;
         neutral("modalities", self.modalities.as_ref(), |v| *v == json!(["text"]), text_only)?;
         neutral("audio", self.audio.as_ref(), never, text_only)?;
         let unsupported = "not supported; leave it out";

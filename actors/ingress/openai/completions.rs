@@ -6,11 +6,10 @@ use mtplx_core::Token;
 use mtplx_core::sample::Sampling;
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
-use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::one_or_many::OneOrMany;
-use super::{CompletionsBody, Reading, Source, Wanted, neutral};
+use super::{CompletionsBody, Reading, Source, Wanted, logprobs, neutral};
 
 /// Most tokens of an answer where the client does not say, as OpenAI documents it.
 const NEW_TOKENS_DEFAULT: usize = 16;
@@ -71,15 +70,20 @@ impl CompletionsBody {
         let prompt = self.prompt.take().ok_or_else(|| {
             ApiError::invalid("prompt", "must be given: a string, an array of strings or of tokens")
         })?;
-        let wanted = shared.wanted(sources(prompt)?, defaults)?;
+        let mut wanted = shared.wanted(sources(prompt)?, defaults)?;
+        let most = self.logprobs.map(|most| logprobs::bounded("logprobs", most));
+        wanted.sampling.logprobs = most.transpose()?;
+        wanted.echo = self.echo.unwrap_or(false);
+        if wanted.echo && wanted.sampling.logprobs.is_some() {
+            let reason = "cannot be had together with echo: what the model thinks of a prompt is \
+                          not computed";
+            return Err(ApiError::unsupported("logprobs", reason));
+        }
         let reading = Reading { plain: true, ..Reading::default() };
         Ok(Wanted { new_tokens_default: Some(NEW_TOKENS_DEFAULT), reading, ..wanted })
     }
 
     fn refuse_what_is_not_supported(&self) -> Result<(), ApiError> {
-        let not_yet = "not supported yet; leave it out";
-        neutral("echo", self.echo.as_ref(), |v| *v == json!(false), not_yet)?;
-        neutral("logprobs", self.logprobs.as_ref(), |_: &Value| false, not_yet)?;
         let suffix = "this server does not fill in text; leave it out";
         neutral("suffix", self.suffix.as_ref(), |v| *v == "", suffix)
     }

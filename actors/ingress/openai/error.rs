@@ -37,6 +37,8 @@ pub(crate) enum ApiError {
     UnknownPath(String),
     /// The path is right, the method is not.
     WrongMethod { method: String, path: String },
+    /// Something else of this API, which this server does not have.
+    NotImplemented(String),
     /// The house refuses.
     Refused(Refusal),
     /// The engine broke while it answered.
@@ -98,6 +100,7 @@ impl ApiError {
                 Refusal::Overloaded { .. } | Refusal::NoMemory(_) | Refusal::Unavailable { .. },
             )
             | Self::Interrupted => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -136,6 +139,7 @@ impl ApiError {
             ),
             Self::UnknownPath(path) => format!("there is nothing at {path}; the API is under /v1"),
             Self::WrongMethod { method, path } => format!("{path} does not answer to {method}"),
+            Self::NotImplemented(what) => what.clone(),
             Self::Refused(refusal) => refusal.to_string(),
             Self::Interrupted => {
                 "the engine failed while it generated the answer; please try again".into()
@@ -159,6 +163,7 @@ impl ApiError {
             | Self::BodyTooLarge { .. }
             | Self::UnknownPath(_)
             | Self::WrongMethod { .. }
+            | Self::NotImplemented(_)
             | Self::Interrupted
             | Self::Panicked => None,
         }
@@ -174,6 +179,7 @@ impl ApiError {
             Self::NotKept { .. } => "previous_response_not_found",
             Self::UnknownPath(_) => "unknown_path",
             Self::WrongMethod { .. } => "method_not_allowed",
+            Self::NotImplemented(_) => "not_implemented",
             Self::Refused(Refusal::Invalid { .. }) => "invalid_value",
             Self::Refused(Refusal::TooLong { .. }) => "context_length_exceeded",
             Self::Refused(Refusal::Overloaded { .. }) => "overloaded",
@@ -198,6 +204,7 @@ impl ApiError {
             | Self::UnknownModel { .. }
             | Self::UnknownPath(_)
             | Self::WrongMethod { .. }
+            | Self::NotImplemented(_)
             | Self::Panicked => None,
         }
     }
@@ -216,6 +223,7 @@ impl ApiError {
             // Not requests for a generation, or not refused.
             Self::UnknownPath(_)
             | Self::WrongMethod { .. }
+            | Self::NotImplemented(_)
             | Self::Interrupted
             | Self::Panicked => {}
         }

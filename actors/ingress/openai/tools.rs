@@ -18,6 +18,8 @@ pub(crate) struct Reading {
     pub(crate) one_call: bool,
     /// Whether it is a text without markup: a plain completion.
     pub(crate) plain: bool,
+    /// Tools of which one must be called.
+    pub(crate) demanded: Vec<Value>,
 }
 
 /// Which tools are to be called.
@@ -36,8 +38,7 @@ pub(crate) enum ToolChoice {
 
 impl ToolChoice {
     /// Lays the choice upon a conversation whose tools are declared. A call that must come is begun
-    /// in the prompt; nothing else forces the model to go on with it (a grammar could: it would
-    /// belong here, instead of what `Must` puts into the prompt).
+    /// in the prompt; that it is gone on with as declared, a grammar sees to.
     pub(crate) fn apply(self, chat: &mut Chat, parallel: Option<bool>) -> Reading {
         if self == Self::None {
             chat.tools.clear();
@@ -51,7 +52,13 @@ impl ToolChoice {
                 _ => None,
             }),
         };
-        Reading { tools, one_call: parallel == Some(false), plain: false }
+        let is_named = |tool: &&Value| match &chat.must {
+            Must::Call(Some(name)) => tool["function"]["name"] == **name,
+            Must::Call(None) => true,
+            Must::Nothing | Must::NotThink => false,
+        };
+        let demanded = chat.tools.iter().filter(is_named).cloned().collect();
+        Reading { tools, one_call: parallel == Some(false), plain: false, demanded }
     }
 }
 

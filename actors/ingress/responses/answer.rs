@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Echo, Kept, Store};
 use crate::ingress::openai::ApiError;
+use crate::ingress::openai::logprobs::Told;
 use crate::ingress::reply::{Block, Delta, Reply};
 use crate::ingress::stream::{End, FinishReason, Piece};
 use crate::ingress::wire::{self, Frames, Wire};
@@ -271,7 +272,7 @@ impl Wire for Answer {
         self.send("response.in_progress", json!({"response": response}), out);
     }
 
-    fn whole(&mut self, replies: &[Reply], ends: &[End]) -> String {
+    fn whole(&mut self, replies: &[Reply], _: &[Vec<Told>], ends: &[End]) -> String {
         self.reply = replies.first().cloned().unwrap_or_default();
         self.names = self.reply.0.iter().map(Name::new).collect();
         let response = self.response(ends.first(), None);

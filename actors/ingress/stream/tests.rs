@@ -20,7 +20,7 @@ fn answer(lists: &[&[u32]], stops: &[&str]) -> (String, End) {
     }
     sender.try_send(RowEvent::Finished(Finish::Length, Usage::default())).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (replies, ends) = runtime.block_on(Choices::new(vec![choice]).whole()).unwrap();
+    let (replies, _, ends) = runtime.block_on(Choices::new(vec![choice]).whole()).unwrap();
     // How long it took is another matter.
     (replies[0].text(), End { pace: Pace::default(), ..ends[0].clone() })
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mtplx_core::batch::RowEvent;
+use mtplx_core::grammar::Constraint;
 use mtplx_core::request::{Limits, Request};
+use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Token};
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, mpsc};
@@ -40,10 +42,15 @@ impl Thinking {
         let room = request.limits.new_tokens_max.checked_sub(used).filter(|&room| room > 0)?;
         let prompt: Arc<[Token]> =
             request.prompt.iter().chain(&tokens).chain(closer.iter()).copied().collect();
-        let (events, receiver) = mpsc::channel(room + 2);
+        let sampling = request.sampling.clone();
+        let each = 1 + usize::from(sampling.logprobs.is_some());
+        let (events, receiver) = mpsc::channel(each * room + 2);
+        // What the answer is to be holds from its first token on.
+        let sampling = Sampling { grammar: sampling.grammar.map(Constraint::begun), ..sampling };
         let request = Request {
             id: RequestId(last_id.fetch_add(1, Ordering::Relaxed) + 1),
             prompt,
+            sampling,
             limits: Limits { new_tokens_max: room, ..request.limits.clone() },
             ..request
         };

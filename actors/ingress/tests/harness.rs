@@ -58,7 +58,7 @@ pub(super) fn config() -> Config {
         body_bytes_max: 64 * 1024,
         new_tokens_max: None,
         keep_alive_s: 1.try_into().unwrap(),
-        aliases: vec!["claude-*".into(), "other".into()],
+        aliases: vec!["claude-*".into(), "alias".into()],
         unknown_fields: UnknownFields::Refuse,
         thinking_tokens_max: None,
         responses_bytes_max: 1 << 20,
@@ -131,8 +131,13 @@ pub(super) fn scripted(admission: Admission) {
 
 /// The same where the tuner says to draft `depth` tokens a cycle.
 pub(super) fn scripted_at(depth: u8, admission: Admission) {
+    scripted_on(info(), depth, admission);
+}
+
+/// The same on an engine like this.
+pub(super) fn scripted_on(info: EngineInfo, depth: u8, admission: Admission) {
     let Admission { request, events, permit } = admission;
-    let mut engine = Scripted::new(info(), Script::default());
+    let mut engine = Scripted::new(info, Script::default());
     let limits = BatchLimits { snapshots_max: 4, chunk_grain: 64 };
     let mut batch = Batch::new(engine.info().clone(), limits);
     let knobs = Knobs::fixed(depth, 1, (512, 512));

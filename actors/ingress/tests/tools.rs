@@ -133,6 +133,36 @@ async fn what_must_be_called_is_begun_in_the_prompt() {
     assert_eq!(calls[0].1, "{\"city\": \"Paris\", \"days\": 3}");
 }
 
+/// The script's text is noise: only the grammar makes a call of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_must_be_called_is_called_as_it_was_declared() {
+    let handle = open(config(), roomy(), |admission| scripted_on(roomy(), 3, admission)).await;
+    let parameters = json!({"type": "object", "required": ["kind", "on"], "properties": {
+        "kind": {"enum": ["warm", "cold"]}, "on": {"type": "boolean"}}});
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
+    let named = json!({"type": "function", "function": {"name": "second"}});
+    for seed in 0..6 {
+        for choice in [json!("required"), named.clone()] {
+            let body = ask(&json!({"tools": [tool("first"), tool("second")], "seed": seed,
+                "tool_choice": choice, "parallel_tool_calls": false, "temperature": 1}));
+            let whole = chat(&handle, body).await.json();
+            let answer = &whole["choices"][0];
+            assert_eq!(answer["finish_reason"], "tool_calls", "{whole}");
+            let calls = answer["message"]["tool_calls"].as_array().unwrap();
+            assert_eq!(calls.len(), 1);
+            let function = &calls[0]["function"];
+            let fine = if choice.is_object() { &["second"][..] } else { &["first", "second"] };
+            assert!(fine.contains(&function["name"].as_str().unwrap()), "{whole}");
+            let arguments: Value =
+                serde_json::from_str(function["arguments"].as_str().unwrap()).unwrap();
+            assert!(["warm", "cold"].contains(&arguments["kind"].as_str().unwrap()));
+            assert!(arguments["on"].is_boolean(), "{whole}");
+        }
+    }
+    let both = ask(&json!({"tool_choice": "required", "response_format": {"type": "json_object"}}));
+    assert_eq!(chat(&handle, both).await.error()["param"], "tool_choice");
+}
+
 #[tokio::test]
 async fn what_tools_said_is_shown_to_the_model() {
     let prompt = prompt_of(ask(&json!({"messages": [
@@ -277,7 +307,7 @@ async fn unknown_fields_are_named_in_a_header_where_the_house_says_so() {
 #[tokio::test]
 async fn the_model_answers_to_its_aliases() {
     let handle = open(config(), info(), speaks("Hi", Finish::Stop)).await;
-    for (name, status) in [("tiny", 200), ("claude-x-1", 200), ("other", 200), ("others", 404)] {
+    for (name, status) in [("tiny", 200), ("claude-x-1", 200), ("alias", 200), ("aliases", 404)] {
         let body = json!({"model": name, "messages": [{"role": "user", "content": "Hi"}]});
         let reply = chat(&handle, body).await;
         assert_eq!(reply.status, status);

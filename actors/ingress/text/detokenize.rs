@@ -6,8 +6,19 @@ use std::sync::Arc;
 use mtplx_core::Token;
 use tokenizers::AddedToken;
 
+/// A token on paper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spelt {
+    /// With U+FFFD for parts of characters.
+    pub(crate) text: String,
+    /// None if it is no text.
+    pub(crate) bytes: Option<Vec<u8>>,
+}
+
 /// The bytes of every token, in one allocation.
 pub(super) struct Pieces {
+    /// How tokens are written that are no text.
+    special: BTreeMap<Token, String>,
     bytes: Vec<u8>,
     /// Where each token's bytes end; they begin where the previous token's end.
     ends: Vec<usize>,
@@ -29,6 +40,8 @@ impl Pieces {
             let text = if token.special { "" } else { &token.content };
             words.insert(id, text.as_bytes().to_vec());
         }
+        let special = added.iter().filter(|(_, token)| token.special);
+        let special = special.map(|(&id, token)| (id, token.content.clone())).collect();
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         for (id, word) in words {
             // Ids that nobody uses have no bytes either.
@@ -36,10 +49,25 @@ impl Pieces {
             bytes.extend_from_slice(&word);
             ends.push(bytes.len());
         }
-        Self { bytes, ends }
+        Self { special, bytes, ends }
     }
 
-    fn get(&self, token: Token) -> &[u8] {
+    /// How a token is written.
+    pub(super) fn spelt(&self, token: Token) -> Spelt {
+        if let Some(text) = self.special.get(&token) {
+            return Spelt { text: text.clone(), bytes: None };
+        }
+        let bytes = self.get(token).to_vec();
+        Spelt { text: String::from_utf8_lossy(&bytes).into_owned(), bytes: Some(bytes) }
+    }
+
+    /// One more than the largest id.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The bytes of a token; none of a special one.
+    pub(super) fn get(&self, token: Token) -> &[u8] {
         let i = token as usize;
         let Some(&end) = self.ends.get(i) else { return &[] };
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
@@ -74,6 +102,11 @@ pub(crate) struct Detokenizer {
 impl Detokenizer {
     pub(super) fn new(pieces: Arc<Pieces>) -> Self {
         Self { pieces, pending: Vec::new() }
+    }
+
+    /// How a token is written.
+    pub(crate) fn spelt(&self, token: Token) -> Spelt {
+        self.pieces.spelt(token)
     }
 
     /// Appends to `out` all characters that are complete with this token. What can never become

@@ -53,6 +53,11 @@ impl Renderer {
         self.thinks
     }
 
+    /// Whether calls are written with tags for every parameter.
+    pub(super) fn tags(&self) -> bool {
+        self.tags
+    }
+
     /// The beginning of a call, as this model writes it.
     pub(super) fn call(&self, name: Option<&str>) -> String {
         let (open, close) = if self.tags {

@@ -71,6 +71,11 @@ impl Batch {
         let context = self.info.context_tokens_max;
         let (tokens, finish) = row.take_wanted(emitted.tokens, context);
         settled.report.emitted += tokens.len();
+        if row.request.sampling.logprobs.is_some() {
+            let mut logprobs = emitted.logprobs;
+            logprobs.truncate(tokens.len());
+            settled.events.push((id, RowEvent::Logprobs(logprobs)));
+        }
         settled.events.push((id, RowEvent::Tokens(tokens, row.usage)));
         if let Some(finish) = finish {
             let len = row.tokens.len() - 1;

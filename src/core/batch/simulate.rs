@@ -54,6 +54,8 @@ struct World {
     stems: Vec<Vec<Token>>,
     asked: BTreeMap<RequestId, Request>,
     told: BTreeMap<RequestId, Vec<Token>>,
+    /// What they were told that the model thought of it.
+    thoughts: BTreeMap<RequestId, Vec<Logprobs>>,
     /// Who was admitted and has no seat, in order.
     queue: VecDeque<RequestId>,
     /// Who was cancelled since the last plan.
@@ -131,6 +133,7 @@ impl World {
             stems,
             asked: BTreeMap::new(),
             told: BTreeMap::new(),
+            thoughts: BTreeMap::new(),
             queue: VecDeque::new(),
             gone: BTreeSet::new(),
             left: BTreeMap::new(),
@@ -169,6 +172,7 @@ impl World {
         assert!(self.batch.cancel(id));
         let request = self.asked.remove(&id).unwrap();
         let text = self.told.remove(&id).unwrap_or_default();
+        self.thoughts.remove(&id);
         a_broken_text_begins_right(&request, &text, &self.engine);
         self.queue.retain(|waiting| *waiting != id);
         self.gone.insert(id);
@@ -228,6 +232,7 @@ impl World {
         for (id, event) in settled.events {
             match event {
                 RowEvent::Tokens(tokens, _) => self.told.entry(id).or_default().extend(tokens),
+                RowEvent::Logprobs(told) => self.thoughts.entry(id).or_default().extend(told),
                 RowEvent::Finished(finish, usage) => self.part(id, finish, usage),
                 RowEvent::Refused(shortage) => panic!("{id:?}, which ran: {shortage:?}"),
             }
@@ -245,7 +250,9 @@ impl World {
     fn part(&mut self, id: RequestId, finish: Finish, usage: Usage) {
         let request = self.asked.remove(&id).expect("finished once (L2)");
         let text = self.told.remove(&id).unwrap_or_default();
+        let thoughts = self.thoughts.remove(&id).unwrap_or_default();
         text_is_the_text_alone((&request, &text, finish), &self.engine);
+        logprobs_are_those_of_the_text((&request, &text, &thoughts), &self.engine);
         assert_eq!(usage.generated, text.len());
         self.tally.finished += 1;
         self.tally.cached += usage.cached;
@@ -268,6 +275,7 @@ impl World {
         self.tally.generations += 1;
         for (id, request) in std::mem::take(&mut self.asked) {
             let text = self.told.remove(&id).unwrap_or_default();
+            self.thoughts.remove(&id);
             a_broken_text_begins_right(&request, &text, &self.engine);
             if !self.rng.chance(3) {
                 self.admit(request);

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::accept::Rule;
 use crate::engine::Engine;
+use crate::grammar::Constraint;
 use crate::guard::Budget;
 use crate::request::Limits;
 use crate::sample::Sampling;
-use crate::scripted::{Script, Scripted};
+use crate::scripted::{Script, Scripted, ScriptedGrammar};
 
 /// An engine of few pages and its batch.
 fn narrow(pages_max: usize) -> (Scripted, Batch) {
@@ -51,7 +53,7 @@ fn finish(engine: &mut Scripted, batch: &mut Batch) -> (Vec<(RequestId, Finish)>
         deposits.extend(settled.deposits);
         finished.extend(settled.events.into_iter().filter_map(|(id, event)| match event {
             RowEvent::Finished(finish, _) => Some((id, finish)),
-            RowEvent::Tokens(..) | RowEvent::Refused(_) => None,
+            RowEvent::Tokens(..) | RowEvent::Logprobs(_) | RowEvent::Refused(_) => None,
         }));
     }
     (finished, deposits)
@@ -164,4 +166,61 @@ fn pages_that_others_left_behind_are_paid_for() {
     batch.admit(request(3, &[3; 30], 160), None);
     step(&mut engine, &mut batch);
     assert_eq!(batch.waiting(), 1);
+}
+
+/// The text of a request among `others`, with so many drafts a cycle; and drafts made and accepted.
+fn text_among(others: u64, depth: u8, sampling: &Sampling) -> (Vec<Token>, Usage) {
+    let mut engine = Scripted::small(Script { head_noise: 3.0, ..Script::default() });
+    let limits = BatchLimits { snapshots_max: 0, chunk_grain: 8 };
+    let mut batch = Batch::new(engine.info().clone(), limits);
+    for id in 0..=others {
+        let mut request = request(id, &[id as Token + 1, 2, 3], 60);
+        request.sampling = Sampling { seed: sampling.seed + id, ..sampling.clone() };
+        if id % 2 == 1 {
+            request.sampling.grammar = None;
+        }
+        batch.admit(request, None);
+    }
+    let (mut text, mut cost) = (Vec::new(), Usage::default());
+    while batch.is_busy() {
+        let plan = batch.plan(Knobs::fixed(depth, 8, (16, 64)));
+        let outcome = engine.run(&plan, batch.rows()).unwrap();
+        for (id, event) in batch.settle(&plan, outcome).events {
+            if let (RequestId(0), RowEvent::Tokens(tokens, usage)) = (id, event) {
+                text.extend(tokens);
+                cost = usage;
+            }
+        }
+    }
+    (text, cost)
+}
+
+#[test]
+fn under_a_grammar_too_a_text_is_a_function_of_the_request_alone() {
+    for (seed, temperature) in [(1, 0.0), (2, 0.6), (3, 1.0)] {
+        let grammar = ScriptedGrammar { seed, vocab: 32, end: 7 };
+        let grammar = Some(Constraint::new(Arc::new(grammar)));
+        let rule = Rule::Coupled;
+        let sampling = Sampling { temperature, seed, rule, grammar, ..Sampling::default() };
+        let (alone, _) = text_among(0, 0, &sampling);
+        for depth in 0..=4 {
+            for others in [0, 5] {
+                assert_eq!(text_among(others, depth, &sampling).0, alone, "{depth} {others}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_grammar_forces_is_drafted_whatever_the_tuner_says_and_always_accepted() {
+    let grammar = ScriptedGrammar { seed: 1, vocab: 32, end: 7 };
+    let grammar = Some(Constraint::new(Arc::new(grammar)));
+    for rule in [Rule::Ratio, Rule::Coupled] {
+        let sampling = Sampling { rule, grammar: grammar.clone(), ..Sampling::default() };
+        let (text, cost) = text_among(0, 0, &sampling);
+        assert!(cost.drafted > 10 && cost.drafted == cost.accepted, "{cost:?} of {}", text.len());
+        // Who wants none gets none.
+        let plain = Sampling { grammar: None, ..sampling };
+        assert_eq!(text_among(0, 0, &plain).1.drafted, 0);
+    }
 }

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::accept::Rule;
+use crate::grammar::{Constraint, Mask};
 use crate::request::Limits;
-use crate::sample::Sampling;
+use crate::sample::{Dist, NotFinite, Sampling};
+use crate::scripted::ScriptedGrammar;
 
 /// A small generator for the simulation itself (xorshift64*; Vigna 2016).
 pub(super) struct Rng(u64);
@@ -36,7 +38,12 @@ pub(super) fn alone(request: &Request, engine: &Scripted) -> (Vec<Token>, Finish
         && tokens.len() < engine.info().context_tokens_max
     {
         let logits = engine.logits(&tokens);
-        let Ok(p) = crate::sample::Dist::from_logits(&logits, s, &seen, &[]) else {
+        let mask = s.grammar.as_ref().map(|grammar| grammar.allowed(&out));
+        let Ok(p) = mask
+            .transpose()
+            .map_err(|_| NotFinite)
+            .and_then(|mask| Dist::masked(&logits, s, (&seen, &[]), mask.as_ref()))
+        else {
             return (out, Finish::Fault);
         };
         let next = crate::accept::draw(s.rule, s.seed, tokens.len() as u64, &p);
@@ -67,6 +74,8 @@ pub(super) fn anybody(rng: &mut Rng, id: u64, stems: &[Vec<Token>]) -> Request {
         repetition_penalty: if penalised { 1.2 } else { 1.0 },
         seed: rng.below(1 << 40),
         rule: Rule::Coupled,
+        grammar: grammar(rng),
+        logprobs: rng.chance(8).then_some(3),
         ..Sampling::default()
     };
     Request {
@@ -81,4 +90,13 @@ pub(super) fn anybody(rng: &mut Rng, id: u64, stems: &[Vec<Token>]) -> Request {
         draft_tokens: [Drafts::Tuned, Drafts::AtLeast(1), Drafts::Exactly(0), Drafts::Exactly(3)]
             [rng.below(4) as usize],
     }
+}
+
+/// A grammar for every third, and for every third of these one that begins late.
+fn grammar(rng: &mut Rng) -> Option<Constraint> {
+    let seed = rng.below(1 << 40);
+    let grammar = ScriptedGrammar { seed, vocab: 32, end: 7 };
+    let whole = rng.chance(3).then(|| Constraint::new(Arc::new(grammar)))?;
+    let late = rng.chance(3);
+    Some(if late { whole.after([5].into(), Mask::all_but(32, [7])) } else { whole })
 }

@@ -19,12 +19,24 @@ pub(super) fn a_broken_text_begins_right(request: &Request, text: &[Token], engi
     assert!(alone(request, engine).0.starts_with(text), "{request:?} heard {text:?}");
 }
 
+/// Each token comes with what the model thought of it by the row it was drawn from, and nobody hears
+/// who did not ask.
+pub(super) fn logprobs_are_those_of_the_text(
+    (request, text, thoughts): (&Request, &[Token], &[Logprobs]),
+    engine: &Scripted,
+) {
+    let Some(most) = request.sampling.logprobs else { return assert!(thoughts.is_empty()) };
+    let before = |i: usize| [&request.prompt, &text[..i]].concat();
+    let want = (0..text.len()).map(|i| Logprobs::of(&engine.logits(&before(i)), text[i], most));
+    assert!(want.eq(thoughts.iter().cloned()), "{request:?}");
+}
+
 /// L2: what was settled is what was told, and a step's events are of different rows but for a last
 /// word.
 pub(super) fn tokens_out_equal_tokens_settled(settled: &Settled) {
     let told = settled.events.iter().map(|(_, event)| match event {
         RowEvent::Tokens(tokens, _) => tokens.len(),
-        RowEvent::Finished(..) | RowEvent::Refused(_) => 0,
+        RowEvent::Logprobs(_) | RowEvent::Finished(..) | RowEvent::Refused(_) => 0,
     });
     assert_eq!(told.sum::<usize>(), settled.report.emitted);
     for pair in settled.events.windows(2) {
@@ -79,12 +91,16 @@ pub(super) fn chunks_are_cut_where_they_may(plan: &Plan, batch: &Batch) {
     }
 }
 
-/// Nobody drafts deeper than its request, the knobs and its room allow.
+/// Nobody drafts deeper than its request, the knobs and its room allow, but for drafts that its
+/// grammar is sure of.
 pub(super) fn depths_are_allowed(plan: &Plan, knobs: &Knobs, batch: &Batch) {
     for v in &plan.verify {
         let row = &batch.rows[&v.slot];
         let asked = row.request.draft_tokens.depth(knobs.depths.at(plan.verify.len()));
         let end = v.position + 2 + usize::from(v.depth);
+        let sure = row.forced(usize::from(batch.info.depth_max)).len();
+        let tuned = !matches!(row.request.draft_tokens, Drafts::Exactly(_));
+        let asked = if tuned { asked.max(sure as u8) } else { asked };
         assert!(v.depth <= asked.min(batch.info.depth_max), "{v:?}");
         assert!(end <= batch.tokens_max(&row.request), "{v:?} goes beyond what is wanted");
     }

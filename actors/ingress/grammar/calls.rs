@@ -1,0 +1,132 @@
+//! Grammars of calls: what a model may write where a client demands that it calls a tool. Names are
+//! those of the declared tools, arguments are what their schemas describe.
+
+use std::fmt::Write;
+
+use serde_json::{Map, Value, json};
+
+use super::{Language, SPACE};
+
+/// How a model writes a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Qwen3.5's and Qwen3-Coder's `<function=f><parameter=x>`.
+    Tags,
+    /// Hermes's and Qwen3's JSON of name and arguments.
+    Json,
+}
+
+/// What is demanded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Calls<'a> {
+    pub(crate) form: Form,
+    /// Declared tools, as OpenAI's chat has them; of a named one, that alone.
+    pub(crate) tools: &'a [Value],
+    /// Whether one call is all there may be.
+    pub(crate) one: bool,
+    /// Whether `<tool_call>` and `</tool_call>` are tokens of their own.
+    pub(crate) marks: bool,
+}
+
+impl Calls<'_> {
+    /// The language of such a reply: one call, or several on lines of their own.
+    pub(crate) fn language(&self) -> Language {
+        let (open, close) = match self.marks {
+            true => ("<tool_call>", "</tool_call>"),
+            false => ("\"<tool_call>\"", "\"</tool_call>\""),
+        };
+        let functions: Vec<String> =
+            (0..self.tools.len()).map(|i| format!("function_{i}")).collect();
+        let more = if self.one { "" } else { " (\"\\n\" call)*" };
+        let mut lark = format!(
+            "start: call{more}\ncall: {open} \"\\n\" function \"\\n\" {close}\nfunction: {}\n",
+            functions.join(" | ")
+        );
+        for (i, tool) in self.tools.iter().enumerate() {
+            let function = tool.get("function").unwrap_or(tool);
+            let name = function["name"].as_str().unwrap_or_default();
+            let schema = function.get("parameters").cloned().unwrap_or(Value::Null);
+            match self.form {
+                Form::Tags => tags(&mut lark, i, name, &schema),
+                Form::Json => object(&mut lark, i, name, schema),
+            }
+        }
+        Language::Lark(lark)
+    }
+}
+
+/// One function in Hermes's words.
+fn object(lark: &mut String, i: usize, name: &str, schema: Value) {
+    let any = json!({"type": "object"});
+    let schema = if schema.is_object() { schema } else { any };
+    // The name is JSON within JSON.
+    let head = format!("{{\"name\": {}, \"arguments\": ", Value::from(name));
+    line(lark, &format!("function_{i}: {} arguments_{i} \"}}\"", quoted(&head)));
+    line(lark, &format!("arguments_{i}: %json {}", bounded(schema)));
+}
+
+/// One function in Qwen's words: required parameters in the order of their declaration, others
+/// between them where they stand.
+fn tags(lark: &mut String, i: usize, name: &str, schema: &Value) {
+    let none = Map::new();
+    let properties = schema["properties"].as_object().unwrap_or(&none);
+    let required = schema["required"].as_array();
+    let is_required = |key: &str| required.is_some_and(|all| all.iter().any(|name| name == key));
+    let mut body = String::new();
+    for (n, (key, kind)) in properties.iter().enumerate() {
+        let optional = if is_required(key) { "" } else { "?" };
+        let _ = write!(body, " parameter_{i}_{n}{optional}");
+        let open = quoted(&format!("<parameter={key}>\n"));
+        line(lark, &format!("parameter_{i}_{n}: {open} value_{i}_{n}"));
+        value(lark, &format!("value_{i}_{n}"), kind, schema);
+    }
+    let head = quoted(&format!("<function={name}>\n"));
+    line(lark, &format!("function_{i}: {head}{body} \"</function>\""));
+}
+
+const CLOSE: &str = "\"\\n</parameter>\\n\"";
+
+/// A value and its closing tag: strings as they are, all else as JSON.
+fn value(lark: &mut String, rule: &str, kind: &Value, whole: &Value) {
+    let strings = kind["enum"].as_array().filter(|all| all.iter().all(Value::is_string));
+    if let Some(choices) = strings.filter(|all| !all.is_empty()) {
+        let choices: Vec<String> = choices.iter().filter_map(Value::as_str).map(quoted).collect();
+        line(lark, &format!("{rule}: ({}) {CLOSE}", choices.join(" | ")));
+    } else if kind["type"] == "string" || kind.get("type").is_none() && !is_composed(kind) {
+        line(lark, &format!("{rule}[suffix={CLOSE}]: /(?s:.*)/"));
+    } else {
+        let mut schema = kind.clone();
+        // What a parameter refers to stands beside the parameters.
+        for key in ["$defs", "definitions"] {
+            if let (Some(schema), Some(defs)) = (schema.as_object_mut(), whole.get(key)) {
+                schema.entry(key).or_insert_with(|| defs.clone());
+            }
+        }
+        line(lark, &format!("{rule}: json_{rule} {CLOSE}"));
+        line(lark, &format!("json_{rule}: %json {}", bounded(schema)));
+    }
+}
+
+/// Whether a schema says by other words than `type` what it describes.
+fn is_composed(schema: &Value) -> bool {
+    ["$ref", "anyOf", "oneOf", "allOf", "const", "enum"].iter().any(|key| schema.get(key).is_some())
+}
+
+/// A schema whose texts hold no endless space.
+fn bounded(mut schema: Value) -> Value {
+    if let Some(schema) = schema.as_object_mut() {
+        let options = json!({"whitespace_pattern": SPACE, "coerce_one_of": true});
+        schema.insert("x-guidance".into(), options);
+    }
+    schema
+}
+
+/// As a literal of Lark.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+fn line(lark: &mut String, text: &str) {
+    lark.push_str(text);
+    lark.push('\n');
+}

@@ -1,0 +1,128 @@
+//! Calls that are demanded: what is theirs is taken, what is not is refused, noise makes calls that
+//! can be read.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::ingress::grammar::calls::{Calls, Form};
+
+fn tools() -> Vec<Value> {
+    let weather = json!({
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            "unit": {"enum": ["C", "F"]},
+            "where": {"$ref": "#/$defs/point"},
+        },
+        "required": ["city", "unit"],
+        "$defs": {"point": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}},
+        "additionalProperties": false,
+    });
+    let function = |name: &str, parameters: Value| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
+    vec![
+        function("get_weather", weather),
+        json!({"type": "function", "function": {"name": "stop"}}),
+        function("a \"b\"", json!({"type": "object", "properties": {}})),
+    ]
+}
+
+fn demanded(form: Form, tools: &[Value], one: bool) -> Language {
+    Calls { form, tools, one, marks: true }.language()
+}
+
+fn call(function: &str) -> String {
+    format!("<tool_call>\n{function}\n</tool_call>")
+}
+
+const PARIS: &str = "<function=get_weather>\n<parameter=city>\nSt.\nDenis </p\n</parameter>\n\
+                     <parameter=unit>\nC\n</parameter>\n</function>";
+
+#[test]
+fn calls_in_tags_are_taken_by_their_declarations() {
+    let tools = tools();
+    let any = compile(demanded(Form::Tags, &tools, false)).unwrap();
+    let one = compile(demanded(Form::Tags, &tools, true)).unwrap();
+    let all = "<function=get_weather>\n<parameter=city>\n\n</parameter>\n<parameter=days>\n3\n\
+               </parameter>\n<parameter=unit>\nF\n</parameter>\n<parameter=where>\n[true, false]\n\
+               </parameter>\n</function>";
+    let none = "<function=stop>\n</function>";
+    for right in [PARIS, all, none, "<function=a \"b\">\n</function>"] {
+        assert!(takes(&any.open(), &call(right)), "{right}");
+        assert!(takes(&one.open(), &call(right)), "{right}");
+    }
+    let two = format!("{}\n{}", call(PARIS), call(none));
+    assert!(takes(&any.open(), &two) && !takes(&one.open(), &two));
+    for wrong in [
+        "<function=get_wether>\n</function>",
+        "<function=get_weather>\n</function>",
+        "<function=stop>\n<parameter=city>\nParis\n</parameter>\n</function>",
+        &all.replace("3", "30"),
+        &all.replace("F", "K"),
+        &all.replace("true", "1"),
+    ] {
+        assert!(!takes(&any.open(), &call(wrong)), "{wrong}");
+    }
+    assert!(!takes(&any.open(), "I would rather not."));
+}
+
+#[test]
+fn calls_in_json_are_taken_by_their_declarations() {
+    let tools = tools();
+    let any = compile(demanded(Form::Json, &tools, false)).unwrap();
+    let right = r#"{"name": "get_weather", "arguments": {"city": "Paris", "unit": "C"}}"#;
+    for right in [
+        right,
+        r#"{"name": "stop", "arguments": {}}"#,
+        r#"{"name": "stop", "arguments": {"free": [1]}}"#,
+        r#"{"name": "a \"b\"", "arguments": {}}"#,
+    ] {
+        assert!(takes(&any.open(), &call(right)), "{right}");
+    }
+    for wrong in [right.replace("unit", "unity"), right.replace("get_weather", "get")] {
+        assert!(!takes(&any.open(), &call(&wrong)), "{wrong}");
+    }
+    let named = compile(demanded(Form::Json, &tools[1..2], true)).unwrap();
+    assert!(!takes(&named.open(), &call(right)), "another was named");
+}
+
+#[test]
+fn what_the_prompt_holds_already_is_not_written_again() {
+    let tools = tools();
+    let language = demanded(Form::Tags, &tools, true);
+    let written = "<tool_call>\n<function=";
+    let rest = compile_after(written, language.clone()).unwrap();
+    let whole = call(PARIS);
+    assert!(takes(&rest.open(), whole.strip_prefix(written).unwrap()));
+    assert!(!takes(&rest.open(), &whole));
+    assert!(compile_after("<tool_call>\n<function=no", language).is_err());
+}
+
+#[test]
+fn the_marks_are_tokens_where_the_model_has_them() {
+    let tools = tools();
+    let open = tokens_of("<tool_call>");
+    let marked = compile(demanded(Form::Tags, &tools, true)).unwrap().open();
+    assert_eq!(marked.allowed(&[]).unwrap().only(), Some(open[0]));
+    let spelt = Calls { form: Form::Tags, tools: &tools, one: true, marks: false }.language();
+    let spelt = compile(spelt).unwrap().open();
+    assert!(!spelt.allowed(&[]).unwrap().allows(open[0]));
+}
+
+#[test]
+fn noise_makes_calls_that_can_be_read() {
+    let mut chance = Chance::new(5);
+    let tools = tools();
+    // Text without an end would be walked for long.
+    let mut bounded = tools.clone();
+    bounded[0]["function"]["parameters"]["properties"]["city"]["maxLength"] = json!(8);
+    let compiled = compile(demanded(Form::Json, &bounded[..1], true)).unwrap();
+    for _ in 0..20 {
+        let text = text_of(&walk(&compiled.open(), &mut chance, 3000));
+        let inner =
+            text.strip_prefix("<tool_call>\n").and_then(|t| t.strip_suffix("\n</tool_call>"));
+        let value: Value = serde_json::from_str(inner.unwrap()).unwrap();
+        let schema = &bounded[0]["function"]["parameters"];
+        assert!(jsonschema::is_valid(schema, &value["arguments"]), "{value}");
+    }
+}

@@ -1,0 +1,219 @@
+//! Answers of a given structure, over HTTP.
+
+use std::time::{Duration, Instant};
+
+use mtplx_core::batch::{Batch, BatchLimits, Knobs};
+use mtplx_core::engine::{Engine, EngineInfo};
+use mtplx_core::scripted::{Script, Scripted};
+use serde_json::{Value, json};
+
+use super::harness::*;
+use crate::admission::Admission;
+use crate::ingress::Handle;
+
+fn roomy() -> EngineInfo {
+    EngineInfo { context_tokens_max: 4096, ..info() }
+}
+
+/// Plays each request alone, drafting three tokens a cycle.
+fn play(Admission { request, events, .. }: Admission) {
+    let mut engine = Scripted::new(roomy(), Script::default());
+    let limits = BatchLimits { snapshots_max: 0, chunk_grain: 64 };
+    let mut batch = Batch::new(roomy(), limits);
+    batch.admit(request, None);
+    while batch.is_busy() && !events.is_closed() {
+        let plan = batch.plan(Knobs::fixed(3, 1, (512, 512)));
+        let outcome = engine.run(&plan, batch.rows()).unwrap();
+        for (_, event) in batch.settle(&plan, outcome).events {
+            let _ = events.try_send(event);
+        }
+    }
+}
+
+async fn house() -> Handle {
+    open(config(), roomy(), play).await
+}
+
+fn ask(extra: &Value) -> Value {
+    let mut body = json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2000});
+    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    body
+}
+
+type Is<'a> = &'a dyn Fn(&str) -> bool;
+
+fn person() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 10},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        },
+        "required": ["name", "age"], "additionalProperties": false,
+    })
+}
+
+#[tokio::test]
+async fn each_way_to_ask_for_a_structure_gives_it() {
+    let handle = house().await;
+    let schema = person();
+    let is_person = |text: &str| {
+        let value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        jsonschema::is_valid(&person(), &value)
+    };
+    let is_digits = |text: &str| text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
+    let is_choice = |text: &str| ["red", "green"].contains(&text);
+    let compact = |text: &str| is_person(text) && !text.contains('\n');
+    let lark = "start: \"<\" /[a-z]{1,5}/ \">\"";
+    let is_tag = |text: &str| text.starts_with('<') && text.ends_with('>') && text.len() < 8;
+    let ways: [(Value, Is<'_>); 10] = [
+        (
+            json!({"response_format": {"type": "json_schema",
+                "json_schema": {"name": "p", "strict": true, "schema": schema}}}),
+            &is_person,
+        ),
+        (json!({"guided_json": schema}), &is_person),
+        (json!({"guided_json": schema.to_string()}), &is_person),
+        (json!({"structured_outputs": {"json": schema}}), &is_person),
+        (json!({"structured_outputs": {"json": schema, "disable_any_whitespace": true}}), &compact),
+        (json!({"guided_regex": "[0-9]{3}"}), &is_digits),
+        (json!({"structured_outputs": {"regex": "[0-9]{3}"}}), &is_digits),
+        (json!({"guided_choice": ["red", "green"]}), &is_choice),
+        (json!({"structured_outputs": {"choice": ["red", "green"]}}), &is_choice),
+        (json!({"guided_grammar": lark}), &is_tag),
+    ];
+    for (extra, is_right) in ways {
+        for more in [json!({}), json!({"temperature": 0}), json!({"seed": 7, "draft_tokens": 0})] {
+            let mut body = ask(&extra);
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let whole = chat(&handle, body.clone()).await.json();
+            let choice = &whole["choices"][0];
+            let text = choice["message"]["content"].as_str().unwrap();
+            assert!(is_right(text), "{extra}: {text}");
+            assert_eq!(choice["finish_reason"], "stop", "{extra}");
+            body.as_object_mut().unwrap().remove("messages");
+            body["prompt"] = json!("Hi");
+            let raw = complete(&handle, body).await.json();
+            let text = raw["choices"][0]["text"].as_str().unwrap();
+            assert!(is_right(text), "{extra}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn any_object_is_one_or_was_cut_at_the_limit() {
+    let handle = house().await;
+    for seed in 0..6 {
+        let format = json!({"type": "json_object"});
+        let body = ask(&json!({"response_format": format, "seed": seed, "max_tokens": 60}));
+        let choice = &chat(&handle, body).await.json()["choices"][0];
+        let text = choice["message"]["content"].as_str().unwrap();
+        match choice["finish_reason"].as_str().unwrap() {
+            "stop" => assert!(serde_json::from_str::<Value>(text).unwrap().is_object()),
+            "length" => assert!(text.trim_start().starts_with('{'), "{text}"),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_seeded_text_under_a_schema_is_the_same_at_every_depth() {
+    let handle = house().await;
+    for temperature in [0.0, 0.7, 1.3] {
+        let mut texts = Vec::new();
+        for depth in 0..=3 {
+            let extra = json!({"guided_json": person(), "seed": 5, "draft_tokens": depth,
+                "temperature": temperature, "logit_bias": {"17": 3}, "presence_penalty": 0.5});
+            let answer = chat(&handle, ask(&extra)).await.json();
+            texts.push(answer["choices"][0]["message"]["content"].clone());
+        }
+        assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_string_ends_a_structure_too() {
+    let handle = house().await;
+    let extra = json!({"guided_regex": "a{3}XYb{50}", "stop": ["XY"]});
+    let choice = &chat(&handle, ask(&extra)).await.json()["choices"][0];
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!("aaa"), &json!("stop"))
+    );
+}
+
+#[tokio::test]
+async fn thoughts_are_free_and_only_what_follows_them_is_bound() {
+    let handle = house().await;
+    // The model thinks first where its template says so; the bank plays noise for thoughts.
+    let extra = json!({"guided_choice": ["yes", "no"], "seed": 3, "max_tokens": 30,
+        "logit_bias": {"8185": 100},
+        "chat_template_kwargs": {"enable_thinking": true}});
+    let choice = &chat(&handle, ask(&extra)).await.json()["choices"][0];
+    let text = choice["message"]["content"].as_str().unwrap();
+    assert!(text == "yes" || text == "no", "thoughts are told apart: {choice}");
+    assert_eq!(choice["finish_reason"], "stop");
+}
+
+#[tokio::test]
+async fn what_cannot_be_compiled_is_refused_by_name() {
+    let handle = house().await;
+    let deep = |n: usize| format!("start: {}\"a\"{}", "(".repeat(n), ")".repeat(n));
+    let mut nested = json!({"type": "string"});
+    for _ in 0..60 {
+        nested = json!({"type": "array", "items": nested});
+    }
+    let many: Vec<String> = (0..3000).map(|i| format!("word {i}")).collect();
+    for (param, value) in [
+        ("response_format", json!("json_object")),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"name": "x",
+            "schema": {"type": "nonsense"}}}),
+        ),
+        ("response_format.type", json!({"type": "xml"})),
+        ("response_format.json_schema", json!({"type": "json_schema"})),
+        (
+            "response_format.json_schema.schema",
+            json!({"type": "json_schema",
+            "json_schema": {"name": "x"}}),
+        ),
+        ("guided_json", json!("{")),
+        ("guided_json", json!(7)),
+        ("guided_json", json!({"not": {"type": "string"}})),
+        ("guided_json", json!({"$ref": "http://127.0.0.1/schema"})),
+        ("guided_json", json!({"type": "integer", "minimum": 5, "maximum": 4})),
+        ("guided_regex", json!("(")),
+        ("guided_regex", json!("(a{1000}){1000}{1000}")),
+        ("guided_regex", json!("(".repeat(60_000))),
+        ("guided_choice", json!([])),
+        ("guided_choice", json!([""])),
+        ("guided_grammar", json!("start: other")),
+        ("guided_grammar", json!("")),
+        ("guided_grammar", json!("start: start")),
+        ("guided_grammar", json!(deep(20_000))),
+        ("structured_outputs", json!({"json": {}, "regex": "a"})),
+        ("structured_outputs.structural_tag", json!({"structural_tag": "x"})),
+    ] {
+        let field = param.split('.').next().unwrap();
+        let began = Instant::now();
+        let reply = chat(&handle, ask(&json!({field: value}))).await;
+        assert_eq!(reply.status, 400, "{param}: {}", reply.body);
+        assert_eq!(reply.error()["param"], param, "{}", reply.body);
+        assert!(reply.body.len() < 2000, "{param}: {}", reply.body.len());
+        assert!(began.elapsed() < Duration::from_secs(20), "{param}: {:?}", began.elapsed());
+    }
+    for (param, extra) in [
+        ("guided_regex", json!({"guided_regex": "a", "guided_choice": ["a"]})),
+        ("ignore_eos", json!({"guided_choice": ["a"], "ignore_eos": true})),
+    ] {
+        let reply = chat(&handle, ask(&extra)).await;
+        assert_eq!(reply.status, 400, "{}", reply.body);
+        assert!(reply.error()["param"] == param || param == "guided_regex", "{}", reply.body);
+    }
+    // And large ones that are none of these are served.
+    for extra in [json!({"guided_choice": many}), json!({"guided_json": nested, "max_tokens": 5})] {
+        let reply = chat(&handle, ask(&extra)).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    }
+}

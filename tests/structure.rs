@@ -1,0 +1,53 @@
+//! The small model under random schemas, drafting, eight at a time: every answer is valid.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::house::House;
+
+#[path = "../actors/ingress/grammar/tests/schemas.rs"]
+mod schemas;
+
+use schemas::{Chance, schema};
+
+#[test]
+fn the_small_model_keeps_random_schemas() {
+    const REQUESTS: usize = 64;
+    let house = House::shared();
+    let mut chance = Chance::new(11);
+    let schemas: Vec<Value> = (0..REQUESTS).map(|_| schema(&mut chance, 3)).collect();
+    let (next, drafted, accepted) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(schema) = schemas.get(i) else { return };
+            let temperature = [0.0, 0.7, 1.0][i % 3];
+            let (status, answer) = house.post(
+                "/v1/chat/completions",
+                &json!({
+                    "messages": [{"role": "user", "content": "Describe a dragon as JSON."}],
+                    "response_format": {"type": "json_schema",
+                        "json_schema": {"name": "answer", "schema": schema}},
+                    "temperature": temperature,
+                    "max_tokens": 900,
+                    "generation_mode": "mtp",
+                }),
+            );
+            assert_eq!(status, 200, "{answer}");
+            let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+            assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{schema}: {text}");
+            let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+            assert!(jsonschema::is_valid(schema, &value), "{value} of {schema}");
+            let count = |key: &str| answer["mtp"][key].as_u64().unwrap() as usize;
+            drafted.fetch_add(count("drafted"), Ordering::Relaxed);
+            accepted.fetch_add(count("accepted"), Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..8).for_each(|_| drop(scope.spawn(work)));
+    });
+    let (drafted, accepted) = (drafted.into_inner(), accepted.into_inner());
+    println!("{REQUESTS} valid; {accepted} of {drafted} drafts accepted");
+    assert!(accepted * 4 > drafted && drafted > 100, "{accepted} of {drafted}");
+}
