@@ -93,8 +93,8 @@ pub(crate) fn declared(tools: Vec<Value>) -> Result<(Vec<Value>, Vec<String>), A
 /// A tool that would have to run here.
 pub(crate) fn hosted(path: &str, kind: &str) -> ApiError {
     let reason = format!(
-        "tools of type {kind} are run by their maker's servers, not by this one; declare functions, \
-         and turn this tool off in the client"
+        "tools of type {kind} are run by their maker's servers, not by this one; declare \
+         functions, and turn this tool off in the client"
     );
     let param = format!("{path}.type");
     let message = format!("{param}: {reason}");

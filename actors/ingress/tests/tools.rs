@@ -139,7 +139,10 @@ async fn what_must_be_called_is_called_as_it_was_declared() {
     let handle = open(config(), roomy(), |admission| scripted_on(roomy(), 3, admission)).await;
     let parameters = json!({"type": "object", "required": ["kind", "on"], "properties": {
         "kind": {"enum": ["warm", "cold"]}, "on": {"type": "boolean"}}});
-    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
+    let tool = |name: &str| {
+        let function = json!({"name": name, "parameters": parameters});
+        json!({"type": "function", "function": function})
+    };
     let named = json!({"type": "function", "function": {"name": "second"}});
     for seed in 0..6 {
         for choice in [json!("required"), named.clone()] {

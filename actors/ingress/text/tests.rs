@@ -207,7 +207,8 @@ fn published_templates_are_understood() {
         {"role": "assistant", "content": "<think>\nold\n</think>\n\nDone."},
         {"role": "user", "content": "Again"},
         {"role": "assistant", "content": "", "reasoning_content": "new", "tool_calls": [
-            {"function": {"name": "f", "arguments": {"a": [1, "x"], "b": true, "c": "t", "d": null}}},
+            {"function": {"name": "f",
+                "arguments": {"a": [1, "x"], "b": true, "c": "t", "d": null}}},
             {"function": {"name": "f", "arguments": {}}}]},
         {"role": "tool", "content": "one"}, {"role": "tool", "content": "two"}]});
     let mut chat = chat_of(&said);
@@ -217,7 +218,8 @@ fn published_templates_are_understood() {
         "<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"f\"}}\n</tools>",
         "</tool_call>\n\nBe kind.<|im_end|>\n<|im_start|>user\nGo<|im_end|>",
         "assistant\nDone.<|im_end|>",
-        "assistant\n<think>\nnew\n</think>\n\n<tool_call>\n<function=f>\n<parameter=a>\n[1, \"x\"]\n",
+        "assistant\n<think>\nnew\n</think>\n\n<tool_call>\n<function=f>\n",
+        "<function=f>\n<parameter=a>\n[1, \"x\"]\n</parameter>\n<parameter=b>",
         "<parameter=b>\nTrue\n</parameter>\n<parameter=c>\nt\n</parameter>\n<parameter=d>\nNone\n",
         "</tool_call>\n<tool_call>\n<function=f>\n</function>\n</tool_call><|im_end|>",
         "<|im_start|>user\n<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n",
