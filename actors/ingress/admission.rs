@@ -18,8 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::grammar::{Compiled, Structure};
 use super::openai::error::RETRY_AFTER_S;
-use super::openai::{Drafting, Source, Wanted};
-use super::stream::{Choice, Choices, Watch};
+use super::openai::{Drafting, Reading, Source, Wanted};
+use super::reply::Manner;
+use super::responses::Store;
+use super::stream::{Choice, Choices, Making, Thinking, Watch};
 use super::text::{Prompt, Text};
 use super::{Config, off_thread};
 use crate::admission::Admission;
@@ -43,18 +45,22 @@ pub(crate) enum Readiness {
 pub(crate) struct House {
     pub(crate) config: Config,
     pub(crate) text: Arc<Text>,
+    /// Answers that clients may go on from.
+    pub(crate) responses: Arc<Store>,
     readiness: watch::Receiver<Readiness>,
     /// When the door opened, in seconds since 1970.
     pub(crate) started_s: u64,
     permits: Arc<Semaphore>,
     compiling: Arc<Semaphore>,
-    last_id: AtomicU64,
+    last_id: Arc<AtomicU64>,
 }
 
 /// An admitted request: the choices on their way, and the lengths of its prompts.
 pub(crate) struct Admitted {
     pub(crate) choices: Choices,
     pub(crate) prompts: Vec<usize>,
+    /// Whether they end within thinking.
+    pub(crate) thinking: bool,
 }
 
 impl House {
@@ -65,9 +71,11 @@ impl House {
     ) -> Self {
         let permits = Arc::new(Semaphore::new(config.requests_max.get().into()));
         let started_s = super::unix_s();
+        let idle = Duration::from_secs(config.responses_idle_s.into());
+        let responses = Arc::new(Store::new(config.responses_bytes_max, idle));
         let compiling = Arc::new(Semaphore::new(COMPILING_MAX));
-        let last_id = AtomicU64::new(0);
-        Self { config, text, readiness, started_s, permits, compiling, last_id }
+        let last_id = Arc::default();
+        Self { config, text, responses, readiness, started_s, permits, compiling, last_id }
     }
 
     pub(crate) fn readiness(&self) -> Readiness {
@@ -100,12 +108,14 @@ impl House {
             Readiness::Serving(bank, info) => (bank, info),
         };
         check(&wanted, &info)?;
+        wanted.think_not_at_all();
         let mut permits = self.permits(&wanted)?;
         let sources = std::mem::take(&mut wanted.sources);
         let fields: Vec<_> = sources.iter().map(Source::field).collect();
         let prompts = self.prompts(sources).await?;
         let limits = self.limits(&wanted);
-        let compiled = self.compiled(wanted.structure.take(), info.vocab).await?;
+        let structure = self.demanded(&mut wanted, &prompts)?;
+        let compiled = self.compiled(structure, info.vocab).await?;
         let mut admissions = Vec::new();
         for (prompt, field) in prompts.iter().zip(fields) {
             // A tokenizer may know tokens that the model has no embedding for.
@@ -129,18 +139,65 @@ impl House {
                     boundaries: prompt.boundaries.clone(),
                 };
                 let permit = permits.split(1).ok_or_else(overloaded)?;
-                admissions.push((Admission { request, events, permit }, receiver));
+                let thinking = self.thinking(&wanted, &request, &bank);
+                let manner = self.manner(&wanted, prompt);
+                let admission = Admission { request, events, permit };
+                admissions.push((admission, receiver, (manner, thinking)));
             }
         }
         let mut list = Vec::with_capacity(admissions.len());
-        for (admission, receiver) in admissions {
+        for (admission, receiver, (manner, thinking)) in admissions {
             bank.cast(bank::Message::Open(admission))
                 .map_err(|_| Refusal::Unavailable { reason: "it is being restarted".into() })?;
             let watch = Watch::new(route, arrived);
-            list.push(Choice::new(receiver, self.text.detokenizer(), &wanted.stops, watch));
+            let (detokenizer, stops) = (self.text.detokenizer(), wanted.stops.as_slice());
+            let making = Making { detokenizer, stops, manner: &manner, thinking, watch };
+            list.push(Choice::new(receiver, making));
         }
+        let thinking = prompts.iter().any(|prompt| prompt.thinking);
         let prompts = prompts.iter().map(|p| p.tokens.len()).collect();
-        Ok(Admitted { choices: Choices::new(list), prompts })
+        Ok(Admitted { choices: Choices::new(list), prompts, thinking })
+    }
+
+    /// How a reply to this prompt is read.
+    fn manner(&self, wanted: &Wanted, prompt: &Prompt) -> Manner {
+        let Reading { tools, one_call, plain, .. } = wanted.reading.clone();
+        Manner {
+            begins_thinking: prompt.thinking,
+            thinks: !plain && self.text.thinks(),
+            tools,
+            one_call,
+            prefill: prompt.prefill.clone(),
+        }
+    }
+
+    /// The bound on thinking: the client's, but no more than the house's.
+    fn thinking(
+        &self,
+        wanted: &Wanted,
+        request: &Request,
+        bank: &ActorRef<bank::Message>,
+    ) -> Option<Thinking> {
+        if wanted.reading.plain || !self.text.thinks() {
+            return None;
+        }
+        let house = self.config.thinking_tokens_max.map(|max| max.get());
+        let max = wanted.thinking_tokens_max.into_iter().chain(house).min()?;
+        Some(Thinking {
+            max,
+            closer: self.text.end_of_thinking(),
+            request: request.clone(),
+            bank: bank.clone(),
+            permits: Arc::clone(&self.permits),
+            last_id: Arc::clone(&self.last_id),
+            tokens: Vec::new(),
+        })
+    }
+
+    /// Tokens of a request's prompts, which need not be served for it.
+    pub(crate) async fn count(&self, sources: Vec<Source>) -> Result<usize, Refusal> {
+        let prompts = self.prompts(sources).await?;
+        Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
     }
 
     /// One for each choice, all or none: a request that got half of them could wait forever.
@@ -167,6 +224,28 @@ impl House {
         let prompts = prompts.await;
         metrics::tokenized(began.elapsed());
         prompts
+    }
+
+    /// What the answer is to be: as the client says, or a call that it demands.
+    fn demanded(
+        &self,
+        wanted: &mut Wanted,
+        prompts: &[Prompt],
+    ) -> Result<Option<Structure>, Refusal> {
+        let structure = wanted.structure.take();
+        let tools = std::mem::take(&mut wanted.reading.demanded);
+        if tools.is_empty() {
+            return Ok(structure);
+        }
+        let field = "tool_choice";
+        if let Some(Structure { field: other, .. }) = structure {
+            let reason = format!("demands a call, and {other} another answer; send one of them");
+            return Err(Refusal::Invalid { field, reason });
+        }
+        let calls = self.text.calls(&tools, wanted.reading.one_call);
+        // All prompts of a conversation begin it alike.
+        let written = prompts.first().map(|prompt| prompt.prefill.clone()).unwrap_or_default();
+        Ok(Some(Structure { language: calls.language(), field, written }))
     }
 
     /// Compiles what the answer is to be, off all threads that others wait for.
@@ -294,7 +373,7 @@ pub(crate) fn prompt_of(text: &Text, source: Source, special: bool) -> Result<Pr
     let prompt = match source {
         Source::Chat(chat) => text.chat(&chat)?,
         Source::Text(raw) => text.cut(&raw, special)?,
-        Source::Tokens(tokens) => Prompt { tokens, boundaries: Vec::new() },
+        Source::Tokens(tokens) => Prompt::plain(tokens),
     };
     if prompt.tokens.is_empty() {
         let reason = "must come to at least one token".into();

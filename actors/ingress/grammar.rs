@@ -13,7 +13,6 @@ use mtplx_core::Token;
 use mtplx_core::request::Refusal;
 use serde_json::{Value, json};
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for calls that a client demands"))]
 pub(crate) mod calls;
 mod matched;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::grammar::Structure;
+use super::text::{Chat, Must};
 
 pub(crate) mod answer;
 pub(crate) mod chat;
@@ -27,10 +28,12 @@ mod structure;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tokenize;
+pub(crate) mod tools;
 
 pub(crate) use self::error::ApiError;
 use self::one_or_many::OneOrMany;
 pub(crate) use self::source::Source;
+pub(crate) use self::tools::Reading;
 
 /// Most choices of one prompt.
 pub(crate) const CHOICES_MAX: usize = 8;
@@ -65,10 +68,30 @@ pub(crate) struct Wanted {
     pub(crate) drafting: Drafting,
     /// How the answer is to be sent.
     pub(crate) delivery: Delivery,
+    /// How replies are read.
+    pub(crate) reading: Reading,
+    /// Most tokens of thought; none is too many without it.
+    pub(crate) thinking_tokens_max: Option<usize>,
+    /// What was asked for and is not honoured, for a warning.
+    pub(crate) ignored: Vec<String>,
     /// What the answer is to be, if not any text.
     pub(crate) structure: Option<Structure>,
     /// Whether a text is to begin with its prompt.
     pub(crate) echo: bool,
+}
+
+impl Wanted {
+    /// A bound of no tokens is kept by the prompt.
+    pub(crate) fn think_not_at_all(&mut self) {
+        if self.thinking_tokens_max != Some(0) {
+            return;
+        }
+        for source in &mut self.sources {
+            if let Source::Chat(Chat { must: must @ Must::Nothing, .. }) = source {
+                *must = Must::NotThink;
+            }
+        }
+    }
 }
 
 /// What a client wants of speculation.
@@ -169,13 +192,19 @@ bodies! {
         prompt_cache_key: Value,
         #[expect(dead_code, reason = "no effect on the output")]
         prompt_cache_retention: Value,
-        #[expect(dead_code, reason = "no effect while there are no tools")]
+        tools: Vec<Value>,
+        tool_choice: Value,
         parallel_tool_calls: bool,
+        reasoning_effort: String,
+        // Extensions, by the names that others gave them.
+        enable_thinking: bool,
+        continue_final_message: bool,
+        add_generation_prompt: bool,
+        // An extension of our own.
+        max_thinking_tokens: usize,
         // Accepted where they ask for nothing.
         store: Value,
         service_tier: Value,
-        tools: Value,
-        tool_choice: Value,
         functions: Value,
         function_call: Value,
         logprobs: bool,
@@ -183,7 +212,6 @@ bodies! {
         modalities: Value,
         audio: Value,
         prediction: Value,
-        reasoning_effort: Value,
         verbosity: Value,
         web_search_options: Value,
     }
@@ -266,6 +294,9 @@ impl Shared {
             ignore_eos: self.ignore_eos.unwrap_or(false),
             drafting: self.drafting()?,
             delivery: self.delivery()?,
+            reading: Reading::default(),
+            thinking_tokens_max: None,
+            ignored: Vec::new(),
             structure: self.structure()?,
             echo: false,
         })
@@ -375,7 +406,7 @@ impl Shared {
 }
 
 /// Refuses a parameter unless its value asks for nothing.
-pub(super) fn neutral(
+pub(crate) fn neutral(
     param: &'static str,
     value: Option<&Value>,
     asks_for_nothing: impl Fn(&Value) -> bool,

@@ -8,7 +8,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn};
-use axum::response::sse::{KeepAlive, Sse};
+use axum::response::sse::Sse;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -23,23 +23,32 @@ use tower_http::request_id::{
 };
 use tower_http::trace::TraceLayer;
 
-use super::admission::{House, Readiness, context};
+use super::admission::{Admitted, House, Readiness, context};
+use super::anthropic::error::speak;
 use super::openai::answer::{Answer, Shape};
 use super::openai::error::RETRY_AFTER_S;
-use super::openai::{ApiError, ChatBody, CompletionsBody, Wanted, parse};
+use super::openai::{ApiError, ChatBody, CompletionsBody, Delivery, Wanted, parse};
 use super::stream::Events;
-use super::{RenderMetrics, off_thread, random, tokenize};
+use super::text::iso_8601;
+use super::wire::Wire;
+use super::{Config, RenderMetrics, off_thread, random, tokenize};
 use crate::metrics;
+
+mod messages;
+mod responses;
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
+const MESSAGES: &str = "/v1/messages";
+const RESPONSES: &str = "/v1/responses";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const WARNING: HeaderName = HeaderName::from_static("x-mtplx-warning");
 
 type Shared = Arc<House>;
 
 /// The whole service.
 pub(super) fn router(house: Arc<House>, render: RenderMetrics) -> Router {
-    for route in [CHAT, COMPLETIONS] {
+    for route in [CHAT, COMPLETIONS, MESSAGES, RESPONSES] {
         metrics::prepare_route(route);
     }
     let body_bytes_max = house.config.body_bytes_max;
@@ -52,11 +61,16 @@ pub(super) fn router(house: Arc<House>, render: RenderMetrics) -> Router {
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
         .layer(from_fn(count))
+        .layer(from_fn(speak))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(body_bytes_max));
     Router::new()
         .route(CHAT, post(chat))
         .route(COMPLETIONS, post(completions))
+        .route(MESSAGES, post(messages::messages))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
+        .route(RESPONSES, post(responses::create))
+        .route("/v1/responses/{id}", get(responses::fetch).delete(responses::forget))
         .route("/v1/embeddings", post(tokenize::embeddings))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
@@ -78,10 +92,10 @@ async fn chat(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let route = Route { path: CHAT, shape: Shape::Chat, arrived: Instant::now() };
+    let route = Route { path: CHAT, arrived: Instant::now() };
     let body = checked(&house, &headers, body)?;
-    let wanted = read(&house, body, ChatBody::wanted).await?;
-    answer(&house, wanted, route).await
+    let (wanted, ()) = read(&house, body, |body: ChatBody, d| Ok((body.wanted(d)?, ()))).await?;
+    answer(&house, wanted, route, openai(Shape::Chat)).await
 }
 
 async fn completions(
@@ -89,16 +103,39 @@ async fn completions(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let route = Route { path: COMPLETIONS, shape: Shape::Completions, arrived: Instant::now() };
+    let route = Route { path: COMPLETIONS, arrived: Instant::now() };
     let body = checked(&house, &headers, body)?;
-    let wanted = read(&house, body, CompletionsBody::wanted).await?;
-    answer(&house, wanted, route).await
+    let map = |body: CompletionsBody, defaults: &_| Ok((body.wanted(defaults)?, ()));
+    let (wanted, ()) = read(&house, body, map).await?;
+    answer(&house, wanted, route, openai(Shape::Completions)).await
 }
 
+fn openai(shape: Shape) -> impl FnOnce(&Config, Asked) -> Box<dyn Wire> {
+    move |config, Asked { prompts, choices, include_usage, tells, echo, .. }| {
+        let answer = Answer::new(shape, &config.model, prompts, (choices, include_usage));
+        Box::new(answer.with(tells, echo))
+    }
+}
+
+/// Where and when a request came in.
 struct Route {
     path: &'static str,
-    shape: Shape,
     arrived: Instant,
+}
+
+/// What is to be answered.
+struct Asked {
+    /// Tokens of each prompt.
+    prompts: Vec<usize>,
+    /// Whether they end within thinking.
+    thinking: bool,
+    /// Answers to each.
+    choices: usize,
+    include_usage: bool,
+    /// Whether what the model thought of each token is told.
+    tells: bool,
+    /// The prompts, where texts begin with them.
+    echo: Vec<String>,
 }
 
 /// The body, if it came whole and says that it is JSON.
@@ -130,48 +167,77 @@ fn is_json(kind: &str) -> bool {
 }
 
 /// Parses and maps a body, then looks whether its model is served here.
-async fn read<B: DeserializeOwned + 'static>(
+async fn read<B: DeserializeOwned, T: Send + 'static>(
     house: &House,
     body: Bytes,
-    wanted: fn(B, &Sampling) -> Result<Wanted, ApiError>,
-) -> Result<Wanted, ApiError> {
+    map: impl Fn(B, &Sampling) -> Result<(Wanted, T), ApiError> + Send + 'static,
+) -> Result<(Wanted, T), ApiError> {
     let defaults = house.text.defaults().clone();
-    let mut wanted = off_thread(body.len(), move || wanted(parse(&body)?, &defaults)).await?;
+    let unknown = house.config.unknown_fields;
+    let parsed =
+        off_thread(body.len(), move || unknown.read(&body, |body| map(parse(body)?, &defaults)));
+    let ((mut wanted, rest), ignored) = parsed.await?;
+    wanted.ignored.extend(ignored);
     served(house, wanted.model.take())?;
-    Ok(wanted)
+    Ok((wanted, rest))
 }
 
 /// One model is served, so its name may be left out.
 pub(super) fn served(house: &House, asked: Option<String>) -> Result<(), ApiError> {
     match asked {
-        Some(asked) if asked != house.config.model => {
+        Some(asked) if !house.config.serves(&asked) => {
             Err(ApiError::UnknownModel { asked, served: house.config.model.clone() })
         }
         Some(_) | None => Ok(()),
     }
 }
 
-async fn answer(house: &House, wanted: Wanted, route: Route) -> Result<Response, ApiError> {
-    let (delivery, choices) = (wanted.delivery, wanted.choices);
+/// Admits a request and answers in the words of its API.
+async fn answer(
+    house: &House,
+    mut wanted: Wanted,
+    route: Route,
+    wire: impl FnOnce(&Config, Asked) -> Box<dyn Wire>,
+) -> Result<Response, ApiError> {
+    let Delivery { stream, include_usage } = wanted.delivery;
+    let (choices, ignored) = (wanted.choices, std::mem::take(&mut wanted.ignored));
     let tells = wanted.sampling.logprobs.is_some();
     let echo = if wanted.echo { house.shown(&wanted.sources) } else { Vec::new() };
-    let admitted = house.admit(wanted, (route.path, route.arrived)).await?;
-    let answer = Answer::new(route.shape, &house.config.model, admitted.prompts, choices);
-    let answer = answer.with(tells, echo);
-    if delivery.stream {
-        let events = Events::new(answer, admitted.choices, delivery.include_usage);
-        let keep_alive = KeepAlive::new().interval(house.config.keep_alive()).text("keep-alive");
-        return Ok(Sse::new(events).keep_alive(keep_alive).into_response());
+    let Admitted { choices: running, prompts, thinking } =
+        house.admit(wanted, (route.path, route.arrived)).await?;
+    let asked = Asked { prompts, thinking, choices, include_usage, tells, echo };
+    let mut wire = wire(&house.config, asked);
+    let mut response = if stream {
+        Sse::new(Events::new(wire, running, house.config.keep_alive())).into_response()
+    } else {
+        let (replies, told, ends) = running.whole().await?;
+        let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        (json, wire.whole(&replies, &told, &ends)).into_response()
+    };
+    warn(&mut response, &ignored);
+    Ok(response)
+}
+
+/// Names what was asked for and not honoured.
+fn warn(response: &mut Response, ignored: &[String]) {
+    if ignored.is_empty() {
+        return;
     }
-    let (texts, told, ends) = admitted.choices.whole().await?;
-    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok((json, answer.whole(&texts, &told, &ends)).into_response())
+    let names: Vec<String> = ignored.iter().map(|name| name.escape_default().collect()).collect();
+    if let Ok(value) = HeaderValue::try_from(format!("ignored: {}", names.join(", "))) {
+        response.headers_mut().insert(WARNING, value);
+    }
 }
 
 // === facts ===
 
+/// In the shapes of OpenAI and Anthropic, which have no field in common that differs.
 async fn models(State(house): State<Shared>) -> Json<Value> {
-    Json(json!({"object": "list", "data": [card(&house)]}))
+    let id = &house.config.model;
+    Json(json!({
+        "object": "list", "data": [card(&house)],
+        "has_more": false, "first_id": id, "last_id": id,
+    }))
 }
 
 async fn model(
@@ -179,7 +245,7 @@ async fn model(
     Path(asked): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let served = &house.config.model;
-    if asked != *served {
+    if !house.config.serves(&asked) {
         return Err(ApiError::UnknownModel { asked, served: served.clone() });
     }
     Ok(Json(card(&house)))
@@ -190,6 +256,7 @@ fn card(house: &House) -> Value {
         Readiness::Serving(_, info) => json!({
             "context_length": context(&info),
             "mtp": info.depth_max > 0,
+            "tier": if info.depth_max > 0 { "mtp" } else { "ar-only" },
         }),
         Readiness::Between(_) => Value::Null,
     };
@@ -198,6 +265,9 @@ fn card(house: &House) -> Value {
         "object": "model",
         "created": house.started_s,
         "owned_by": "mtplx",
+        "type": "model",
+        "display_name": house.config.model,
+        "created_at": iso_8601(house.started_s),
         "meta": meta,
     })
 }

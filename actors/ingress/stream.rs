@@ -1,27 +1,40 @@
-//! From token events to text, and to the client. A whole answer and a stream are made of the same
-//! pieces, so that both hold the same text.
+//! From token events to deltas of a reply, and to the client. A whole answer and a stream are made
+//! of the same pieces, so that both hold the same text.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use axum::response::sse::Event;
 use mtplx_core::batch::RowEvent;
 use mtplx_core::guard::Shortage;
 use mtplx_core::logprobs::Logprobs;
 use mtplx_core::request::{Finish, Usage};
 use mtplx_core::stop::StopScan;
+use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio_stream::Stream;
 
-use super::openai::ApiError;
-use super::openai::answer::{Answer, FinishReason};
 use super::openai::logprobs::Told;
+use super::reply::{Delta, Manner, Parser, Reply, add};
 use super::text::Detokenizer;
 use crate::metrics;
+
+mod events;
+mod thinking;
+
+pub(crate) use self::events::Events;
+pub(crate) use self::thinking::Thinking;
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FinishReason {
+    /// By a stop token or a stop string.
+    Stop,
+    /// By the most tokens that were wanted or that the context holds.
+    Length,
+    /// By the model, which waits for what the tools that it called say.
+    ToolCalls,
+}
 
 /// A choice in the making.
 pub(crate) struct Choice {
@@ -29,42 +42,70 @@ pub(crate) struct Choice {
     events: Option<mpsc::Receiver<RowEvent>>,
     detokenizer: Detokenizer,
     scan: StopScan,
+    parser: Parser,
+    /// What the parser made of the prefill, until it has been shown.
+    first: Vec<Delta>,
+    thinking: Option<Thinking>,
     generated: usize,
+    reasoning: usize,
     /// What the model thought of the tokens to come, where somebody wants to know.
     thoughts: Vec<Logprobs>,
     /// Characters that were made.
     chars: usize,
+    /// Of the row that came before, if there was one.
+    earlier: Option<Cost>,
     /// As of the last event.
     cost: Cost,
     watch: Watch,
 }
 
+/// How a choice is made.
+pub(crate) struct Making<'a> {
+    pub(crate) detokenizer: Detokenizer,
+    pub(crate) stops: &'a [String],
+    pub(crate) manner: &'a Manner,
+    /// Where thinking is bounded.
+    pub(crate) thinking: Option<Thinking>,
+    pub(crate) watch: Watch,
+}
+
 /// What one event came to.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Piece {
-    /// Text to show.
-    pub(crate) text: String,
+    /// What there is to show.
+    pub(crate) deltas: Vec<Delta>,
     /// What the model thought of the tokens that came, also of those whose text is held back.
     pub(crate) told: Vec<Told>,
+    /// What the choice cost so far.
+    pub(crate) cost: Cost,
     /// Whether and how the choice ended with it.
     pub(crate) end: Option<Result<End, Interrupted>>,
 }
 
-impl Piece {
-    fn last(end: Result<End, Interrupted>) -> Self {
-        Self { text: String::new(), told: Vec::new(), end: Some(end) }
-    }
-}
-
 /// How a choice ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct End {
     /// Why.
     pub(crate) reason: FinishReason,
+    /// The stop string that ended it, if one did.
+    pub(crate) stopped_by: Option<String>,
     /// Tokens up to and including the one that ended it.
     pub(crate) generated: usize,
+    /// Of these, thought.
+    pub(crate) reasoning: usize,
     /// Where a stop string ended the text, all of its last cycle.
     pub(crate) cost: Cost,
+    /// How long it took.
+    pub(crate) pace: Pace,
+}
+
+/// How long an answer took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// From the request's arrival to its first tokens.
+    pub(crate) prompt: Duration,
+    /// From there to the last.
+    pub(crate) predicted: Duration,
 }
 
 /// What only the engine knows of a choice.
@@ -76,6 +117,18 @@ pub(crate) struct Cost {
     pub(crate) drafted: usize,
     /// Of these, accepted.
     pub(crate) accepted: usize,
+}
+
+impl Cost {
+    /// With what a second row cost, all of whose prompt was there before.
+    fn and(self, usage: Usage) -> Self {
+        let Usage { drafted, accepted, .. } = usage;
+        Self {
+            cached: self.cached,
+            drafted: self.drafted + drafted,
+            accepted: self.accepted + accepted,
+        }
+    }
 }
 
 impl From<Usage> for Cost {
@@ -94,16 +147,24 @@ pub(crate) enum Interrupted {
 }
 
 impl Choice {
-    pub(crate) fn new(
-        events: mpsc::Receiver<RowEvent>,
-        detokenizer: Detokenizer,
-        stops: &[String],
-        watch: Watch,
-    ) -> Self {
-        let scan = StopScan::new(stops);
-        let cost = Cost::default();
-        let (events, thoughts) = (Some(events), Vec::new());
-        Self { events, detokenizer, scan, generated: 0, thoughts, chars: 0, cost, watch }
+    pub(crate) fn new(events: mpsc::Receiver<RowEvent>, making: Making<'_>) -> Self {
+        let Making { detokenizer, stops, manner, thinking, watch } = making;
+        let (parser, first) = Parser::new(manner);
+        Self {
+            events: Some(events),
+            detokenizer,
+            scan: StopScan::new(stops),
+            parser,
+            first,
+            thinking,
+            generated: 0,
+            reasoning: 0,
+            thoughts: Vec::new(),
+            chars: 0,
+            earlier: None,
+            cost: Cost::default(),
+            watch,
+        }
     }
 
     /// The next piece; `None` after the end.
@@ -115,67 +176,113 @@ impl Choice {
             // Its tokens were sent right behind it.
             event = ready!(events.poll_recv(cx));
         }
-        let piece = match event {
+        let (mut deltas, mut told) = (std::mem::take(&mut self.first), Vec::new());
+        let end = match event {
             Some(RowEvent::Tokens(tokens, usage)) => {
-                self.cost = usage.into();
-                self.take(&tokens)
+                self.heard(usage);
+                self.take(&tokens, (&mut deltas, &mut told))
             }
             Some(RowEvent::Finished(finish, usage)) => {
-                self.cost = usage.into();
-                self.finish(finish)
+                self.heard(usage);
+                Some(self.finish(finish, &mut deltas))
             }
-            Some(RowEvent::Refused(shortage)) => Piece::last(Err(Interrupted::Memory(shortage))),
-            Some(RowEvent::Logprobs(_)) | None => Piece::last(Err(Interrupted::Engine)),
+            Some(RowEvent::Refused(shortage)) => Some(Err(Interrupted::Memory(shortage))),
+            Some(RowEvent::Logprobs(_)) | None => Some(Err(Interrupted::Engine)),
         };
-        if let Some(end) = piece.end {
+        if let Some(end) = &end {
             self.events = None;
             self.watch.ended(end);
         }
-        Poll::Ready(Some(piece))
+        Poll::Ready(Some(Piece { deltas, told, cost: self.cost, end }))
+    }
+
+    fn heard(&mut self, usage: Usage) {
+        self.cost = self.earlier.map_or_else(|| usage.into(), |earlier| earlier.and(usage));
     }
 
     /// Token by token, so that what is counted does not depend on how many came together.
-    fn take(&mut self, tokens: &[u32]) -> Piece {
+    fn take(
+        &mut self,
+        tokens: &[u32],
+        (deltas, told): (&mut Vec<Delta>, &mut Vec<Told>),
+    ) -> Option<Result<End, Interrupted>> {
         self.watch.tokens(tokens.len());
-        let (mut text, mut new) = (String::new(), String::new());
-        let mut told = Vec::new();
+        let mut new = String::new();
         let mut thoughts = std::mem::take(&mut self.thoughts).into_iter();
         for &token in tokens {
             self.generated += 1;
             let thought = thoughts.next();
             let seen = thought.and_then(|t| Told::new(token, &t, &self.detokenizer, self.chars));
             told.extend(seen);
+            self.reasoning += usize::from(self.parser.is_thinking());
             new.clear();
             self.detokenizer.push(token, &mut new);
             self.chars += new.chars().count();
-            let scanned = self.scan.push(&new);
-            text.push_str(&scanned.text);
-            if scanned.stopped_by.is_some() {
-                let reason = FinishReason::Stop;
-                let end = End { reason, generated: self.generated, cost: self.cost };
-                return Piece { text, told, end: Some(Ok(end)) };
+            let stopped_by = self.read(&new, deltas);
+            if stopped_by.is_some() {
+                add(deltas, self.parser.finish(false));
+                return Some(Ok(self.end(FinishReason::Stop, stopped_by)));
+            }
+            if self.parser.is_over() {
+                return Some(Ok(self.end(FinishReason::ToolCalls, None)));
+            }
+            let Some(thinking) = &mut self.thinking else { continue };
+            thinking.tokens.push(token);
+            if self.parser.is_thinking() && self.reasoning >= thinking.max {
+                // The rest of these tokens goes with the row.
+                return self.close_thinking(deltas);
             }
         }
-        Piece { text, told, end: None }
+        None
     }
 
-    fn finish(&mut self, finish: Finish) -> Piece {
-        let reason = match finish {
-            Finish::Stop => FinishReason::Stop,
-            Finish::Length => FinishReason::Length,
-            // We are still here, so it was not our client who cancelled.
-            Finish::Cancelled | Finish::Fault => {
-                let end = Err(Interrupted::Engine);
-                return Piece { text: self.scan.finish(), ..Piece::last(end) };
-            }
+    /// Reads text; the stop string in it, if there is one.
+    fn read(&mut self, text: &str, deltas: &mut Vec<Delta>) -> Option<String> {
+        let scanned = self.scan.push(text);
+        add(deltas, self.parser.push(&scanned.text));
+        scanned.stopped_by
+    }
+
+    fn close_thinking(&mut self, deltas: &mut Vec<Delta>) -> Option<Result<End, Interrupted>> {
+        let thinking = self.thinking.take()?;
+        let (text, tokens) = thinking.closer.clone();
+        let Some(events) = thinking.close() else {
+            add(deltas, self.parser.finish(false));
+            return Some(Ok(self.end(FinishReason::Length, None)));
         };
-        let end = End { reason, generated: self.generated, cost: self.cost };
-        Piece { text: self.scan.finish(), ..Piece::last(Ok(end)) }
+        self.events = Some(events);
+        self.earlier = Some(self.cost);
+        self.detokenizer.forget();
+        self.generated += tokens.len();
+        self.reasoning += tokens.len();
+        // What might have begun a stop string did not.
+        let held = self.scan.finish();
+        add(deltas, self.parser.push(&held));
+        add(deltas, self.parser.push(&text));
+        None
+    }
+
+    fn finish(&mut self, finish: Finish, deltas: &mut Vec<Delta>) -> Result<End, Interrupted> {
+        let held = self.scan.finish();
+        add(deltas, self.parser.push(&held));
+        add(deltas, self.parser.finish(finish == Finish::Stop));
+        match finish {
+            Finish::Stop if self.parser.has_called() => Ok(self.end(FinishReason::ToolCalls, None)),
+            Finish::Stop => Ok(self.end(FinishReason::Stop, None)),
+            Finish::Length => Ok(self.end(FinishReason::Length, None)),
+            // We are still here, so it was not our client who cancelled.
+            Finish::Cancelled | Finish::Fault => Err(Interrupted::Engine),
+        }
+    }
+
+    fn end(&self, reason: FinishReason, stopped_by: Option<String>) -> End {
+        let Self { generated, reasoning, cost, .. } = *self;
+        End { reason, stopped_by, generated, reasoning, cost, pace: self.watch.pace() }
     }
 }
 
-/// Texts, what the model thought, and ends of all choices.
-pub(crate) type Whole = (Vec<String>, Vec<Vec<Told>>, Vec<End>);
+/// Replies, what the model thought of their tokens, and ends of all choices.
+pub(crate) type Whole = (Vec<Reply>, Vec<Vec<Told>>, Vec<End>);
 
 /// All choices of one request.
 pub(crate) struct Choices {
@@ -210,93 +317,20 @@ impl Choices {
         if all_ended { Poll::Ready(None) } else { Poll::Pending }
     }
 
-    /// Waits for all: texts, what the model thought of them, and ends, in the order of choices.
+    /// Waits for all: replies, what the model thought of them, and ends, in the order of choices.
     pub(crate) async fn whole(mut self) -> Result<Whole, Interrupted> {
-        let mut texts = vec![String::new(); self.len()];
+        let mut replies = vec![Reply::default(); self.len()];
         let mut told = vec![Vec::new(); self.len()];
         let mut ends = vec![None; self.len()];
         while let Some((index, piece)) = poll_fn(|cx| self.poll(cx)).await {
-            texts[index].push_str(&piece.text);
+            for delta in &piece.deltas {
+                replies[index].take(delta);
+            }
             told[index].extend(piece.told);
             ends[index] = piece.end.transpose()?;
         }
         let ends: Option<Vec<End>> = ends.into_iter().collect();
-        Ok((texts, told, ends.ok_or(Interrupted::Engine)?))
-    }
-}
-
-/// The events of a streamed answer. It is the response's body: when the client goes, it is dropped
-/// with all receivers in it.
-pub(crate) struct Events {
-    answer: Answer,
-    choices: Choices,
-    ends: Vec<Option<End>>,
-    include_usage: bool,
-    ready: VecDeque<String>,
-    over: bool,
-}
-
-impl Events {
-    pub(crate) fn new(answer: Answer, choices: Choices, include_usage: bool) -> Self {
-        let ready = (0..choices.len()).filter_map(|i| answer.opening(i, include_usage)).collect();
-        let ends = vec![None; choices.len()];
-        Self { answer, choices, ends, include_usage, ready, over: false }
-    }
-
-    fn take(&mut self, index: usize, piece: &Piece) {
-        if !(piece.text.is_empty() && piece.told.is_empty()) {
-            let shown = (piece.text.as_str(), piece.told.as_slice());
-            self.ready.push_back(self.answer.text(index, shown, self.include_usage));
-        }
-        match piece.end {
-            Some(Ok(end)) => {
-                let last = self.answer.finish(index, end.reason, self.include_usage);
-                self.ready.push_back(last);
-                self.ends[index] = Some(end);
-            }
-            // An answer that breaks off must not look like one that ended.
-            Some(Err(why)) => self.break_off(why),
-            None => {}
-        }
-    }
-
-    fn break_off(&mut self, why: Interrupted) {
-        let body = ApiError::from(why);
-        // The answer's status is gone out already.
-        body.count();
-        let error = serde_json::to_string(&body.body());
-        self.ready.extend(error.ok());
-        self.over = true;
-        self.choices = Choices::new(Vec::new());
-    }
-
-    fn close(&mut self) {
-        let ends: Option<Vec<End>> = self.ends.iter().copied().collect();
-        if let Some(ends) = ends.filter(|_| self.include_usage) {
-            self.ready.push_back(self.answer.closing(&ends));
-        }
-        self.ready.push_back("[DONE]".into());
-        self.over = true;
-    }
-}
-
-impl Stream for Events {
-    type Item = Result<Event, Infallible>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        loop {
-            if let Some(data) = this.ready.pop_front() {
-                return Poll::Ready(Some(Ok(Event::default().data(data))));
-            }
-            if this.over {
-                return Poll::Ready(None);
-            }
-            match ready!(this.choices.poll(cx)) {
-                Some((index, piece)) => this.take(index, &piece),
-                None => this.close(),
-            }
-        }
+        Ok((replies, told, ends.ok_or(Interrupted::Engine)?))
     }
 }
 
@@ -304,6 +338,7 @@ impl Stream for Events {
 pub(crate) struct Watch {
     route: &'static str,
     arrived: Instant,
+    first: Option<Instant>,
     last: Option<Instant>,
     over: bool,
 }
@@ -311,7 +346,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// A choice of a request that arrived at `arrived`.
     pub(crate) fn new(route: &'static str, arrived: Instant) -> Self {
-        Self { route, arrived, last: None, over: false }
+        Self { route, arrived, first: None, last: None, over: false }
     }
 
     fn tokens(&mut self, count: usize) {
@@ -320,13 +355,19 @@ impl Watch {
             None => metrics::first_token(self.route, now - self.arrived),
             Some(last) => metrics::more_tokens(self.route, now - last, count),
         }
+        self.first.get_or_insert(now);
         self.last = Some(now);
     }
 
-    fn ended(&mut self, end: Result<End, Interrupted>) {
+    fn pace(&self) -> Pace {
+        let (Some(first), Some(last)) = (self.first, self.last) else { return Pace::default() };
+        Pace { prompt: first - self.arrived, predicted: last - first }
+    }
+
+    fn ended(&mut self, end: &Result<End, Interrupted>) {
         self.over = true;
         let finish = match end {
-            Ok(End { reason: FinishReason::Stop, .. }) => Finish::Stop,
+            Ok(End { reason: FinishReason::Stop | FinishReason::ToolCalls, .. }) => Finish::Stop,
             Ok(End { reason: FinishReason::Length, .. }) => Finish::Length,
             Err(Interrupted::Engine) => Finish::Fault,
             // Counted among refusals.

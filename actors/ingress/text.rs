@@ -1,6 +1,7 @@
 //! Between people's text and the model's tokens: chat template, tokenizer, stop tokens, defaults of
 //! sampling, and the way back (in [`detokenize`]).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
@@ -14,6 +15,7 @@ use self::detokenize::Pieces;
 pub(crate) use self::detokenize::{Detokenizer, Spelt};
 pub(crate) use self::template::RESERVED;
 use self::template::{Renderer, Scene};
+use super::grammar::calls::{Calls, Form};
 use super::grammar::{Grammars, Unusable};
 
 mod clock;
@@ -23,6 +25,7 @@ mod settings;
 mod template;
 mod vocabulary;
 
+pub(crate) use self::clock::iso_8601;
 pub use self::settings::Files;
 use self::settings::Settings;
 
@@ -57,6 +60,22 @@ pub struct Chat {
     pub tools: Vec<Value>,
     /// Further variables of the template, by the client.
     pub kwargs: Map<String, Value>,
+    /// Whether the last message, which is the assistant's and has text, is to be gone on with.
+    pub continues: bool,
+    /// What the answer must begin with.
+    pub must: Must,
+}
+
+/// What an answer must begin with. It is put into the prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Must {
+    /// As the model likes.
+    #[default]
+    Nothing,
+    /// No thinking, even where the template begins it.
+    NotThink,
+    /// A call, without thinking; of this tool, if it is named.
+    Call(Option<String>),
 }
 
 impl Chat {
@@ -75,7 +94,22 @@ pub struct Prompt {
     pub tokens: Vec<Token>,
     /// Positions at which other requests may leave it: message boundaries, ascending.
     pub boundaries: Vec<usize>,
+    /// Whether it ends within thinking.
+    pub thinking: bool,
+    /// What at its end is part of the answer.
+    pub prefill: String,
 }
+
+impl Prompt {
+    /// Tokens as they are.
+    #[must_use]
+    pub fn plain(tokens: Vec<Token>) -> Self {
+        Self { tokens, boundaries: Vec::new(), thinking: false, prefill: String::new() }
+    }
+}
+
+/// What ends thinking, as templates write it where there was none.
+const END_OF_THINKING: &str = "\n</think>\n\n";
 
 /// The text side of one checkpoint.
 pub struct Text {
@@ -156,25 +190,78 @@ impl Text {
         let Some(renderer) = &self.renderer else {
             return Err(wrong_messages("this model has no chat template; use /v1/completions"));
         };
-        let whole = Scene { chat, generation_prompt: true };
-        let rendered = renderer.render(&whole).map_err(|e| {
-            wrong_messages(&format!("the model's chat template does not accept them: {e}"))
-        })?;
+        let chat = &tamed(renderer, chat);
+        let (rendered, thinking, prefill) = self.render(renderer, chat)?;
         let encoding = self.tokenizer.encode(rendered.as_str(), false);
         let encoding =
             encoding.map_err(|e| wrong_messages(&format!("cannot be tokenized: {e}")))?;
         let edges = Edges { text: self, ids: encoding.get_ids(), offsets: encoding.get_offsets() };
         let mut boundaries = BTreeSet::new();
         boundaries.extend(self.end_of_system(renderer, chat, &rendered, &edges));
-        let history = renderer.render(&Scene { chat, generation_prompt: false });
-        if let Ok(history) = history
-            && rendered.starts_with(&history)
-        {
-            boundaries.extend(edges.at(history.len()));
+        if let Some(history) = history_of(renderer, chat, &rendered) {
+            boundaries.extend(edges.at(history));
         }
         let tokens = encoding.get_ids().to_vec();
         boundaries.retain(|&b| (1..tokens.len()).contains(&b));
-        Ok(Prompt { tokens, boundaries: boundaries.into_iter().collect() })
+        Ok(Prompt { tokens, boundaries: boundaries.into_iter().collect(), thinking, prefill })
+    }
+
+    /// The prompt's text, whether it ends within thinking, and what at its end is of the answer.
+    fn render(&self, renderer: &Renderer, chat: &Chat) -> Result<(String, bool, String), Refusal> {
+        let scene = Scene { chat, generation_prompt: !chat.continues };
+        let mut rendered = renderer.render(&scene).map_err(|e| {
+            wrong_messages(&format!("the model's chat template does not accept them: {e}"))
+        })?;
+        if chat.continues {
+            let last = chat.messages.last().and_then(|last| last["content"].as_str());
+            let last = last.map(str::trim).filter(|last| !last.is_empty());
+            let end = last.and_then(|last| Some(rendered.rfind(last)? + last.len()));
+            let end = end.ok_or_else(|| {
+                wrong_messages("the model's chat template does not show the last one as it is")
+            })?;
+            rendered.truncate(end);
+            return Ok((rendered, false, String::new()));
+        }
+        let tail = match history_of(renderer, chat, &rendered) {
+            Some(history) => &rendered[history..],
+            None => rendered.trim_end(),
+        };
+        // Thinking that the template began and did not end, not what somebody said of it.
+        let begun = tail.rfind("<think>").filter(|begun| !tail[*begun..].contains("</think>"));
+        let mut thinking = begun.is_some_and(|begun| tail[begun..].trim_end() == "<think>");
+        if thinking && chat.must != Must::Nothing {
+            rendered.truncate(rendered.trim_end().len());
+            rendered.push('\n');
+            rendered.push_str(END_OF_THINKING);
+            thinking = false;
+        }
+        let prefill = match &chat.must {
+            Must::Nothing | Must::NotThink => String::new(),
+            Must::Call(name) => renderer.call(name.as_deref()),
+        };
+        rendered.push_str(&prefill);
+        Ok((rendered, thinking, prefill))
+    }
+
+    /// How this model writes calls of these tools.
+    pub(crate) fn calls<'a>(&self, tools: &'a [Value], one: bool) -> Calls<'a> {
+        let tags = self.renderer.as_ref().is_some_and(Renderer::tags);
+        let form = if tags { Form::Tags } else { Form::Json };
+        let is_token = |text: &str| self.added.values().any(|token| token.content == text);
+        let marks = is_token("<tool_call>") && is_token("</tool_call>");
+        Calls { form, tools, one, marks }
+    }
+
+    /// Whether this model marks what it thinks.
+    pub(crate) fn thinks(&self) -> bool {
+        self.renderer.as_ref().is_some_and(Renderer::thinks)
+    }
+
+    /// What ends thinking before its time, as text and as tokens.
+    pub(crate) fn end_of_thinking(&self) -> (String, Arc<[Token]>) {
+        let encoding = self.tokenizer.encode_fast(END_OF_THINKING, false);
+        let tokens = encoding.map(|e| e.get_ids().to_vec()).unwrap_or_default();
+        (END_OF_THINKING.to_owned(), tokens.into())
     }
 
     /// Where conversations with the same system prompt and tools part. Found by rendering another
@@ -195,6 +282,7 @@ impl Text {
             messages: system.cloned().into_iter().chain([stranger]).collect(),
             tools: chat.tools.clone(),
             kwargs: chat.kwargs.clone(),
+            ..Chat::default()
         };
         let other = renderer.render(&Scene { chat: &other, generation_prompt: false }).ok()?;
         let same = rendered.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
@@ -212,8 +300,36 @@ impl Text {
             field: "prompt",
             reason: format!("cannot be tokenized: {e}"),
         })?;
-        Ok(Prompt { tokens: encoding.get_ids().to_vec(), boundaries: Vec::new() })
+        Ok(Prompt::plain(encoding.get_ids().to_vec()))
     }
+}
+
+/// The conversation as the template accepts it: many take a system message at the beginning only,
+/// and clients say something in between. Then it is the user who says it.
+fn tamed<'a>(renderer: &Renderer, chat: &'a Chat) -> Cow<'a, Chat> {
+    let is_system = |message: &Value| message["role"] == "system";
+    let late = chat.messages.iter().skip(1).any(is_system);
+    if !late || renderer.render(&Scene { chat, generation_prompt: true }).is_ok() {
+        return Cow::Borrowed(chat);
+    }
+    let mut chat = chat.clone();
+    let leading = chat.messages.iter().take_while(|message| is_system(message)).count();
+    for message in chat.messages.iter_mut().skip(leading).filter(|message| is_system(message)) {
+        message["role"] = "user".into();
+    }
+    let leading: Vec<Value> = chat.messages.drain(..leading).collect();
+    let texts: Vec<&str> = leading.iter().filter_map(|m| m["content"].as_str()).collect();
+    if !texts.is_empty() {
+        let system = serde_json::json!({"role": "system", "content": texts.join("\n\n")});
+        chat.messages.insert(0, system);
+    }
+    Cow::Owned(chat)
+}
+
+/// Where the conversation so far ends and the assistant's turn begins.
+fn history_of(renderer: &Renderer, chat: &Chat, rendered: &str) -> Option<usize> {
+    let history = renderer.render(&Scene { chat, generation_prompt: false }).ok()?;
+    rendered.starts_with(&history).then_some(history.len())
 }
 
 fn wrong_messages(reason: &str) -> Refusal {

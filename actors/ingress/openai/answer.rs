@@ -3,8 +3,11 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::ApiError;
 use super::logprobs::{self, Told};
-use crate::ingress::stream::End;
+use crate::ingress::reply::{Delta, Reply};
+use crate::ingress::stream::{End, FinishReason, Piece};
+use crate::ingress::wire::{self, Frames, Wire};
 use crate::ingress::{random, unix_s};
 
 /// Which endpoint's words are used.
@@ -14,16 +17,6 @@ pub(crate) enum Shape {
     Chat,
     /// `/v1/completions`.
     Completions,
-}
-
-/// Why a text ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum FinishReason {
-    /// By a stop token or a stop string.
-    Stop,
-    /// By the most tokens that were wanted or that the context holds.
-    Length,
 }
 
 /// What every chunk of one answer has in common.
@@ -37,10 +30,37 @@ pub(crate) struct Answer {
     prompts: Vec<usize>,
     /// Choices of each prompt.
     choices: usize,
+    /// Whether a stream ends with the usage.
+    include_usage: bool,
     /// Whether it says what the model thought of each token.
     tells: bool,
     /// The prompts, where texts begin with them.
     echo: Vec<String>,
+    /// What each choice said last, in a stream.
+    last: Vec<Said>,
+}
+
+/// Where a choice of a stream stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Said {
+    #[default]
+    Nothing,
+    Reasoning,
+    /// Text, after so many calls.
+    Text(usize),
+    /// The call of this index.
+    Call(usize),
+}
+
+impl Said {
+    /// Calls so far.
+    fn calls(self) -> usize {
+        match self {
+            Self::Nothing | Self::Reasoning => 0,
+            Self::Text(calls) => calls,
+            Self::Call(index) => index + 1,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -54,6 +74,8 @@ struct Envelope<'a> {
     usage: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mtp: Option<Mtp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timings: Option<Value>,
 }
 
 /// What speculation gave: an extension of ours.
@@ -64,15 +86,21 @@ struct Mtp {
 }
 
 impl Answer {
-    /// An answer to prompts of these lengths.
-    pub(crate) fn new(shape: Shape, model: &str, prompts: Vec<usize>, choices: usize) -> Self {
+    /// An answer to prompts of these lengths, so many choices each.
+    pub(crate) fn new(
+        shape: Shape,
+        model: &str,
+        prompts: Vec<usize>,
+        (choices, include_usage): (usize, bool),
+    ) -> Self {
         let prefix = match shape {
             Shape::Chat => "chatcmpl",
             Shape::Completions => "cmpl",
         };
         let id = format!("{prefix}-{:016x}{:016x}", random(), random());
-        let (created, model) = (unix_s(), model.to_owned());
-        Self { shape, id, created, model, prompts, choices, tells: false, echo: Vec::new() }
+        let last = vec![Said::Nothing; prompts.len() * choices];
+        let (created, model, tells, echo) = (unix_s(), model.to_owned(), false, Vec::new());
+        Self { shape, id, created, model, prompts, choices, include_usage, tells, echo, last }
     }
 
     /// The same with what the model thought, and with prompts that are echoed.
@@ -93,88 +121,48 @@ impl Answer {
         }
     }
 
-    /// What opens a choice in a stream, if anything does.
-    pub(crate) fn opening(&self, index: usize, null_usage: bool) -> Option<String> {
+    fn choice(&self, index: usize, delta: &Value, reason: Option<FinishReason>) -> Value {
         match self.shape {
             Shape::Chat => {
-                let delta = json!({"role": "assistant", "content": ""});
-                Some(self.chunk(chat_chunk(index, &delta, None), null_usage))
+                json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": reason})
             }
-            Shape::Completions if self.echo.is_empty() => None,
             Shape::Completions => {
-                Some(self.chunk(completion(index, self.echo(index), None), null_usage))
+                let text = delta["content"].as_str().unwrap_or_default();
+                completion(index, text, reason)
             }
         }
     }
 
-    /// A piece of text.
-    pub(crate) fn text(
-        &self,
-        index: usize,
-        (text, told): (&str, &[Told]),
-        null_usage: bool,
-    ) -> String {
-        let mut choice = match self.shape {
-            Shape::Chat => chat_chunk(index, &json!({"content": text}), None),
-            Shape::Completions => completion(index, text, None),
-        };
-        choice["logprobs"] = self.logprobs(told);
-        self.chunk(choice, null_usage)
+    /// What a delta adds to a message.
+    fn delta(&mut self, index: usize, delta: &Delta) -> Option<Value> {
+        let last = &mut self.last[index];
+        match delta {
+            Delta::Reasoning(text) => {
+                *last = Said::Reasoning;
+                Some(json!({"reasoning_content": text}))
+            }
+            Delta::Text(text) => {
+                *last = Said::Text(last.calls());
+                Some(json!({"content": text}))
+            }
+            Delta::Call(name) => {
+                let call = last.calls();
+                *last = Said::Call(call);
+                let function = json!({"name": name, "arguments": ""});
+                let id = call_id();
+                Some(json!({"tool_calls": [
+                    {"index": call, "id": id, "type": "function", "function": function}]}))
+            }
+            Delta::Arguments(json) => Some(more_arguments(last.calls().saturating_sub(1), json)),
+            Delta::Called => None,
+        }
     }
 
-    /// The end of a choice.
-    pub(crate) fn finish(&self, index: usize, reason: FinishReason, null_usage: bool) -> String {
-        let choice = match self.shape {
-            Shape::Chat => chat_chunk(index, &json!({}), Some(reason)),
-            Shape::Completions => completion(index, "", Some(reason)),
-        };
-        self.chunk(choice, null_usage)
-    }
-
-    /// The last chunk of a stream whose client asked for the usage.
-    pub(crate) fn closing(&self, ends: &[End]) -> String {
-        let mut envelope = self.envelope(self.chunk_object());
-        envelope.usage = Some(self.usage(ends));
-        envelope.mtp = Some(mtp(ends));
-        json_of(&envelope)
-    }
-
-    /// The whole answer at once: texts and ends of all choices, in order.
-    pub(crate) fn whole(&self, texts: &[String], told: &[Vec<Told>], ends: &[End]) -> String {
-        let object = match self.shape {
-            Shape::Chat => "chat.completion",
-            Shape::Completions => "text_completion",
-        };
-        let mut envelope = self.envelope(object);
-        let choices = texts.iter().zip(ends).zip(told).enumerate();
-        envelope.choices = choices
-            .map(|(index, ((text, end), told))| {
-                let mut choice = match self.shape {
-                    Shape::Chat => json!({
-                        "index": index,
-                        "message": {"role": "assistant", "content": text, "refusal": null},
-                        "logprobs": null,
-                        "finish_reason": end.reason,
-                    }),
-                    Shape::Completions => {
-                        let text = [self.echo(index), text].concat();
-                        completion(index, &text, Some(end.reason))
-                    }
-                };
-                choice["logprobs"] = self.logprobs(told);
-                choice
-            })
-            .collect();
-        envelope.usage = Some(self.usage(ends));
-        envelope.mtp = Some(mtp(ends));
-        json_of(&envelope)
-    }
-
-    fn chunk(&self, choice: Value, null_usage: bool) -> String {
+    fn chunk(&self, choice: Value) -> Envelope<'_> {
         let mut envelope = self.envelope(self.chunk_object());
         envelope.choices.push(choice);
-        envelope.usage = null_usage.then_some(Value::Null);
-        json_of(&envelope)
+        envelope.usage = self.include_usage.then_some(Value::Null);
+        envelope
     }
 
     fn chunk_object(&self) -> &'static str {
@@ -186,7 +174,8 @@ impl Answer {
 
     fn envelope(&self, object: &'static str) -> Envelope<'_> {
         let (id, model, created) = (self.id.as_str(), self.model.as_str(), self.created);
-        Envelope { id, object, created, model, choices: Vec::new(), usage: None, mtp: None }
+        let (choices, usage, mtp, timings) = (Vec::new(), None, None, None);
+        Envelope { id, object, created, model, choices, usage, mtp, timings }
     }
 
     /// A prompt counts once, however many choices it has; what was cached is what its first choice
@@ -194,16 +183,171 @@ impl Answer {
     fn usage(&self, ends: &[End]) -> Value {
         let prompt: usize = self.prompts.iter().sum();
         let completion: usize = ends.iter().map(|end| end.generated).sum();
-        let firsts = ends.iter().step_by(self.choices.max(1));
-        let cached: usize = firsts.map(|end| end.cost.cached).sum();
-        json!({
+        let mut usage = json!({
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            // No `completion_tokens_details`: reasoning is not told apart from the answer yet.
-            "prompt_tokens_details": {"cached_tokens": cached},
+            "prompt_tokens_details": {"cached_tokens": self.cached(ends)},
+        });
+        if self.shape == Shape::Chat {
+            let reasoning: usize = ends.iter().map(|end| end.reasoning).sum();
+            usage["completion_tokens_details"] = json!({"reasoning_tokens": reasoning});
+        }
+        usage
+    }
+
+    fn cached(&self, ends: &[End]) -> usize {
+        let firsts = ends.iter().step_by(self.choices.max(1));
+        firsts.map(|end| end.cost.cached).sum()
+    }
+
+    /// As llama.cpp's server tells them, and Open WebUI shows them. Choices run side by side: their
+    /// time is that of the slowest.
+    fn timings(&self, ends: &[End]) -> Value {
+        let slowest = |of: fn(&End) -> f64| ends.iter().map(of).fold(0.0, f64::max);
+        let prompt_ms = slowest(|end| end.pace.prompt.as_secs_f64() * 1e3);
+        let predicted_ms = slowest(|end| end.pace.predicted.as_secs_f64() * 1e3);
+        let cached = self.cached(ends);
+        let prompt = self.prompts.iter().sum::<usize>().saturating_sub(cached);
+        let predicted: usize = ends.iter().map(|end| end.generated).sum();
+        let Mtp { drafted, accepted } = mtp(ends);
+        json!({
+            "prompt_n": prompt, "prompt_ms": prompt_ms,
+            "prompt_per_token_ms": ratio(prompt_ms, prompt as f64),
+            "prompt_per_second": ratio(1e3 * prompt as f64, prompt_ms),
+            "predicted_n": predicted, "predicted_ms": predicted_ms,
+            "predicted_per_token_ms": ratio(predicted_ms, predicted as f64),
+            "predicted_per_second": ratio(1e3 * predicted as f64, predicted_ms),
+            "cache_n": cached, "draft_n": drafted, "draft_n_accepted": accepted,
         })
     }
+}
+
+impl Wire for Answer {
+    fn begin(&mut self, out: &mut Frames) {
+        for index in 0..self.last.len() {
+            let delta = match self.shape {
+                Shape::Chat => json!({"role": "assistant", "content": ""}),
+                Shape::Completions if self.echo.is_empty() => continue,
+                Shape::Completions => json!({"content": self.echo(index)}),
+            };
+            out.push_back(wire::data(&self.chunk(self.choice(index, &delta, None))));
+        }
+    }
+
+    fn piece(&mut self, index: usize, piece: &Piece, out: &mut Frames) {
+        let mut told = piece.told.as_slice();
+        let deltas: Vec<Value> = piece.deltas.iter().filter_map(|d| self.delta(index, d)).collect();
+        // Of tokens whose text is held back, what the model thought of them is told at once.
+        let alone = (deltas.is_empty() && !told.is_empty()).then(|| json!({"content": ""}));
+        for delta in deltas.into_iter().chain(alone) {
+            let mut choice = self.choice(index, &delta, None);
+            choice["logprobs"] = self.logprobs(std::mem::take(&mut told));
+            out.push_back(wire::data(&self.chunk(choice)));
+        }
+    }
+
+    fn end(&mut self, index: usize, end: &End, out: &mut Frames) {
+        let mut last = self.chunk(self.choice(index, &json!({}), Some(end.reason)));
+        // Who asked for the usage finds them there.
+        if self.last.len() == 1 && !self.include_usage {
+            last.timings = Some(self.timings(std::slice::from_ref(end)));
+        }
+        out.push_back(wire::data(&last));
+    }
+
+    fn close(&mut self, ends: &[End], out: &mut Frames) {
+        if self.include_usage {
+            let mut envelope = self.envelope(self.chunk_object());
+            envelope.usage = Some(self.usage(ends));
+            envelope.mtp = Some(mtp(ends));
+            envelope.timings = Some(self.timings(ends));
+            out.push_back(wire::data(&envelope));
+        }
+        out.push_back(axum::response::sse::Event::default().data("[DONE]"));
+    }
+
+    fn fail(&mut self, error: &ApiError, out: &mut Frames) {
+        out.push_back(wire::data(&error.body()));
+    }
+
+    fn alive(&mut self, out: &mut Frames) {
+        let talking = self.last.iter().position(|said| *said != Said::Nothing);
+        let delta = match talking.map(|index| (index, self.last[index])) {
+            _ if self.shape == Shape::Completions => None,
+            None | Some((_, Said::Nothing)) => None,
+            Some((index, Said::Reasoning)) => Some((index, json!({"reasoning_content": ""}))),
+            Some((index, Said::Text(_))) => Some((index, json!({"content": ""}))),
+            Some((index, Said::Call(call))) => Some((index, more_arguments(call, ""))),
+        };
+        out.push_back(match delta {
+            Some((index, delta)) => wire::data(&self.chunk(self.choice(index, &delta, None))),
+            None => wire::comment(),
+        });
+    }
+
+    fn whole(&mut self, replies: &[Reply], told: &[Vec<Told>], ends: &[End]) -> String {
+        let object = match self.shape {
+            Shape::Chat => "chat.completion",
+            Shape::Completions => "text_completion",
+        };
+        let mut envelope = self.envelope(object);
+        let choices = replies.iter().zip(ends).zip(told).enumerate();
+        envelope.choices = choices
+            .map(|(index, ((reply, end), told))| {
+                let mut choice = match self.shape {
+                    Shape::Chat => json!({
+                        "index": index,
+                        "message": message(reply),
+                        "logprobs": null,
+                        "finish_reason": end.reason,
+                    }),
+                    Shape::Completions => {
+                        let text = [self.echo(index), &reply.text()].concat();
+                        completion(index, &text, Some(end.reason))
+                    }
+                };
+                choice["logprobs"] = self.logprobs(told);
+                choice
+            })
+            .collect();
+        envelope.usage = Some(self.usage(ends));
+        envelope.mtp = Some(mtp(ends));
+        envelope.timings = Some(self.timings(ends));
+        wire::json(&envelope)
+    }
+}
+
+fn message(reply: &Reply) -> Value {
+    let text = reply.text();
+    let calls: Vec<Value> = reply
+        .calls()
+        .map(|(name, arguments)| {
+            let function = json!({"name": name, "arguments": arguments});
+            json!({"id": call_id(), "type": "function", "function": function})
+        })
+        .collect();
+    let content = if text.is_empty() && !calls.is_empty() { Value::Null } else { text.into() };
+    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+    if let Some(thought) = reply.reasoning() {
+        message["reasoning_content"] = thought.into();
+    }
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.into();
+    }
+    message
+}
+
+fn call_id() -> String {
+    format!("call_{:016x}", random())
+}
+
+fn more_arguments(call: usize, json: &str) -> Value {
+    json!({"tool_calls": [{"index": call, "function": {"arguments": json}}]})
+}
+
+fn ratio(of: f64, to: f64) -> f64 {
+    if to > 0.0 { of / to } else { 0.0 }
 }
 
 fn mtp(ends: &[End]) -> Mtp {
@@ -213,14 +357,6 @@ fn mtp(ends: &[End]) -> Mtp {
     })
 }
 
-fn chat_chunk(index: usize, delta: &Value, reason: Option<FinishReason>) -> Value {
-    json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": reason})
-}
-
 fn completion(index: usize, text: &str, reason: Option<FinishReason>) -> Value {
     json!({"index": index, "text": text, "logprobs": null, "finish_reason": reason})
-}
-
-fn json_of(value: &Envelope<'_>) -> String {
-    serde_json::to_string(value).expect("an envelope has string keys and finite numbers only")
 }

@@ -4,10 +4,10 @@ use mtplx_core::sample::Sampling;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
+use super::tools;
 use super::{ChatBody, Source, Wanted, logprobs, message, neutral};
 use crate::ingress::text::{Chat, RESERVED};
-
-const NOT_YET: &str = "not supported yet; leave it out";
+use crate::ingress::thinking::Effort;
 
 impl ChatBody {
     /// Checks and maps the body.
@@ -20,7 +20,7 @@ impl ChatBody {
                 "must be given: an array of messages with role and content",
             )
         })?;
-        let kwargs = self.chat_template_kwargs.take().unwrap_or_default();
+        let mut kwargs = self.chat_template_kwargs.take().unwrap_or_default();
         if let Some(name) = RESERVED.iter().find(|name| kwargs.contains_key(**name)) {
             let path = format!("chat_template_kwargs.{name}");
             return Err(ApiError::invalid(path, "this variable is set by the server"));
@@ -29,9 +29,18 @@ impl ChatBody {
         // Jinja does not tell a variable that is never read from one that is: this server cannot
         // name those that have no effect.
         let messages = message::into_template(messages)?;
-        let source = Source::Chat(Chat { messages, tools: Vec::new(), kwargs });
+        let effort = self.reasoning_effort.as_deref().map(Effort::named).transpose()?;
+        let effort = effort.unwrap_or_default().with(self.enable_thinking, "enable_thinking")?;
+        effort.tell(&mut kwargs, "reasoning_effort")?;
+        let (declared, ignored) = tools::declared(self.tools.take().unwrap_or_default())?;
+        let choice = tools::choice(self.tool_choice.take(), &declared)?;
+        let continues = self.continues(&messages)?;
+        let mut chat = Chat { messages, tools: declared, kwargs, continues, ..Chat::default() };
+        let reading = choice.apply(&mut chat, self.parallel_tool_calls);
         let old_name = shared.max_tokens;
-        let mut wanted = shared.wanted(vec![source], defaults)?;
+        let mut wanted = shared.wanted(vec![Source::Chat(chat)], defaults)?;
+        (wanted.reading, wanted.ignored) = (reading, ignored);
+        wanted.thinking_tokens_max = effort.bound(self.max_thinking_tokens);
         wanted.sampling.logprobs = logprobs::of_chat(self.logprobs, self.top_logprobs)?;
         if let Some(n) = self.max_completion_tokens {
             let field = "max_completion_tokens";
@@ -46,17 +55,39 @@ impl ChatBody {
         Ok(wanted)
     }
 
+    /// Whether the last message is to be gone on with. vLLM has one name for it, llama.cpp another
+    /// with which a last message of the assistant's is always meant.
+    fn continues(&self, messages: &[Value]) -> Result<bool, ApiError> {
+        let field = "continue_final_message";
+        let asked = match (self.continue_final_message, self.add_generation_prompt) {
+            (Some(true), Some(true)) => {
+                let reason = "cannot be had together with add_generation_prompt";
+                return Err(ApiError::invalid(field, reason));
+            }
+            (Some(true), _) | (None, Some(false)) => true,
+            (Some(false), Some(false)) => {
+                let reason = "must be true where this is false: something has to be answered";
+                return Err(ApiError::unsupported("add_generation_prompt", reason));
+            }
+            (Some(false) | None, _) => false,
+        };
+        let last = messages.last().filter(|last| last["role"] == "assistant");
+        let has_text = last.and_then(|last| last["content"].as_str());
+        if asked && has_text.is_none_or(|text| text.trim().is_empty()) {
+            let reason = "the last message must be the assistant's, with text to go on from";
+            return Err(ApiError::invalid(field, reason));
+        }
+        Ok(asked)
+    }
+
     fn refuse_what_is_not_supported(&self) -> Result<(), ApiError> {
         let empty = |v: &Value| *v == json!([]);
         let none = |v: &Value| *v == "none" || *v == "auto";
         let never = |_: &Value| false;
         let text_only = "this server answers with text only; leave it out";
-        neutral("tools", self.tools.as_ref(), empty, NOT_YET)?;
-        neutral("functions", self.functions.as_ref(), empty, NOT_YET)?;
-        neutral("tool_choice", self.tool_choice.as_ref(), none, NOT_YET)?;
-        neutral("function_call", self.function_call.as_ref(), none, NOT_YET)?;
-        let effort = "not supported yet; chat_template_kwargs reaches the model's template";
-        neutral("reasoning_effort", self.reasoning_effort.as_ref(), never, effort)?;
+        let renamed = "OpenAI replaced it by tools and tool_choice; send those";
+        neutral("functions", self.functions.as_ref(), empty, renamed)?;
+        neutral("function_call", self.function_call.as_ref(), none, renamed)?;
         neutral("modalities", self.modalities.as_ref(), |v| *v == json!(["text"]), text_only)?;
         neutral("audio", self.audio.as_ref(), never, text_only)?;
         let unsupported = "not supported; leave it out";

@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor
 
 use super::error::ApiError;
 use super::one_or_many::OneOrMany;
-use super::{CompletionsBody, Source, Wanted, logprobs, neutral};
+use super::{CompletionsBody, Reading, Source, Wanted, logprobs, neutral};
 
 /// Most tokens of an answer where the client does not say, as OpenAI documents it.
 const NEW_TOKENS_DEFAULT: usize = 16;
@@ -79,7 +79,8 @@ impl CompletionsBody {
                           not computed";
             return Err(ApiError::unsupported("logprobs", reason));
         }
-        Ok(Wanted { new_tokens_default: Some(NEW_TOKENS_DEFAULT), ..wanted })
+        let reading = Reading { plain: true, ..Reading::default() };
+        Ok(Wanted { new_tokens_default: Some(NEW_TOKENS_DEFAULT), reading, ..wanted })
     }
 
     fn refuse_what_is_not_supported(&self) -> Result<(), ApiError> {

@@ -6,11 +6,17 @@ use axum::response::{IntoResponse, Response};
 use mtplx_core::request::Refusal;
 use serde::Serialize;
 
-use super::super::stream::Interrupted;
+use crate::ingress::stream::Interrupted;
 use crate::metrics;
 
 /// Seconds after which a client of a full or resting house may ask again.
 pub(crate) const RETRY_AFTER_S: u32 = 2;
+
+/// The code of a parameter that nobody knows.
+pub(crate) const UNKNOWN: &str = "unknown_parameter";
+
+/// The code of a tool that would have to run here.
+pub(crate) const HOSTED: &str = "unsupported_tool";
 
 /// Why a client gets an error instead of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +31,8 @@ pub(crate) enum ApiError {
     BodyTooLarge { limit: usize },
     /// Another model is served here.
     UnknownModel { asked: String, served: String },
+    /// No answer of this name is kept, or not any more; `param` holds the name.
+    NotKept { param: String, id: String },
     /// Nothing is here.
     UnknownPath(String),
     /// The path is right, the method is not.
@@ -61,12 +69,26 @@ impl ApiError {
             "{param}: this server does not know this parameter and refuses it rather than ignore \
              it; remove it"
         );
-        Self::Param { param, code: "unknown_parameter", message }
+        Self::Param { param, code: UNKNOWN, message }
+    }
+
+    /// The same where another API has another name for the parameter.
+    pub(crate) fn renamed(mut self, old: &str, new: &str) -> Self {
+        if let Self::Param { param, message, .. } = &mut self
+            && param == old
+        {
+            *message = message.replacen(old, new, 1);
+            *param = new.to_owned();
+        }
+        self
     }
 
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Param { .. } | Self::Json(_) => StatusCode::BAD_REQUEST,
+            // A body may name one, and a path.
+            Self::NotKept { param, .. } if param == "response_id" => StatusCode::NOT_FOUND,
+            Self::NotKept { .. } => StatusCode::BAD_REQUEST,
             Self::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnknownModel { .. } | Self::UnknownPath(_) => StatusCode::NOT_FOUND,
@@ -91,7 +113,8 @@ impl ApiError {
         Body { error }
     }
 
-    fn message(&self) -> String {
+    /// What is wrong, and how to mend it.
+    pub(crate) fn message(&self) -> String {
         match self {
             Self::Param { message, .. } => message.clone(),
             Self::Json(reason) => format!("the body is not the JSON object expected: {reason}"),
@@ -110,6 +133,10 @@ impl ApiError {
                     "model: the model `{asked}` does not exist here; this server has `{served}`"
                 )
             }
+            Self::NotKept { param, id } => format!(
+                "{param}: no answer is kept under `{id}`: this server keeps them in memory, for a \
+                 while; send the whole conversation instead"
+            ),
             Self::UnknownPath(path) => format!("there is nothing at {path}; the API is under /v1"),
             Self::WrongMethod { method, path } => format!("{path} does not answer to {method}"),
             Self::NotImplemented(what) => what.clone(),
@@ -123,7 +150,7 @@ impl ApiError {
 
     fn param(&self) -> Option<&str> {
         match self {
-            Self::Param { param, .. } => Some(param),
+            Self::Param { param, .. } | Self::NotKept { param, .. } => Some(param),
             Self::Refused(Refusal::Invalid { field, .. } | Refusal::TooLong { field, .. }) => {
                 Some(field)
             }
@@ -149,6 +176,7 @@ impl ApiError {
             Self::ContentType(_) => "unsupported_content_type",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::UnknownModel { .. } => "model_not_found",
+            Self::NotKept { .. } => "previous_response_not_found",
             Self::UnknownPath(_) => "unknown_path",
             Self::WrongMethod { .. } => "method_not_allowed",
             Self::NotImplemented(_) => "not_implemented",
@@ -172,6 +200,7 @@ impl ApiError {
             | Self::Json(_)
             | Self::ContentType(_)
             | Self::BodyTooLarge { .. }
+            | Self::NotKept { .. }
             | Self::UnknownModel { .. }
             | Self::UnknownPath(_)
             | Self::WrongMethod { .. }
@@ -187,6 +216,7 @@ impl ApiError {
             | Self::Json(_)
             | Self::ContentType(_)
             | Self::BodyTooLarge { .. }
+            | Self::NotKept { .. }
             | Self::UnknownModel { .. } => {
                 metrics::refused(&Refusal::Invalid { field: "body", reason: String::new() });
             }
@@ -222,6 +252,8 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after_s() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        // For layers that say it in the words of another API.
+        response.extensions_mut().insert(self);
         response
     }
 }

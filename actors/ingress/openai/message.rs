@@ -18,6 +18,9 @@ pub(crate) struct Message {
     /// What an assistant thought, by the two names that clients use.
     reasoning_content: Option<String>,
     reasoning: Option<String>,
+    // What the official clients' helpers add to a message they hand out: the same once more.
+    #[serde(rename = "parsed")]
+    _parsed: Option<Value>,
     // Clients send back what they were sent; only empty values ask for nothing.
     refusal: Option<Value>,
     annotations: Option<Value>,
@@ -76,6 +79,9 @@ struct ToolCall {
 struct Function {
     name: String,
     arguments: Option<Value>,
+    /// As of messages.
+    #[serde(rename = "parsed_arguments")]
+    _parsed_arguments: Option<Value>,
 }
 
 /// Makes messages what templates read.

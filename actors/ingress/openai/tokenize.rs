@@ -54,7 +54,7 @@ impl TokenizeBody {
                 }
                 let messages = message::into_template(messages)?;
                 let tools = self.tools.unwrap_or_default();
-                Source::Chat(Chat { messages, tools, kwargs })
+                Source::Chat(Chat { messages, tools, kwargs, ..Chat::default() })
             }
             (Some(_), Some(_)) => {
                 return Err(ApiError::invalid("messages", "cannot be had together with prompt"));

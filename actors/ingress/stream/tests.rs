@@ -7,7 +7,10 @@ fn choice(stops: &[&str]) -> (mpsc::Sender<RowEvent>, Choice) {
     let (sender, receiver) = mpsc::channel(100);
     let stops: Vec<String> = stops.iter().map(|s| (*s).to_owned()).collect();
     let watch = Watch::new("test", Instant::now());
-    (sender, Choice::new(receiver, tiny().detokenizer(), &stops, watch))
+    let manner = Manner::default();
+    let detokenizer = tiny().detokenizer();
+    let making = Making { detokenizer, stops: &stops, manner: &manner, thinking: None, watch };
+    (sender, Choice::new(receiver, making))
 }
 
 fn answer(lists: &[&[u32]], stops: &[&str]) -> (String, End) {
@@ -17,8 +20,9 @@ fn answer(lists: &[&[u32]], stops: &[&str]) -> (String, End) {
     }
     sender.try_send(RowEvent::Finished(Finish::Length, Usage::default())).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (texts, _, ends) = runtime.block_on(Choices::new(vec![choice]).whole()).unwrap();
-    (texts[0].clone(), ends[0])
+    let (replies, _, ends) = runtime.block_on(Choices::new(vec![choice]).whole()).unwrap();
+    // How long it took is another matter.
+    (replies[0].text(), End { pace: Pace::default(), ..ends[0].clone() })
 }
 
 proptest! {

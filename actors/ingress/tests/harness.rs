@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admission::{Admission, Door};
 use crate::bank;
-use crate::ingress::text::tests::tiny;
-use crate::ingress::{Config, Handle, start};
+use crate::ingress::text::tests::{published, tiny};
+use crate::ingress::{Config, Handle, Text, UnknownFields, start};
 
 /// What the bank of a test does with each request.
 pub(super) type Play = Arc<dyn Fn(Admission) + Send + Sync>;
@@ -58,6 +58,11 @@ pub(super) fn config() -> Config {
         body_bytes_max: 64 * 1024,
         new_tokens_max: None,
         keep_alive_s: 1.try_into().unwrap(),
+        aliases: vec!["claude-*".into(), "alias".into()],
+        unknown_fields: UnknownFields::Refuse,
+        thinking_tokens_max: None,
+        responses_bytes_max: 1 << 20,
+        responses_idle_s: 3600,
     }
 }
 
@@ -72,8 +77,26 @@ pub(super) fn info() -> EngineInfo {
 
 /// A door nobody serves behind.
 pub(super) async fn closed(config: Config) -> Handle {
+    closed_with(config, tiny()).await
+}
+
+async fn closed_with(config: Config, text: Arc<Text>) -> Handle {
     let render = Arc::new(|| "# metrics".to_owned());
-    start(config, tiny(), render).await.unwrap().0
+    start(config, text, render).await.unwrap().0
+}
+
+/// A door for agents with long prompts, whose model's template is like the published ones.
+pub(super) async fn agents_door(script: impl Fn(Admission) + Send + Sync + 'static) -> Handle {
+    let config = Config {
+        unknown_fields: UnknownFields::Warn,
+        requests_max: 64.try_into().unwrap(),
+        body_bytes_max: 8 << 20,
+        ..config()
+    };
+    let handle = closed_with(config, published()).await;
+    let long = EngineInfo { context_tokens_max: 200_000, pages_max: 20_000, ..info() };
+    serve(&handle, long, script).await;
+    handle
 }
 
 /// A door with this bank behind it.
@@ -108,8 +131,13 @@ pub(super) fn scripted(admission: Admission) {
 
 /// The same where the tuner says to draft `depth` tokens a cycle.
 pub(super) fn scripted_at(depth: u8, admission: Admission) {
+    scripted_on(info(), depth, admission);
+}
+
+/// The same on an engine like this.
+pub(super) fn scripted_on(info: EngineInfo, depth: u8, admission: Admission) {
     let Admission { request, events, permit } = admission;
-    let mut engine = Scripted::new(info(), Script::default());
+    let mut engine = Scripted::new(info, Script::default());
     let limits = BatchLimits { snapshots_max: 4, chunk_grain: 64 };
     let mut batch = Batch::new(engine.info().clone(), limits);
     let knobs = Knobs::fixed(depth, 1, (512, 512));
@@ -145,6 +173,27 @@ pub(super) fn says(
             let _ = events.try_send(RowEvent::Finished(end, usage));
         }
     }
+}
+
+/// A bank that says this text to everybody, as far as there is room, two tokens at a time.
+pub(super) fn speaks(text: &str, end: Finish) -> impl Fn(Admission) + Send + Sync + 'static {
+    let tokens = tiny().raw(text).unwrap().tokens;
+    move |admission| {
+        let Admission { request, events, .. } = admission;
+        let mut usage = Usage { prompt: request.prompt.len(), cached: 5, ..Usage::default() };
+        let room = request.limits.new_tokens_max;
+        let end = if tokens.len() > room { Finish::Length } else { end };
+        for tokens in tokens[..room.min(tokens.len())].chunks(2) {
+            usage.generated += tokens.len();
+            let _ = events.try_send(RowEvent::Tokens(tokens.to_vec(), usage));
+        }
+        let _ = events.try_send(RowEvent::Finished(end, usage));
+    }
+}
+
+/// What clients are answered in tests needs more room than what they ask.
+pub(super) fn roomy() -> EngineInfo {
+    EngineInfo { context_tokens_max: 4096, ..info() }
 }
 
 /// A bank that keeps all requests and says nothing.

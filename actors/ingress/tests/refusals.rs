@@ -64,12 +64,29 @@ async fn every_refused_parameter_is_named() {
 async fn every_parameter_that_is_not_served_is_named() {
     let handle = tiny_house().await;
     for (param, value) in [
-        ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
+        ("tools[0].type", json!([{"type": "web_search"}])),
+        ("tools[0].function", json!([{"type": "function", "name": "f"}])),
+        ("tools[0].function.name", json!([{"type": "function", "function": {"name": "a b"}}])),
+        (
+            "tools[0].function.parameters",
+            json!([{"type": "function", "function": {"name": "f", "parameters": 1}}]),
+        ),
+        ("tools[0].x", json!([{"type": "function", "function": {"name": "f"}, "x": 1}])),
+        (
+            "tools",
+            json!([{"type": "function", "function": {"name": "f"}},
+            {"type": "function", "function": {"name": "f"}}]),
+        ),
         ("tool_choice", json!("required")),
+        ("tool_choice", json!("always")),
+        ("tool_choice", json!({"type": "function", "function": {"name": "g"}})),
+        ("tool_choice", json!({"type": "allowed_tools"})),
+        ("continue_final_message", json!(true)),
+        ("max_thinking_tokens", json!(-1)),
         ("functions", json!([{"name": "f"}])),
         ("function_call", json!({"name": "f"})),
         ("top_logprobs", json!(2)),
-        ("reasoning_effort", json!("high")),
+        ("reasoning_effort", json!("some")),
         ("modalities", json!(["text", "audio"])),
         ("audio", json!({"voice": "x"})),
         ("prediction", json!({"type": "content"})),
@@ -86,7 +103,8 @@ async fn every_parameter_that_is_not_served_is_named() {
         ("best_of", json!(2)),
     ] {
         let mut body = json!({"messages": [{"role": "user", "content": "Hi"}]});
-        match param.split_once('.') {
+        match param.split_once('.').filter(|_| !param.contains('[')) {
+            None if param.contains('[') => body["tools"] = value,
             Some((outer, inner)) => body[outer] = json!({inner: value}),
             None => body[param] = value,
         }
@@ -303,7 +321,7 @@ async fn paths_methods_and_models_are_told_apart() {
     assert!(reply.body.contains("tiny"));
     let list = get(&handle, "/v1/models").await.json();
     assert_eq!(list["data"][0]["id"], "tiny");
-    assert_eq!(list["data"][0]["meta"], json!({"context_length": 256, "mtp": true}));
+    assert_eq!(list["data"][0]["meta"], json!({"context_length": 256, "mtp": true, "tier": "mtp"}));
     assert_eq!(get(&handle, "/v1/models/tiny").await.json()["object"], "model");
     let reply = get(&handle, "/v1/models/a%2Fb").await;
     assert_eq!((reply.status, reply.error()["code"].as_str()), (404, Some("model_not_found")));

@@ -35,6 +35,7 @@ async fn a_whole_answer_has_text_reason_and_usage() {
     let usage = json!({
         "prompt_tokens": 13, "completion_tokens": 10, "total_tokens": 23,
         "prompt_tokens_details": {"cached_tokens": 5},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     });
     assert_eq!(answer["usage"], usage);
     assert_eq!(answer["mtp"], json!({"drafted": 4, "accepted": 3}));

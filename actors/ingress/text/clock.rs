@@ -56,6 +56,11 @@ pub(super) fn strftime(format: &str, unix_s: u64) -> Result<String, String> {
     Ok(out)
 }
 
+/// A moment in seconds since 1970 as ISO 8601 writes it.
+pub(crate) fn iso_8601(unix_s: u64) -> String {
+    strftime("%FT%TZ", unix_s).unwrap_or_default()
+}
+
 /// Year, month and date of a day counted from 1 January 1970, in the Gregorian calendar. Years
 /// begin in March here, so that the leap day is the last (Hinnant, "chrono-compatible low-level
 /// date algorithms").

@@ -137,4 +137,9 @@ impl Detokenizer {
         let kept = rest.len();
         self.pending.drain(..self.pending.len() - kept);
     }
+
+    /// What was begun will not be completed: other tokens follow.
+    pub(crate) fn forget(&mut self) {
+        self.pending.clear();
+    }
 }

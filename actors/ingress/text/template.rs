@@ -19,6 +19,9 @@ pub(crate) const RESERVED: [&str; 3] = ["messages", "tools", "add_generation_pro
 pub(super) struct Renderer {
     environment: Environment<'static>,
     special_tokens: Value,
+    thinks: bool,
+    /// Whether calls are written with tags for every parameter, rather than as JSON.
+    tags: bool,
 }
 
 /// One rendering.
@@ -40,13 +43,37 @@ impl Renderer {
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
+        let (thinks, tags) = (source.contains("</think>"), source.contains("<function="));
         environment.add_template_owned(NAME, source).map_err(unusable)?;
-        Ok(Self { environment, special_tokens: Value::from(Serde(special)) })
+        Ok(Self { environment, special_tokens: Value::from(Serde(special)), thinks, tags })
+    }
+
+    /// Whether the template marks what was thought.
+    pub(super) fn thinks(&self) -> bool {
+        self.thinks
+    }
+
+    /// Whether calls are written with tags for every parameter.
+    pub(super) fn tags(&self) -> bool {
+        self.tags
+    }
+
+    /// The beginning of a call, as this model writes it.
+    pub(super) fn call(&self, name: Option<&str>) -> String {
+        let (open, close) = if self.tags {
+            ("<tool_call>\n<function=", ">\n")
+        } else {
+            ("<tool_call>\n{\"name\": \"", "\", \"arguments\": ")
+        };
+        match name {
+            Some(name) => format!("{open}{name}{close}"),
+            None => open.to_owned(),
+        }
     }
 
     /// Renders, or says in the template's words why it cannot.
     pub(super) fn render(&self, scene: &Scene<'_>) -> Result<String, String> {
-        let Chat { messages, tools, kwargs } = scene.chat;
+        let Chat { messages, tools, kwargs, .. } = scene.chat;
         let own = context! {
             messages => Serde(messages),
             tools => if tools.is_empty() { Value::UNDEFINED } else { Value::from(Serde(tools)) },

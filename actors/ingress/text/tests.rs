@@ -28,11 +28,17 @@ pub(crate) fn tiny() -> Arc<Text> {
     Arc::clone(TEXT.get_or_init(|| Arc::new(Text::new(&files()).unwrap())))
 }
 
+/// Tokens as people read them, special ones too.
+pub(crate) fn shown(tokens: &[Token]) -> String {
+    tiny().tokenizer.decode(tokens, false).unwrap()
+}
+
 fn chat_of(case: &Value) -> Chat {
     Chat {
         messages: case["messages"].as_array().cloned().unwrap_or_default(),
         tools: case["tools"].as_array().cloned().unwrap_or_default(),
         kwargs: case["kwargs"].as_object().cloned().unwrap_or_default(),
+        ..Chat::default()
     }
 }
 
@@ -185,6 +191,67 @@ fn templates_read_python() {
     let prompt = text.chat(&Chat::default()).unwrap();
     let shown = decode(&text, &prompt.tokens);
     assert_eq!(shown, "cba True None {\"k\": 1.5} b=1 a=True 20  ok");
+}
+
+/// A text side with a template like the published ones.
+pub(crate) fn published() -> Arc<Text> {
+    let template = include_bytes!("published.jinja");
+    Arc::new(Text::new(&Files { chat_template: Some(template), ..files() }).unwrap())
+}
+
+#[test]
+fn published_templates_are_understood() {
+    let said = json!({"tools": [{"type": "function", "function": {"name": "f"}}], "messages": [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "text", "text": "Go"}]},
+        {"role": "assistant", "content": "<think>\nold\n</think>\n\nDone."},
+        {"role": "user", "content": "Again"},
+        {"role": "assistant", "content": "", "reasoning_content": "new", "tool_calls": [
+            {"function": {"name": "f",
+                "arguments": {"a": [1, "x"], "b": true, "c": "t", "d": null}}},
+            {"function": {"name": "f", "arguments": {}}}]},
+        {"role": "tool", "content": "one"}, {"role": "tool", "content": "two"}]});
+    let mut chat = chat_of(&said);
+    let prompt = published().chat(&chat).unwrap();
+    let text = shown(&prompt.tokens);
+    for part in [
+        "<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"f\"}}\n</tools>",
+        "</tool_call>\n\nBe kind.<|im_end|>\n<|im_start|>user\nGo<|im_end|>",
+        "assistant\nDone.<|im_end|>",
+        "assistant\n<think>\nnew\n</think>\n\n<tool_call>\n<function=f>\n",
+        "<function=f>\n<parameter=a>\n[1, \"x\"]\n</parameter>\n<parameter=b>",
+        "<parameter=b>\nTrue\n</parameter>\n<parameter=c>\nt\n</parameter>\n<parameter=d>\nNone\n",
+        "</tool_call>\n<tool_call>\n<function=f>\n</function>\n</tool_call><|im_end|>",
+        "<|im_start|>user\n<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(prompt.thinking && text.ends_with("<|im_start|>assistant\n<think>\n"), "{text}");
+    assert_eq!(prompt.boundaries.len(), 2);
+    chat.kwargs.insert("enable_thinking".into(), false.into());
+    assert!(!published().chat(&chat).unwrap().thinking);
+    let refusal = published().chat(&chat_of(&json!({"messages": []}))).unwrap_err();
+    assert!(refusal.to_string().contains("No messages provided."));
+}
+
+#[test]
+fn what_a_system_says_late_is_said_by_the_user_where_templates_want_it_first() {
+    let chat = chat_of(&json!({"messages": [
+        {"role": "system", "content": "One."}, {"role": "system", "content": "Two."},
+        {"role": "user", "content": "Hi"}, {"role": "system", "content": "Late."}]}));
+    let text = shown(&published().chat(&chat).unwrap().tokens);
+    let expected = "system\nOne.\n\nTwo.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n\
+        <|im_start|>user\nLate.<|im_end|>";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn whether_it_thinks_is_read_from_the_prompt_and_not_from_what_was_said() {
+    let chat = chat_of(&json!({"messages": [{"role": "user", "content": "What is <think>"}],
+        "kwargs": {"enable_thinking": false}}));
+    assert!(!published().chat(&chat).unwrap().thinking);
+    assert!(!tiny().chat(&Chat { kwargs: Map::new(), ..chat.clone() }).unwrap().thinking);
+    assert!(published().chat(&Chat { kwargs: Map::new(), ..chat }).unwrap().thinking);
 }
 
 #[test]

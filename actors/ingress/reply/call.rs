@@ -1,0 +1,69 @@
+//! A call in the making, in one of the two formats that models of this family write.
+
+use std::sync::Arc;
+
+use super::hermes::Hermes;
+use super::schema::Tools;
+use super::xml::Xml;
+use super::{Delta, emit};
+
+/// What reading on came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// More text is needed.
+    More,
+    /// There may be more to read.
+    Again,
+    /// The call has ended.
+    End,
+}
+
+/// A call in the making.
+#[derive(Debug)]
+pub(super) enum Call {
+    /// `<function=name><parameter=key>value</parameter></function>`, from after `<function=`.
+    Xml(Xml),
+    /// `{"name": …, "arguments": {…}}`, from its first brace.
+    Hermes(Hermes),
+}
+
+impl Call {
+    pub(super) fn xml() -> Self {
+        Self::Xml(Xml::default())
+    }
+
+    pub(super) fn hermes() -> Self {
+        Self::Hermes(Hermes::default())
+    }
+
+    /// What is known of the tools.
+    pub(super) fn learn(&mut self, tools: Option<Arc<Tools>>) {
+        match self {
+            Self::Xml(xml) => xml.tools = tools,
+            // JSON says itself of which type a value is.
+            Self::Hermes(_) => {}
+        }
+    }
+
+    pub(super) fn step(&mut self, held: &mut String, out: &mut Vec<Delta>) -> Step {
+        match self {
+            Self::Xml(xml) => xml.step(held, out),
+            Self::Hermes(hermes) => hermes.step(held, out),
+        }
+    }
+
+    /// The text ended here, by the model's will.
+    pub(super) fn finish(&mut self, out: &mut Vec<Delta>) {
+        match self {
+            Self::Xml(xml) => xml.finish(out),
+            Self::Hermes(hermes) => hermes.finish(out),
+        }
+    }
+}
+
+/// Adds to the arguments.
+pub(super) fn argue(out: &mut Vec<Delta>, json: &str) {
+    if !json.is_empty() {
+        emit(out, Delta::Arguments(json.to_owned()));
+    }
+}
