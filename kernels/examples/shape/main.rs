@@ -198,6 +198,7 @@ impl Bench {
                     limits: Limits { new_tokens_max: new_tokens, stop_tokens: Arc::default() },
                     draft_tokens: Drafts::Tuned,
                     boundaries: Vec::new(),
+                    sharing: mtplx_core::request::Sharing::default(),
                 },
                 None,
             );

@@ -48,8 +48,9 @@ fn drafted_tokens_follow_the_enumerated_distribution() {
             let limits = Limits { new_tokens_max: 7, stop_tokens: Arc::default() };
             let (id, prompt) = (RequestId(id), Arc::clone(&prompt));
             let (boundaries, draft_tokens) = (Vec::new(), Drafts::Tuned);
-            let sampling = sampling(id.0);
-            let request = Request { id, prompt, sampling, limits, draft_tokens, boundaries };
+            let (sampling, sharing) = (sampling(id.0), Default::default());
+            let request =
+                Request { id, prompt, sampling, limits, draft_tokens, boundaries, sharing };
             batch.admit(request, None);
         }
         while batch.is_busy() {
