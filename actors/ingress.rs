@@ -24,12 +24,14 @@ use tokio::task::JoinHandle;
 use crate::admission::Door;
 use crate::bank;
 
+mod admin;
 mod admission;
 mod openai;
 mod routes;
 mod stream;
 mod text;
 
+pub use self::admin::Secret;
 use self::admission::{House, Readiness};
 pub use self::text::{Chat, Files, Prompt, Text, TextError};
 
@@ -88,6 +90,9 @@ pub struct Config {
     pub new_tokens_max: Option<NonZeroUsize>,
     /// Seconds of silence after which a stream says that it is alive.
     pub keep_alive_s: NonZeroU16,
+    /// What opens the routes below /admin; if empty, nothing does.
+    #[serde(skip_serializing)]
+    pub admin: Secret,
 }
 
 impl Config {

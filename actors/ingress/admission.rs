@@ -9,7 +9,7 @@ use std::time::Instant;
 use mtplx_core::engine::EngineInfo;
 use mtplx_core::guard;
 use mtplx_core::random::derive;
-use mtplx_core::request::{Drafts, Limits, Refusal, Request};
+use mtplx_core::request::{Drafts, Limits, Refusal, Request, Sharing};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Token};
 use ractor::ActorRef;
@@ -80,6 +80,7 @@ impl House {
             Readiness::Serving(bank, info) => (bank, info),
         };
         check(&wanted, &info)?;
+        let sharing = wanted.sharing;
         let mut permits = self.permits(&wanted)?;
         let sources = std::mem::take(&mut wanted.sources);
         let fields: Vec<_> = sources.iter().map(Source::field).collect();
@@ -102,6 +103,7 @@ impl House {
                     limits: Limits { new_tokens_max: room, ..limits.clone() },
                     draft_tokens: wanted.drafting.tokens,
                     boundaries: prompt.boundaries.clone(),
+                    sharing: Sharing { root: prompt.root, ..sharing },
                 };
                 let permit = permits.split(1).ok_or_else(overloaded)?;
                 admissions.push((Admission { request, events, permit }, receiver));
@@ -227,7 +229,7 @@ fn prompt_of(text: &Text, source: Source) -> Result<Prompt, Refusal> {
     let prompt = match source {
         Source::Chat(chat) => text.chat(&chat)?,
         Source::Text(raw) => text.raw(&raw)?,
-        Source::Tokens(tokens) => Prompt { tokens, boundaries: Vec::new() },
+        Source::Tokens(tokens) => Prompt { tokens, boundaries: Vec::new(), root: 0 },
     };
     if prompt.tokens.is_empty() {
         let reason = "must come to at least one token".into();

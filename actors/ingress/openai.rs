@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mtplx_core::Token;
 use mtplx_core::accept::Rule;
-use mtplx_core::request::Drafts;
+use mtplx_core::request::{Drafts, Sharing};
 use mtplx_core::sample::Sampling;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -60,6 +60,8 @@ pub(crate) struct Wanted {
     pub(crate) drafting: Drafting,
     /// How the answer is to be sent.
     pub(crate) delivery: Delivery,
+    /// How it meets the bank; set by headers.
+    pub(crate) sharing: Sharing,
 }
 
 /// What a client wants of speculation.
@@ -251,6 +253,7 @@ impl Shared {
             ignore_eos: self.ignore_eos.unwrap_or(false),
             drafting: self.drafting()?,
             delivery: self.delivery()?,
+            sharing: Sharing::default(),
         })
     }
 

@@ -12,6 +12,7 @@ use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use mtplx_core::request::Sharing;
 use mtplx_core::sample::Sampling;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ use tower_http::request_id::{
 };
 use tower_http::trace::TraceLayer;
 
+use super::admin;
 use super::admission::{House, Readiness, context};
 use super::openai::answer::{Answer, Shape};
 use super::openai::error::RETRY_AFTER_S;
@@ -61,6 +63,7 @@ pub(super) fn router(house: Arc<House>, render: RenderMetrics) -> Router {
         .route("/v1/models/{*id}", get(model))
         .route("/health", get(health))
         .route("/metrics", get(rendered))
+        .merge(admin::routes(&house.config.admin))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(layers)
@@ -76,7 +79,8 @@ async fn chat(
 ) -> Result<Response, ApiError> {
     let route = Route { path: CHAT, shape: Shape::Chat, arrived: Instant::now() };
     let body = checked(&house, &headers, body)?;
-    let wanted = read(&house, body, ChatBody::wanted).await?;
+    let mut wanted = read(&house, body, ChatBody::wanted).await?;
+    wanted.sharing = sharing(&headers);
     answer(&house, wanted, route).await
 }
 
@@ -87,8 +91,15 @@ async fn completions(
 ) -> Result<Response, ApiError> {
     let route = Route { path: COMPLETIONS, shape: Shape::Completions, arrived: Instant::now() };
     let body = checked(&house, &headers, body)?;
-    let wanted = read(&house, body, CompletionsBody::wanted).await?;
+    let mut wanted = read(&house, body, CompletionsBody::wanted).await?;
+    wanted.sharing = sharing(&headers);
     answer(&house, wanted, route).await
+}
+
+/// What the headers say of how a request meets the bank. Open WebUI can be told to name its tasks
+/// (titles, tags, follow-ups): they start from what is warm and leave nothing behind.
+fn sharing(headers: &HeaderMap) -> Sharing {
+    Sharing { background: headers.contains_key("x-openwebui-task"), ..Sharing::default() }
 }
 
 struct Route {

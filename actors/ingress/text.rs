@@ -73,6 +73,8 @@ pub struct Prompt {
     pub tokens: Vec<Token>,
     /// Positions at which other requests may leave it: message boundaries, ascending.
     pub boundaries: Vec<usize>,
+    /// The boundary after system prompt and tools; 0 if there is none.
+    pub root: usize,
 }
 
 /// The text side of one checkpoint.
@@ -160,7 +162,8 @@ impl Text {
             encoding.map_err(|e| wrong_messages(&format!("cannot be tokenized: {e}")))?;
         let edges = Edges { text: self, ids: encoding.get_ids(), offsets: encoding.get_offsets() };
         let mut boundaries = BTreeSet::new();
-        boundaries.extend(self.end_of_system(renderer, chat, &rendered, &edges));
+        let root = self.end_of_system(renderer, chat, &rendered, &edges);
+        boundaries.extend(root);
         let history = renderer.render(&Scene { chat, generation_prompt: false });
         if let Ok(history) = history
             && rendered.starts_with(&history)
@@ -169,7 +172,8 @@ impl Text {
         }
         let tokens = encoding.get_ids().to_vec();
         boundaries.retain(|&b| (1..tokens.len()).contains(&b));
-        Ok(Prompt { tokens, boundaries: boundaries.into_iter().collect() })
+        let root = root.filter(|root| boundaries.contains(root)).unwrap_or(0);
+        Ok(Prompt { tokens, boundaries: boundaries.into_iter().collect(), root })
     }
 
     /// Where conversations with the same system prompt and tools part. Found by rendering another
@@ -202,7 +206,7 @@ impl Text {
             field: "prompt",
             reason: format!("cannot be tokenized: {e}"),
         })?;
-        Ok(Prompt { tokens: encoding.get_ids().to_vec(), boundaries: Vec::new() })
+        Ok(Prompt { tokens: encoding.get_ids().to_vec(), boundaries: Vec::new(), root: 0 })
     }
 }
 

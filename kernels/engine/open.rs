@@ -72,7 +72,8 @@ impl MlxEngine {
         let slots = (0..info.slots).map(|_| SlotState::default()).collect();
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
         let forced = Vec::new();
-        Ok(Self { info, model, pools, slots, snapshots, phases, forced })
+        let hidden = checkpoint.config.hidden;
+        Ok(Self { info, model, pools, slots, snapshots, hidden, phases, forced })
     }
 }
 
@@ -125,7 +126,20 @@ fn facts(
         depth_max,
         mtp_absent,
         device: place.name(),
+        identity: identity(checkpoint, place, options),
     }
+}
+
+/// The checkpoint, and all that decides about bits: where and by which kernels it runs, and the
+/// layout of pages.
+fn identity(checkpoint: &Checkpoint, place: Place, options: &EngineOptions) -> String {
+    #[cfg(target_os = "linux")]
+    let kernels = crate::cpu::numerics();
+    #[cfg(not(target_os = "linux"))]
+    let kernels = "mlx";
+    let version = env!("CARGO_PKG_VERSION");
+    let (checkpoint, place) = (&checkpoint.identity, place.name());
+    format!("{checkpoint} {place} {kernels} {version} pages of {}", options.page_tokens)
 }
 
 /// What may be used, and what the largest step needs of it.

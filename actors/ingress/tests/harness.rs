@@ -58,6 +58,7 @@ pub(super) fn config() -> Config {
         body_bytes_max: 64 * 1024,
         new_tokens_max: None,
         keep_alive_s: 1.try_into().unwrap(),
+        admin: crate::ingress::Secret::default(),
     }
 }
 
