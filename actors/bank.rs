@@ -139,6 +139,8 @@ pub struct State {
     store: Option<Arc<Store>>,
     /// Who waits for a file to be read.
     reading: BTreeMap<Id, Vec<Admission>>,
+    /// Whether decode is to be told to drain, once nobody waits for a file.
+    draining: bool,
     counts: Snapshot,
 }
 
@@ -165,6 +167,7 @@ impl Actor for Bank {
             identity,
             store,
             reading: BTreeMap::new(),
+            draining: false,
             counts: Snapshot::default(),
         })
     }
@@ -189,10 +192,8 @@ impl Actor for Bank {
             Message::Sweep => state.write_idle()?,
             Message::Read(restored) => state.restored(restored, &myself)?,
             Message::Drain => {
-                if state.store.is_some() {
-                    state.decode.cast(decode::Message::Stay)?;
-                }
-                state.decode.cast(decode::Message::Drain)?;
+                state.draining = true;
+                state.drain()?;
             }
             Message::Part => state.part()?,
             Message::Observe(reply) => {

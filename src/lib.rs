@@ -134,7 +134,7 @@ impl App {
     }
 }
 
-/// The files of the bank, if there are to be any. A server without them serves as well, only colder.
+/// The files of the bank, if there are to be any. A server without them serves too, only colder.
 fn open_store(config: &Config) -> Option<Arc<Store>> {
     if config.disk.path.as_os_str().is_empty() {
         return None;

@@ -75,7 +75,7 @@ impl Store {
     /// # Errors
     /// When the folder cannot be made, listed or had alone.
     pub fn open(config: Config) -> io::Result<Self> {
-        fs::create_dir_all(&config.path)?;
+        make_folder(&config.path)?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -112,8 +112,9 @@ impl Store {
     #[must_use]
     pub fn has_room(&self, bytes: u64) -> bool {
         let queued = self.queued.load(Ordering::Relaxed);
-        queued.saturating_add(bytes) <= self.config.queue_bytes_max
-            && bytes <= self.config.bytes_max
+        // One that is larger than the bound goes alone, or it would never go.
+        let fits = queued == 0 || queued.saturating_add(bytes) <= self.config.queue_bytes_max;
+        fits && bytes <= self.config.bytes_max
     }
 
     /// Gives a state to the writer; never waits. False if too many bytes are on their way, or it is
@@ -230,6 +231,14 @@ impl Store {
     fn path(&self, id: Id) -> PathBuf {
         path_of(&self.config.path, id)
     }
+}
+
+/// What people wrote is nobody else's on the machine.
+fn make_folder(path: &Path) -> io::Result<()> {
+    let mut folder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);
+    folder.recursive(true).create(path)
 }
 
 fn path_of(folder: &Path, id: Id) -> PathBuf {

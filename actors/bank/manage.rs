@@ -47,7 +47,7 @@ pub enum Failure {
     #[error("the file {0}")]
     Refused(String),
     /// Neither memory nor disk has room.
-    #[error("there is no room for it now")]
+    #[error("there is no room for it now, or it is warm already")]
     NoRoom,
     /// The engine has gone.
     #[error("the engine is not available")]

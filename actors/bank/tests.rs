@@ -12,6 +12,8 @@ use super::*;
 use crate::oracle::{admit, request};
 use crate::probe::probe;
 
+mod places;
+
 const ROOMY: Config = Config {
     bytes_max: 1 << 30,
     roots_share: 0.0,

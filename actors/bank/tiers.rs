@@ -1,17 +1,25 @@
 //! Between memory and disk: which states are written and when, and who waits for one to be read.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use mtplx_core::batch::{Kind, Warm};
 use mtplx_core::image::Image;
 use mtplx_core::prefix::chain;
 use mtplx_core::{Tenant, Token};
 use ractor::{ActorProcessingErr, ActorRef};
-use std::sync::Arc;
-use std::time::Duration;
 
 use super::index::Entry;
 use super::{Id, Label, Message, Refused, State};
 use crate::admission::Admission;
 use crate::decode;
+
+/// Longest wait for a file; then a request starts with what memory has.
+const READ_TIME: Duration = Duration::from_secs(5);
+
+/// Bytes of idle states that are taken out between two looks, one state at least: rows that run
+/// stand still meanwhile.
+const IDLE_BYTES: u64 = 64 << 20;
 
 /// What came of reading a file.
 #[derive(Debug)]
@@ -46,6 +54,10 @@ impl State {
             return Ok(());
         }
         let store = self.store.clone().ok_or("a file without a folder")?;
+        home.send_after(READ_TIME, move || {
+            let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+            Message::Read(Restored { id, state: Err(late.into()) })
+        });
         let home = home.clone();
         tokio::task::spawn_blocking(move || {
             let state = store.restore(id);
@@ -78,6 +90,19 @@ impl State {
             let home = home.clone();
             self.decode.cast(decode::Message::Admit { admission, warm, home })?;
         }
+        self.drain()
+    }
+
+    /// Passes on that nothing will be opened any more, behind those who wait for a file.
+    pub(super) fn drain(&mut self) -> Result<(), ActorProcessingErr> {
+        if !self.draining || !self.reading.is_empty() {
+            return Ok(());
+        }
+        self.draining = false;
+        if self.store.is_some() {
+            self.decode.cast(decode::Message::Stay)?;
+        }
+        self.decode.cast(decode::Message::Drain)?;
         Ok(())
     }
 
@@ -85,15 +110,16 @@ impl State {
         self.index.longest(tenant, prompt, &chain(prompt))
     }
 
-    /// Has a state written, unless it is, or is too short to be worth it.
-    pub(super) fn write(&self, entry: &Arc<Entry>) -> Result<(), ActorProcessingErr> {
-        let Some(store) = &self.store else { return Ok(()) };
+    /// Has a state written, unless it is, or is too short to be worth it; whether it does.
+    pub(super) fn write(&self, entry: &Arc<Entry>) -> Result<bool, ActorProcessingErr> {
+        let Some(store) = &self.store else { return Ok(false) };
         let long = entry.label.prefix.tokens.len() >= store.config().tokens_min;
-        if long && !store.has(entry.id) && entry.mark_written() {
+        let wanted = long && !store.has(entry.id) && entry.mark_written();
+        if wanted {
             let outlet = decode::Outlet::Disk(Arc::clone(store), entry.label.clone());
             self.decode.cast(decode::Message::Export(entry.snapshot, outlet))?;
         }
-        Ok(())
+        Ok(wanted)
     }
 
     /// Has written what nobody used for a while, so that a process that is killed loses little.
@@ -102,9 +128,11 @@ impl State {
     pub(super) fn write_idle(&self) -> Result<(), ActorProcessingErr> {
         let Some(store) = &self.store else { return Ok(()) };
         let idle = Duration::from_secs(store.config().idle_s);
+        let mut bytes = 0;
         for entry in self.index.all() {
-            if entry.label.kind != Kind::Prompt && entry.idle() >= idle {
-                self.write(&entry)?;
+            let due = entry.label.kind != Kind::Prompt && entry.idle() >= idle;
+            if due && bytes < IDLE_BYTES && self.write(&entry)? {
+                bytes += entry.bytes;
             }
         }
         Ok(())

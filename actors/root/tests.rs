@@ -17,6 +17,8 @@ use crate::thermal::{MakeSensor, Sensor};
 use crate::tuner;
 
 /// Longer than any test.
+mod disk;
+
 const LONG: Duration = Duration::from_secs(1000);
 
 pub(super) fn configs() -> Configs {

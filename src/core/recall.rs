@@ -14,8 +14,8 @@ pub const BLOCK: usize = 16;
 pub enum Miss {
     /// Nobody has asked for more than what is warm.
     NeverSeen,
-    /// An earlier text goes along up to here, and then another way; there is no state at that place,
-    /// and a recurrent state cannot be cut back to it.
+    /// An earlier text goes along up to here, and then another way; there is no state at that
+    /// place, and a recurrent state cannot be cut back to it.
     DivergedAt(usize),
     /// There was a state of so many tokens; it was let go.
     Evicted(usize),

@@ -6,7 +6,7 @@
 //! | 4 | the version |
 //! | 4 | h: bytes of the head |
 //! | 8 | p: bytes of the body |
-//! | h | the head, JSON: identity, tenant, kind, number and hash of the tokens, the parts' names, types, shapes and sizes |
+//! | h | the head, JSON: identity, tenant, kind, tokens (number, hash), parts (name, type, shape) |
 //! | 32 | BLAKE3 of all before |
 //! | p | the body: the tokens, 4 bytes each, then the parts' elements |
 //! | 32 | BLAKE3 of the checksum before the body, and the body |

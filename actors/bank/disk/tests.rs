@@ -117,7 +117,8 @@ fn beyond_the_bound_of_the_queue_states_are_dropped_not_kept_waiting() {
     let kept = (1..=300).filter(|&n| store.put(state(n).0, state(n).1)).count();
     assert!(store.flush(Duration::from_secs(60)));
     assert_eq!(names(&bounds, ".state"), kept);
-    assert!(store.has_room(100_000) && !store.has_room(100_001));
+    // One alone may be larger, but never larger than all files may be.
+    assert!(store.has_room(bounds.bytes_max) && !store.has_room(bounds.bytes_max + 1));
 }
 
 #[test]

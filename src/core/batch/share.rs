@@ -1,5 +1,5 @@
-//! What several prompts begin with is computed once: of rows that have it in common one computes it,
-//! the others wait for its state and go on from there.
+//! What several prompts begin with is computed once: of rows that have it in common one computes
+//! it, the others wait for its state and go on from there.
 //!
 //! Who waits has its seat. It waits no longer than it would take itself: the one it waits for takes
 //! its turn as early as the most urgent of those who wait. If that one leaves, or its state finds
