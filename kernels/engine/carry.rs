@@ -1,9 +1,9 @@
 //! Parked states out of the engine and into it, as bytes: for the bank's files.
 //!
-//! An image holds, in this order, for every cache (attention layers, then the MTP head's) the pages
-//! of its keys and of its values, for every GDN layer its state and its window, and the hidden
-//! state of the last token. Positions beyond the state's tokens are zero: a page may hold there what
-//! others wrote. Elements keep their bits.
+//! An image holds, in this order, for every cache (attention layers, then the MTP head's) the
+//! pages of its keys and of its values, for every GDN layer its state and its window, and the
+//! hidden state of the last token. Positions beyond the state's tokens are zero: a page may hold
+//! there what others wrote. Elements keep their bits.
 
 use mlx_rs::{Array, Dtype};
 use mtplx_core::engine::Parcel;
