@@ -1,30 +1,48 @@
 //! The session bank: which prefixes are warm, and the longest of them for each request.
 //!
-//! * **Owns** the index of warm prefixes: names of snapshots, the tokens they cover, their bytes.
-//!   The tensors stay with the engine.
-//! * **Hears** `Open`, `Deposit`, `Reclaim`, `Sweep` (own timer), `Drain`, `Observe`.
+//! * **Owns** the index of warm prefixes: names of snapshots, the tokens they cover, their bytes;
+//!   and the memory of why others are not. The tensors stay with the engine, the files with the
+//!   [`Store`], which outlives generations.
+//! * **Hears** `Open`, `Deposit`, `Used`, `Reclaim`, `Sweep` (own timer), `Read` (own tasks),
+//!   `Drain`, `Part`, `Observe`, `Manage`.
 //! * **Says** `decode::Admit`, `decode::Release` exactly once for every deposit,
-//!   `decode::Reclaimed`, `decode::Drain`.
+//!   `decode::Reclaimed`, `decode::Export`, `decode::Import`, `decode::Drain`, `decode::Leave`.
 //! * **Dies** with its generation: its names mean nothing to the next engine.
 //!
 //! It is an actor although its index could be shared, because a match handed out, an eviction and a
-//! deposit must be seen in one order: decode holds a match before it hears of its release.
+//! deposit must be seen in one order: decode holds a match before it hears of its release. What
+//! becomes warm after it looked, the batch finds by itself when it gives a seat.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use mtplx_core::SnapshotId;
 use mtplx_core::batch::Deposit;
+use mtplx_core::prefix::chain;
+use mtplx_core::recall::{Miss, Recall};
+use mtplx_core::{SnapshotId, Tenant};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Admission;
 use crate::{decode, metrics};
 
+mod disk;
 mod index;
+mod manage;
 #[cfg(test)]
 mod tests;
+mod tiers;
 
+pub use disk::{Config as DiskConfig, Id, Label, Refused, Store};
 use index::Index;
+pub use manage::{Command, Failure, Item, Listing, Pinned, handle as manage};
+
+/// Blocks of prompts that are remembered, to say why something was not warm: some MiB.
+const REMEMBERED: usize = 1 << 16;
+
+/// A boundary learnt from texts that part there is kept only if this far from the next one below.
+const APART: usize = 64;
 
 /// What the bank hears.
 #[derive(Debug)]
@@ -33,14 +51,22 @@ pub enum Message {
     Open(Admission),
     /// Keep this state's name.
     Deposit(Deposit),
+    /// Rows started from these without asking.
+    Used(Vec<SnapshotId>),
     /// Pages are short: let the least recently used prefix go, then say whether there was one.
     Reclaim,
-    /// Let go of what was idle too long.
+    /// Let go of what was idle too long; write what was idle for long enough.
     Sweep,
+    /// A file was read.
+    Read(tiers::Restored),
     /// Nothing will be opened after this; tell decode, behind all that was.
     Drain,
+    /// Decode has finished: have written what is not, then let it leave.
+    Part,
     /// Say what is held.
     Observe(RpcReplyPort<Snapshot>),
+    /// What a person wants of it.
+    Manage(Command),
 }
 
 /// Bounds of the bank.
@@ -49,10 +75,23 @@ pub enum Message {
 pub struct Config {
     /// Most bytes that warm prefixes keep alive; pages shared by two are counted twice.
     pub bytes_max: u64,
+    /// Of these, the share of what groups of conversations begin with: no chat evicts it.
+    pub roots_share: f64,
     /// Most warm prefixes. Below the engine's `snapshots_max`, or finished states find no room.
     pub entries_max: u32,
     /// Seconds after which an unused prefix is let go.
     pub idle_s: u64,
+    /// A long prompt's state is kept every so many tokens; 0 for never.
+    pub every_tokens: usize,
+    /// Whether all tenants start from each other's prefixes. What is warm answers sooner, so who
+    /// may start from a text can find out whether somebody sent it.
+    pub share_between_tenants: bool,
+}
+
+impl Config {
+    fn roots_bytes(&self) -> u64 {
+        (self.bytes_max as f64 * self.roots_share.clamp(0.0, 1.0)) as u64
+    }
 }
 
 /// The bank in numbers.
@@ -83,6 +122,10 @@ pub struct Arguments {
     pub config: Config,
     /// Whom it serves.
     pub decode: ActorRef<decode::Message>,
+    /// Of the engine: states of another mean nothing to it.
+    pub identity: String,
+    /// Where states go that are let go, if they go anywhere.
+    pub store: Option<Arc<Store>>,
 }
 
 /// What it remembers.
@@ -90,7 +133,14 @@ pub struct Arguments {
 pub struct State {
     config: Config,
     index: Index,
+    recall: Recall,
     decode: ActorRef<decode::Message>,
+    identity: Arc<str>,
+    store: Option<Arc<Store>>,
+    /// Who waits for a file to be read.
+    reading: BTreeMap<Id, Vec<Admission>>,
+    /// Whether decode is to be told to drain, once nobody waits for a file.
+    draining: bool,
     counts: Snapshot,
 }
 
@@ -102,13 +152,24 @@ impl Actor for Bank {
     async fn pre_start(
         &self,
         myself: ActorRef<Message>,
-        Arguments { config, decode }: Arguments,
+        Arguments { config, decode, identity, store }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         // Often enough that memory follows the setting, seldom enough to cost nothing.
-        let period = Duration::from_secs((config.idle_s / 8).clamp(1, 60));
+        let write_s = store.as_ref().map_or(config.idle_s, |store| store.config().idle_s);
+        let period = Duration::from_secs((config.idle_s.min(write_s) / 8).clamp(1, 60));
         myself.send_interval(period, || Message::Sweep);
-        let index = Index::new(&config);
-        Ok(State { config, index, decode, counts: Snapshot::default() })
+        let identity: Arc<str> = identity.into();
+        Ok(State {
+            config,
+            index: Index::new(&config, Arc::clone(&identity)),
+            recall: Recall::new(REMEMBERED),
+            decode,
+            identity,
+            store,
+            reading: BTreeMap::new(),
+            draining: false,
+            counts: Snapshot::default(),
+        })
     }
 
     async fn handle(
@@ -118,21 +179,30 @@ impl Actor for Bank {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Open(admission) => state.open(admission, myself)?,
+            Message::Open(admission) => state.open(admission, &myself)?,
             Message::Deposit(deposit) => state.deposit(deposit)?,
+            Message::Used(snapshots) => {
+                snapshots.into_iter().for_each(|snapshot| state.index.used(snapshot));
+            }
             Message::Reclaim => {
                 let found = state.index.reclaim();
                 state.let_go()?;
                 state.decode.cast(decode::Message::Reclaimed(found))?;
             }
-            Message::Sweep => {}
-            Message::Drain => state.decode.cast(decode::Message::Drain)?,
+            Message::Sweep => state.write_idle()?,
+            Message::Read(restored) => state.restored(restored, &myself)?,
+            Message::Drain => {
+                state.draining = true;
+                state.drain()?;
+            }
+            Message::Part => state.part()?,
             Message::Observe(reply) => {
                 state.let_go()?;
                 // Whoever asked may have gone.
                 let _ = reply.send(state.counts);
                 return Ok(());
             }
+            Message::Manage(command) => state.manage(command, &myself)?,
         }
         state.let_go()?;
         Ok(())
@@ -142,17 +212,51 @@ impl Actor for Bank {
 impl State {
     fn open(
         &mut self,
-        admission: Admission,
-        home: ActorRef<Message>,
+        mut admission: Admission,
+        home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        let warm = self.index.longest(&admission.request.prompt);
-        metrics::bank_lookup(warm.is_some());
-        match warm {
-            Some(_) => self.counts.hits += 1,
-            None => self.counts.misses += 1,
+        let request = &mut admission.request;
+        if self.config.share_between_tenants {
+            request.sharing.tenant = Tenant::default();
         }
+        let tenant = request.sharing.tenant;
+        let hashes = chain(&request.prompt);
+        let warm = self.index.longest(tenant, &request.prompt, &hashes);
+        let len = warm.map_or(0, |warm| warm.len);
+        let file = self.file_for(tenant, &hashes, len);
+        let known = file.map_or(len, |(_, len)| len);
+        let foreign = self.store.as_ref().and_then(|s| s.foreign(&self.identity, tenant, &hashes));
+        let miss = self.recall.explain(tenant, &hashes, known, foreign);
+        if !request.sharing.background {
+            self.recall.asked(tenant, &hashes);
+        }
+        self.count(known, file.is_some(), miss);
+        let (id, tokens) = (request.id.0, request.prompt.len());
+        let (reason, at) = (miss.reason(), miss.position());
+        tracing::debug!(request = id, tokens, warm = known, reason, at, "looked up");
+        add_boundaries(&mut request.boundaries, tokens, (known, miss), self.config.every_tokens);
+        if let Some((id, _)) = file {
+            return self.read(id, admission, home);
+        }
+        let home = home.clone();
         self.decode.cast(decode::Message::Admit { admission, warm, home })?;
         Ok(())
+    }
+
+    fn count(&mut self, known: usize, on_disk: bool, miss: Miss) {
+        let hit = known > 0;
+        metrics::bank_lookup(hit);
+        if hit {
+            self.counts.hits += 1;
+            metrics::bank_hit(on_disk);
+        } else {
+            self.counts.misses += 1;
+        }
+        // Beyond what is warm there is always something new; only more than that is a miss.
+        if !hit || miss != Miss::NeverSeen {
+            let missed = miss.position().map_or(0, |at| at - known);
+            metrics::bank_miss(miss.reason(), missed);
+        }
     }
 
     fn deposit(&mut self, deposit: Deposit) -> Result<(), ActorProcessingErr> {
@@ -163,11 +267,15 @@ impl State {
         if kept { Ok(()) } else { self.release(newcomer) }
     }
 
-    /// Releases whatever left the index since the last time.
+    /// Releases whatever left the index since the last time; first it may be written.
     fn let_go(&mut self) -> Result<(), ActorProcessingErr> {
         for gone in self.index.gone() {
             metrics::bank_eviction(gone.cause);
-            self.release(gone.snapshot)?;
+            let entry = gone.entry;
+            self.write(&entry)?;
+            let prefix = &entry.label.prefix;
+            self.recall.let_go(prefix.tenant, entry.hash(), prefix.tokens.len());
+            self.release(entry.snapshot)?;
         }
         (self.counts.entries, self.counts.bytes) = self.index.holds();
         metrics::bank_holds(self.counts.entries, self.counts.bytes, self.config.bytes_max);
@@ -179,4 +287,26 @@ impl State {
         self.decode.cast(decode::Message::Release(snapshot))?;
         Ok(())
     }
+}
+
+/// Places at which this prompt's state is worth keeping, beside its own: where an earlier text went
+/// another way, so that a third finds a state there; and every so many tokens of a long one.
+fn add_boundaries(
+    boundaries: &mut Vec<usize>,
+    tokens: usize,
+    (warm, miss): (usize, Miss),
+    every: usize,
+) {
+    if let Miss::DivergedAt(at) = miss
+        && at < tokens
+        && boundaries.iter().chain([&warm]).all(|&below| below > at || at - below >= APART)
+    {
+        boundaries.push(at);
+    }
+    if every > 0 {
+        let places = (1..).map(|i| i * every).skip_while(|&at| at <= warm);
+        boundaries.extend(places.take_while(|&at| at < tokens));
+    }
+    boundaries.sort_unstable();
+    boundaries.dedup();
 }

@@ -26,11 +26,13 @@ use tracing::Span;
 use crate::admission::Admission;
 use crate::{bank, metrics, tuner};
 
+mod parcels;
 mod room;
 mod streams;
 #[cfg(test)]
 mod tests;
 
+pub use parcels::{Arrival, Outlet};
 use streams::Streams;
 
 /// What decode hears.
@@ -53,6 +55,14 @@ pub enum Message {
     Release(SnapshotId),
     /// The answer to `bank::Reclaim`: whether there was a prefix to let go.
     Reclaimed(bool),
+    /// Carry this state out.
+    Export(SnapshotId, Outlet),
+    /// Carry this state in.
+    Import(Arrival),
+    /// When all is finished, tell the bank with `Part` and go on until it says `Leave`.
+    Stay,
+    /// Nothing is wanted any more.
+    Leave,
     /// Finish what is here, then end.
     Drain,
     /// Say what the engine is.
@@ -136,6 +146,10 @@ pub struct State<E> {
     /// Whether the books were checked since the last work was done.
     resting: bool,
     draining: bool,
+    /// Whether the bank wants to be told before the end, and whether it was.
+    stay: Option<bool>,
+    /// States to be carried out once they are saved.
+    parcels: Vec<(SnapshotId, Outlet)>,
     cycles: u64,
     /// Messages carry their sender's span, and a `Cycle` is sent from all sorts of handlers: in its
     /// own span the loop does not run in, and keep open, that of some request.
@@ -167,6 +181,8 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             cycling: false,
             resting: false,
             draining: false,
+            stay: None,
+            parcels: Vec::new(),
             cycles: 0,
             // Of the highest level, so that no filter takes it away.
             span: tracing::error_span!(parent: None, "decode"),
@@ -186,6 +202,10 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             Message::Tune(knobs, reports) => state.tuning = Some((knobs, reports)),
             Message::Release(snapshot) => state.batch.release(snapshot),
             Message::Reclaimed(found) => state.reclaimed(found),
+            Message::Export(snapshot, outlet) => state.export(snapshot, outlet),
+            Message::Import(arrival) => state.import(arrival)?,
+            Message::Stay => state.stay = Some(false),
+            Message::Leave => state.stay = None,
             Message::Drain => state.draining = true,
             // Whoever asked may have gone.
             Message::Describe(reply) => drop(reply.send(state.engine.info().clone())),
@@ -235,6 +255,7 @@ impl<E: Engine> State<E> {
         metrics::books(&self.batch);
         tracing::trace!(step = plan.step, moves = ?plan.moves, ?report, ?ran, "step");
         self.publish(settled)?;
+        self.send_parcels();
         reports.cast(tuner::Message::Report(report))?;
         Ok(true)
     }
@@ -245,6 +266,10 @@ impl<E: Engine> State<E> {
         for deposit in settled.deposits {
             let home = self.home.as_ref().ok_or("a deposit without an admission")?;
             home.cast(bank::Message::Deposit(deposit))?;
+        }
+        if !settled.used.is_empty() {
+            let home = self.home.as_ref().ok_or("a use without an admission")?;
+            home.cast(bank::Message::Used(settled.used))?;
         }
         for (id, event) in settled.events {
             if self.streams.publish(id, event).is_err() {
@@ -277,8 +302,15 @@ impl<E: Engine> State<E> {
             self.resting = true;
             self.check();
         }
-        if self.draining {
-            myself.stop(Some(DRAINED.into()));
+        match (&mut self.stay, &self.home) {
+            _ if !self.draining => {}
+            (Some(true), _) => {}
+            (Some(told), Some(home)) => {
+                *told = true;
+                home.cast(bank::Message::Part)?;
+            }
+            // Without an admission there is nothing to carry out.
+            _ => myself.stop(Some(DRAINED.into())),
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::admission::Door;
 use crate::bank;
 
+mod admin;
 mod admission;
 mod anthropic;
 mod grammar;
@@ -39,6 +40,7 @@ mod tokenize;
 mod unknown;
 mod wire;
 
+pub use self::admin::Secret;
 use self::admission::{House, Readiness};
 pub use self::text::{Chat, Files, Must, Prompt, Text, TextError};
 pub use self::unknown::UnknownFields;
@@ -108,6 +110,9 @@ pub struct Config {
     pub responses_bytes_max: u64,
     /// Seconds after which one that nobody asked for is forgotten.
     pub responses_idle_s: u32,
+    /// What opens the routes below /admin; if empty, nothing does.
+    #[serde(skip_serializing)]
+    pub admin: Secret,
 }
 
 impl Config {

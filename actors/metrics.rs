@@ -92,6 +92,10 @@ const CYCLE: Axis = axis("kind", &["decode", "prefill", "mixed", "moves"]);
 const PHASE: Axis = axis("phase", &["draft", "verify", "accept", "device", "host"]);
 const LOOKUP: Axis = axis("result", &["hit", "miss"]);
 const DEPOSIT: Axis = axis("result", &["kept", "duplicate", "dropped"]);
+const TIER: Axis = axis("tier", &["memory", "disk"]);
+const MISS: Axis = axis("reason", &["never_seen", "diverged_at", "evicted", "identity"]);
+const FILE: Axis =
+    axis("event", &["written", "dropped", "failed", "refused", "restored", "evicted"]);
 const EVICTION: Axis = axis("cause", &["size", "idle", "replaced", "explicit"]);
 const PART: Axis = axis("part", &["decode", "bank", "tuner", "start"]);
 const ENGINE: [Axis; 3] = [axis("device", &[]), axis("mtp", &[]), axis("vocab", &[])];
@@ -213,6 +217,20 @@ inventory! {
     // The session bank.
     BANK_LOOKUPS = metric(Counter, Count, "mtplx_bank_lookups_total",
         "Requests that found a warm prefix and those that did not.").by(&[LOOKUP]);
+    BANK_HITS = metric(Counter, Count, "mtplx_bank_hits_total",
+        "Requests that found a warm prefix, by where it was.").by(&[TIER]);
+    BANK_MISSES = metric(Counter, Count, "mtplx_bank_misses_total",
+        "Requests for which more might have been warm, or nothing was, by why it was not.")
+        .by(&[MISS]);
+    BANK_MISSED = metric(Counter, Tokens, "mtplx_bank_missed_tokens_total",
+        "Tokens up to the place of such a miss that had to be computed.").by(&[MISS]);
+    BANK_TAKEN_OVER = metric(Counter, Tokens, "mtplx_bank_taken_over_tokens_total",
+        "Prompt tokens that rows took over from states which became warm after they had asked.");
+    BANK_FILES = metric(Gauge, Count, "mtplx_bank_files", "Parked states on disk.");
+    BANK_FILE_BYTES = metric(Gauge, Bytes, "mtplx_bank_files_bytes",
+        "Bytes of parked states on disk.");
+    BANK_FILE_EVENTS = metric(Counter, Count, "mtplx_bank_file_events_total",
+        "What became of parked states on disk.").by(&[FILE]);
     BANK_DEPOSITS = metric(Counter, Count, "mtplx_bank_deposits_total",
         "States offered to the bank; dropped ones found too many alive.").by(&[DEPOSIT]);
     BANK_EVICTIONS = metric(Counter, Count, "mtplx_bank_evictions_total",

@@ -69,6 +69,8 @@ pub struct Blueprint<E> {
     pub open: decode::Open<E>,
     /// Makes the sensor.
     pub sensor: thermal::MakeSensor,
+    /// Where the bank's states go that leave memory, if they go anywhere.
+    pub store: Option<Arc<bank::Store>>,
     /// Who lets requests in.
     pub door: Arc<dyn Door>,
 }

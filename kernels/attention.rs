@@ -338,6 +338,36 @@ impl KvPool {
         crate::pool::grow(&mut self.values, pages)
     }
 
+    /// Shape and type of a page of keys, or of values.
+    pub(crate) fn page(&self) -> (Vec<i32>, Dtype) {
+        (self.keys.shape()[1..].to_vec(), self.keys.dtype())
+    }
+
+    /// Copies of the keys and of the values of these pages.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub(crate) fn gather(&self, pages: &[i32]) -> Result<[Array; 2]> {
+        crate::place::eval(&self.last)?;
+        let pages = Array::from_slice(pages, &[pages.len() as i32]);
+        Ok([self.keys.take_axis(&pages, 0)?, self.values.take_axis(&pages, 0)?])
+    }
+
+    /// Writes the pages from `first` on of `[keys, values]` into the pages `run`.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub(crate) fn put(
+        &mut self,
+        first: usize,
+        run: std::ops::Range<usize>,
+        [keys, values]: &[Array; 2],
+    ) -> Result<()> {
+        crate::place::eval(&self.last)?;
+        crate::pool::put(&mut self.keys, run.clone(), first, keys)?;
+        crate::pool::put(&mut self.values, run, first, values)
+    }
+
     /// Copies one page over another.
     ///
     /// # Errors

@@ -28,4 +28,5 @@ pub use gdn::{Gdn, GdnDims, GdnParams, GdnPools, GdnRow, gated_delta};
 pub use linear::{linear, linear_add};
 pub use norm::{add_rms_norm, rms_norm, rms_norm_pair};
 pub use pool::Pool;
+pub use simd::numerics;
 pub use weight::{Affine, Weight, WeightError, gather_rows};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mlx_rs::Array;
-use mtplx_core::engine::{Engine, EngineInfo, Fault, Move, Outcome, Phases, Plan, Rows};
+use mtplx_core::engine::{Engine, EngineInfo, Fault, Move, Outcome, Parcel, Phases, Plan, Rows};
+use mtplx_core::image::{Image, Unfit};
 use mtplx_core::{Slot, SnapshotId};
 
 use crate::checkpoint::Checkpoint;
@@ -16,6 +17,7 @@ use crate::linear::Ids;
 use crate::model::{FeedRow, Model, Pools, take_rows};
 use crate::place::Place;
 
+mod carry;
 mod cycle;
 mod drafts;
 mod draws;
@@ -34,6 +36,7 @@ pub struct MlxEngine {
     pools: Pools,
     slots: Vec<SlotState>,
     snapshots: BTreeMap<SnapshotId, Snapshot>,
+    hidden: usize,
     /// Time of the running step.
     phases: Phases,
     /// For benches of shapes alone: how often a draft at each place is to be accepted.
@@ -86,6 +89,14 @@ impl Engine for MlxEngine {
 
     fn trim(&mut self) {
         crate::memory::trim();
+    }
+
+    fn export(&mut self, at: Parcel<'_>) -> Result<Image, Unfit> {
+        Ok(self.give(at)?)
+    }
+
+    fn import(&mut self, at: Parcel<'_>, image: &Image) -> Result<(), Unfit> {
+        Ok(self.take(at, image)?)
     }
 }
 

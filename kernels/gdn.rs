@@ -383,6 +383,14 @@ impl GdnPool {
         [&self.state, &self.window].into_iter().chain(&self.tape).chain(last)
     }
 
+    /// Shapes and types of a slot's state and window, once parked.
+    pub(crate) fn shapes(&self) -> [(Vec<i32>, Dtype); 2] {
+        let mut window = self.window.shape()[1..].to_vec();
+        window[0] = 3;
+        let state = self.state.shape()[1..].to_vec();
+        [(state, self.state.dtype()), (window, self.window.dtype())]
+    }
+
     /// Where a slot's window is.
     fn window_row(&self, slot: usize) -> usize {
         self.fused.as_ref().map_or(slot, |f| 2 * slot + f.good[slot] as usize)

@@ -20,6 +20,23 @@ pub(crate) fn write(pool: &mut Array, row: usize, values: &Array) -> Result<()> 
     Ok(())
 }
 
+/// Puts as many rows of `values`, from `first` on, as `rows` names into those rows of `pool`.
+///
+/// # Errors
+/// When MLX fails.
+pub(crate) fn put(
+    pool: &mut Array,
+    rows: std::ops::Range<usize>,
+    first: usize,
+    values: &Array,
+) -> Result<()> {
+    let index: Vec<i32> = (first..first + rows.len()).map(|i| i as i32).collect();
+    let values = values.take_axis(Array::from_slice(&index, &[index.len() as i32]), 0)?;
+    crate::place::eval([&values])?;
+    pool.try_index_mut((rows.start as i32..rows.end as i32,), values)?;
+    Ok(())
+}
+
 /// Copies row `from` of `pool` over row `to`.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ mod soak;
 mod stall;
 mod statistics;
 mod versus;
+mod warm;
 mod widths;
 
 use crate::report::Report;
@@ -41,6 +42,7 @@ enum Scenario {
     Versus(versus::Versus),
     Soak(soak::Soak),
     Equality(equality::Equality),
+    Warm(warm::Warm),
 }
 
 #[tokio::main]
@@ -86,5 +88,6 @@ async fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::Versus(args) => versus::run(args).await,
         Scenario::Soak(args) => soak::run(args).await,
         Scenario::Equality(args) => equality::run(args).await,
+        Scenario::Warm(args) => warm::run(args).await,
     }
 }

@@ -148,6 +148,16 @@ impl Server {
         complaints
     }
 
+    /// Asks it to end in order, and waits until it has.
+    pub(crate) async fn leave(mut self) -> Result<()> {
+        let mut child = self.child.take().context("a server of our own is needed")?;
+        let pid = child.id().context("it has ended")?.to_string();
+        std::process::Command::new("kill").args(["-TERM", &pid]).status()?;
+        let status = timeout(START, child.wait()).await.context("it does not end")??;
+        ensure!(status.success(), "it ended with {status}");
+        Ok(())
+    }
+
     /// Ends it and waits until it is gone.
     pub(crate) async fn end(mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {

@@ -5,13 +5,20 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
-use mtplx_actors::ingress::UnknownFields;
+use mtplx_actors::ingress::{Secret, UnknownFields};
 use mtplx_actors::{bank, decode, root, thermal, tuner};
+use mtplx_kernels::memory;
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
 /// All defaults, with their reasons.
 const DEFAULTS: &str = include_str!("../config/mtplx.toml");
+
+/// Comes before `admin.token`: secrets rather stand in the environment than in files.
+pub const ADMIN_TOKEN: &str = "MTPLX_ADMIN_TOKEN";
+
+/// The bank's part of the process's memory, where nothing else is said.
+const BANK_SHARE: u64 = 8;
 
 /// Why settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +63,8 @@ struct Written {
     engine: Engine,
     decode: decode::Config,
     bank: bank::Config,
+    disk: bank::DiskConfig,
+    admin: Admin,
     tuner: tuner::Config,
     thermal: thermal::Config,
     root: root::Config,
@@ -114,6 +123,14 @@ struct Engine {
     draft_head_bits: usize,
 }
 
+/// Who may manage the server.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// What proves it; empty for nobody.
+    pub token: Secret,
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
@@ -145,6 +162,10 @@ pub struct Config {
     pub engine: mtplx_kernels::EngineOptions,
     /// Every actor's own settings.
     pub actors: root::Configs,
+    /// Where the bank's states go that leave memory.
+    pub disk: bank::DiskConfig,
+    /// Who may manage the server.
+    pub admin: Admin,
     /// What is logged.
     pub log: Log,
 }
@@ -232,10 +253,20 @@ fn demand(
 
 impl Written {
     fn check(self) -> Result<Config, ConfigError> {
-        let Self { server, model, engine, decode, bank, tuner, thermal, root, log } = self;
+        let Self { server, model, engine, decode, bank, disk, mut admin, tuner, .. } = self;
+        let Self { thermal, root, log, .. } = self;
         let key = "server.body_bytes_max";
         demand(server.body_bytes_max > 0, key, server.body_bytes_max, "must be at least 1")?;
         demand_engine(&engine)?;
+        if let Ok(token) = std::env::var(ADMIN_TOKEN) {
+            admin.token = Secret::new(&token);
+        }
+        let budget = match engine.memory_budget {
+            0 => memory::budget_of(memory::machine()),
+            set => set,
+        };
+        let bytes_max = if bank.bytes_max == 0 { budget / BANK_SHARE } else { bank.bytes_max };
+        let bank = bank::Config { bytes_max, ..bank };
         let actors = root::Configs { root, decode, bank, tuner, thermal };
         actors.check().map_err(ConfigError::Part)?;
         let context = engine.context_tokens_max;
@@ -254,7 +285,7 @@ impl Written {
             step_tokens: tuner.prefill_idle_tokens,
             place: None,
         };
-        Ok(Config { server, model, engine, actors, log })
+        Ok(Config { server, model, engine, actors, disk, admin, log })
     }
 }
 

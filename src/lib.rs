@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod bank;
 pub mod bench;
 pub mod config;
 pub mod model;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use mtplx_actors::bank::Store;
 use mtplx_actors::ingress::{self, RenderMetrics};
 use mtplx_actors::root::{self, Blueprint, End, House};
 use mtplx_actors::thermal;
@@ -36,6 +38,7 @@ pub struct App {
     /// Ends with the ingress.
     listening: JoinHandle<()>,
     drain: Duration,
+    store: Option<Arc<Store>>,
 }
 
 impl App {
@@ -58,18 +61,21 @@ impl App {
             thinking_tokens_max: NonZeroUsize::new(server.thinking_tokens_max),
             responses_bytes_max: server.responses_bytes_max,
             responses_idle_s: server.responses_idle_s,
+            admin: config.admin.token.clone(),
         };
         let (ingress, listening) = ingress::start(door, Arc::clone(&model.text), render).await?;
         tracing::info!(model = model.name, "listening on http://{}, loading", ingress.address);
+        let store = open_store(config);
         let blueprint = Blueprint {
             configs: config.actors,
             open: Arc::new(model.opener(config.engine.clone())),
             sensor: Arc::new(|| Box::new(thermal::Components::new())),
+            store: store.clone(),
             door: Arc::new(ingress.clone()),
         };
         let house = root::start(blueprint).await.context("cannot start the root actor")?;
         let drain = Duration::from_secs_f64(config.actors.root.drain_s);
-        Ok(Self { house, ingress, listening, drain })
+        Ok(Self { house, ingress, listening, drain, store })
     }
 
     /// Where it listens.
@@ -119,7 +125,32 @@ impl App {
         if end == End::CutOff {
             tracing::warn!(requests = left, "root.drain_s was over: what still ran was cut off");
         }
+        self.store_rest().await;
         ended(end)
+    }
+
+    /// Waits for what is on its way to disk, as long as requests may take to finish.
+    async fn store_rest(&self) {
+        let (store, limit) = (self.store.clone(), self.drain);
+        let flushed = tokio::task::spawn_blocking(move || store.is_none_or(|s| s.flush(limit)));
+        if !flushed.await.unwrap_or(false) {
+            tracing::warn!("not all warm prefixes were written to disk in time");
+        }
+    }
+}
+
+/// The files of the bank, if there are to be any. A server without them serves too, only colder.
+fn open_store(config: &Config) -> Option<Arc<Store>> {
+    if config.disk.path.as_os_str().is_empty() {
+        return None;
+    }
+    let path = config.disk.path.display().to_string();
+    match Store::open(config.disk.clone()) {
+        Ok(store) => Some(Arc::new(store)),
+        Err(error) => {
+            tracing::error!(path, %error, "disk.path cannot be used: nothing is kept on disk");
+            None
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use mtplx::bank::{self, BankArgs};
 use mtplx::bench::shape::{self, ShapeArgs};
 use mtplx::bench::{self, BenchArgs};
 use mtplx::config::{self, Config};
@@ -31,6 +32,8 @@ enum Command {
     Bench(Bench),
     /// Say what memory a model and its clients need, before anything is loaded.
     Plan(Plan),
+    /// See and manage what a running server keeps warm.
+    Bank(BankArgs),
 }
 
 #[derive(Args)]
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args),
         Command::Bench(args) => measure(&args),
         Command::Plan(args) => plan(&args),
+        Command::Bank(args) => manage(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -151,6 +155,10 @@ fn measure(args: &Bench) -> Result<()> {
 fn plan(args: &Plan) -> Result<()> {
     let config = args.common.load(Vec::new())?;
     plan::run(&Model::open(&config.model)?, &config, &args.plan)
+}
+
+fn manage(args: &BankArgs) -> Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(bank::run(args))
 }
 
 /// SIGINT and SIGTERM, from the first on.

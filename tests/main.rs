@@ -1,6 +1,7 @@
 //! The whole, from outside. One binary:
 //!
 //! * `house`: starts the real binary on a free port; everybody below uses it;
+//! * `bank`: what is warm outlives a server, and is managed from the command line;
 //! * `cli`: what the command line says, above all when something is wrong;
 //! * `config`: every file in config/ parses and checks;
 //! * `dashboards`: every metric that is drawn exists;
@@ -19,6 +20,7 @@
     reason = "this is a test: what fails must fail loudly, and figures are printed"
 )]
 
+mod bank;
 mod cli;
 mod config;
 mod dashboards;

@@ -1,140 +1,305 @@
 //! The index of warm prefixes: moka for bounds, recency and expiry; chained hashes for the match.
+//! What groups of conversations begin with (roots) is bounded apart from what they became, so that
+//! no chat evicts it; what a person pinned is bounded apart from both, and never goes by itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use mtplx_core::batch::{Deposit, Warm};
+use mtplx_core::batch::{Deposit, Kind, Warm};
 use mtplx_core::prefix::{Lengths, chain};
-use mtplx_core::{SnapshotId, Token};
+use mtplx_core::{SnapshotId, Tenant, Token};
+use tokio::time::Instant;
 
-use super::Config;
+use super::disk::{Id, Label};
+use super::{Config, Pinned};
 
-/// A prefix: its chained hash and its length. Hashes may collide; tokens are compared.
-type Key = (u64, usize);
+/// A prefix: whose it is, its chained hash and its length. Hashes may collide; tokens are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Key {
+    tenant: Tenant,
+    hash: u64,
+    len: usize,
+}
 
+/// A state that is warm.
 #[derive(Debug)]
-struct Entry {
-    snapshot: SnapshotId,
-    tokens: Arc<[Token]>,
-    bytes: u64,
+pub(super) struct Entry {
+    pub(super) snapshot: SnapshotId,
+    pub(super) label: Label,
+    pub(super) id: Id,
+    pub(super) bytes: u64,
+    pub(super) since: Instant,
+    key: Key,
     /// The use at which it was last touched; moka knows its order but does not tell.
     used: AtomicU64,
+    /// Milliseconds from `since` to its last use.
+    idle_from: AtomicU64,
+    hits: AtomicU64,
+    /// Whether it was given to be written.
+    written: AtomicBool,
+    /// Whether it leaves its tier for another.
+    moving: AtomicBool,
+}
+
+impl Entry {
+    /// Time since its last use.
+    pub(super) fn idle(&self) -> Duration {
+        let from = Duration::from_millis(self.idle_from.load(Ordering::Relaxed));
+        self.since.elapsed().saturating_sub(from)
+    }
+
+    /// How many requests started from it.
+    pub(super) fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it is on its way to disk; true the first time.
+    pub(super) fn mark_written(&self) -> bool {
+        !self.written.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        self.key.hash
+    }
 }
 
 /// What left the index.
 #[derive(Debug)]
 pub(super) struct Gone {
-    pub(super) snapshot: SnapshotId,
+    pub(super) entry: Arc<Entry>,
     pub(super) cause: RemovalCause,
-    len: usize,
-    bytes: u64,
 }
+
+type Tier = Cache<Key, Arc<Entry>>;
 
 #[derive(Debug)]
 pub(super) struct Index {
-    warm: Cache<Key, Arc<Entry>>,
+    identity: Arc<str>,
+    chats: Tier,
+    roots: Tier,
+    pinned: BTreeMap<Key, Arc<Entry>>,
+    pinned_max: u64,
+    names: BTreeMap<SnapshotId, Key>,
     /// moka's listener runs inside its calls; what it saw is collected here.
     left: mpsc::Receiver<Gone>,
+    leaving: mpsc::Sender<Gone>,
     lengths: Lengths,
     uses: u64,
-    entries: u64,
     bytes: u64,
 }
 
+fn tier(config: &Config, bytes_max: u64, leaving: mpsc::Sender<Gone>) -> Tier {
+    let capacity_kib = bytes_max / 1024;
+    // Every entry weighs at least its share of the capacity, which bounds their number too.
+    let share_kib = (config.bytes_max / 1024 / u64::from(config.entries_max.max(1))).max(1);
+    Cache::builder()
+        // The default policy refuses newcomers when full; sessions need the opposite.
+        .eviction_policy(EvictionPolicy::lru())
+        .max_capacity(capacity_kib)
+        // moka counts in 32 bits: in kibibytes that is 4 TiB.
+        .weigher(move |_, entry: &Arc<Entry>| {
+            u32::try_from(entry.bytes.div_ceil(1024).max(share_kib)).unwrap_or(u32::MAX)
+        })
+        .time_to_idle(Duration::from_secs(config.idle_s))
+        .eviction_listener(move |_, entry: Arc<Entry>, cause| {
+            // Fails only while the index is dropped, when names mean nothing any more.
+            let _ = leaving.send(Gone { entry, cause });
+        })
+        .build()
+}
+
 impl Index {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, identity: Arc<str>) -> Self {
         let (leaving, left) = mpsc::channel();
-        let capacity_kib = config.bytes_max / 1024;
-        // Every entry weighs at least its share of the capacity, which bounds their number too.
-        let share_kib = (capacity_kib / u64::from(config.entries_max.max(1))).max(1);
-        let warm = Cache::builder()
-            // The default policy refuses newcomers when full; sessions need the opposite.
-            .eviction_policy(EvictionPolicy::lru())
-            .max_capacity(capacity_kib)
-            // moka counts in 32 bits: in kibibytes that is 4 TiB.
-            .weigher(move |_, entry: &Arc<Entry>| {
-                u32::try_from(entry.bytes.div_ceil(1024).max(share_kib)).unwrap_or(u32::MAX)
-            })
-            .time_to_idle(Duration::from_secs(config.idle_s))
-            .eviction_listener(move |key: Arc<Key>, entry: Arc<Entry>, cause| {
-                let (snapshot, bytes) = (entry.snapshot, entry.bytes);
-                // Fails only while the index is dropped, when names mean nothing any more.
-                let _ = leaving.send(Gone { snapshot, cause, len: key.1, bytes });
-            })
-            .build();
-        Self { warm, left, lengths: Lengths::default(), uses: 0, entries: 0, bytes: 0 }
+        let roots = config.roots_bytes();
+        Self {
+            identity,
+            chats: tier(config, config.bytes_max - roots, leaving.clone()),
+            roots: tier(config, roots, leaving.clone()),
+            pinned: BTreeMap::new(),
+            pinned_max: config.bytes_max / 2,
+            names: BTreeMap::new(),
+            left,
+            leaving,
+            lengths: Lengths::default(),
+            uses: 0,
+            bytes: 0,
+        }
     }
 
-    /// The longest stored prefix of `prompt`, which may be all of it.
-    pub(super) fn longest(&mut self, prompt: &[Token]) -> Option<Warm> {
-        let hashes = chain(prompt);
-        let mut found = None;
-        for len in self.lengths.descending(prompt.len()) {
-            if let Some(entry) = self.warm.get(&(hashes[len], len))
-                && *entry.tokens == prompt[..len]
-            {
-                found = Some((entry, len));
-                break;
-            }
-        }
-        let (entry, len) = found?;
+    /// The longest stored prefix of `prompt`, which may be all of it; `chain` are its hashes.
+    pub(super) fn longest(
+        &mut self,
+        tenant: Tenant,
+        prompt: &[Token],
+        chain: &[u64],
+    ) -> Option<Warm> {
+        let found = self.lengths.descending(prompt.len()).find_map(|len| {
+            let entry = self.get(&Key { tenant, hash: chain[len], len })?;
+            (*entry.label.prefix.tokens == prompt[..len]).then_some(entry)
+        });
+        let entry = found?;
         self.touch(&entry);
-        Some(Warm { snapshot: entry.snapshot, len })
+        entry.hits.fetch_add(1, Ordering::Relaxed);
+        Some(Warm { snapshot: entry.snapshot, len: entry.key.len })
+    }
+
+    fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+        let tiers = self.chats.get(key).or_else(|| self.roots.get(key));
+        tiers.or_else(|| self.pinned.get(key).cloned())
     }
 
     /// Stores a prefix. False if it is here already: the old one was touched instead.
     pub(super) fn put(&mut self, deposit: Deposit) -> bool {
-        let Deposit { snapshot, tokens, bytes } = deposit;
-        let len = tokens.len();
-        let key = (chain(&tokens)[len], len);
-        if let Some(entry) = self.warm.get(&key)
-            && entry.tokens == tokens
-        {
-            self.touch(&entry);
-            return false;
+        let Deposit { snapshot, prefix, kind, bytes } = deposit;
+        let len = prefix.tokens.len();
+        let key = Key { tenant: prefix.tenant, hash: chain(&prefix.tokens)[len], len };
+        if let Some(entry) = self.get(&key) {
+            if entry.label.prefix == prefix {
+                self.touch(&entry);
+                return false;
+            }
+            // Another text of the same hash: one name holds one of them.
+            self.drop_key(&key, &entry);
         }
-        let entry = Arc::new(Entry { snapshot, tokens, bytes, used: AtomicU64::new(0) });
+        let label = Label { identity: Arc::clone(&self.identity), prefix, kind };
+        let entry = Arc::new(Entry {
+            snapshot,
+            id: label.id(),
+            label,
+            bytes,
+            key,
+            since: Instant::now(),
+            used: AtomicU64::new(0),
+            idle_from: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            written: AtomicBool::new(false),
+            moving: AtomicBool::new(false),
+        });
         self.touch(&entry);
         self.lengths.add(len);
-        self.entries += 1;
+        self.names.insert(snapshot, key);
         self.bytes += bytes;
-        self.warm.insert(key, entry);
+        self.tier(kind).insert(key, entry);
         true
     }
 
-    /// Drops the least recently used prefix. False if there is none.
+    fn tier(&self, kind: Kind) -> &Tier {
+        match kind {
+            Kind::Root => &self.roots,
+            Kind::Boundary | Kind::Prompt | Kind::Reply => &self.chats,
+        }
+    }
+
+    /// A row started from this state without asking here.
+    pub(super) fn used(&mut self, snapshot: SnapshotId) {
+        if let Some(key) = self.names.get(&snapshot).copied()
+            && let Some(entry) = self.get(&key)
+        {
+            self.touch(&entry);
+            entry.hits.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops the least recently used prefix, roots last. False if there is none.
     pub(super) fn reclaim(&mut self) -> bool {
         let used = |entry: &Arc<Entry>| entry.used.load(Ordering::Relaxed);
-        let oldest = self.warm.iter().min_by_key(|(_, entry)| used(entry));
-        let Some((key, _)) = oldest else { return false };
-        self.warm.invalidate(&*key);
+        let oldest = |tier: &Tier| tier.iter().min_by_key(|(_, entry)| used(entry));
+        if let Some((key, _)) = oldest(&self.chats) {
+            self.chats.invalidate(&*key);
+        } else if let Some((key, _)) = oldest(&self.roots) {
+            self.roots.invalidate(&*key);
+        } else if let Some(key) = self.pinned.keys().next().copied() {
+            // A request that runs comes before what a person would like to keep.
+            self.unpin(&key, RemovalCause::Explicit);
+        } else {
+            return false;
+        }
         true
+    }
+
+    fn unpin(&mut self, key: &Key, cause: RemovalCause) {
+        if let Some(entry) = self.pinned.remove(key) {
+            // The index holds the other end.
+            let _ = self.leaving.send(Gone { entry, cause });
+        }
+    }
+
+    fn drop_key(&mut self, key: &Key, entry: &Entry) {
+        self.tier(entry.label.kind).invalidate(key);
+        self.unpin(key, RemovalCause::Explicit);
+    }
+
+    /// Drops a state by name; false if there is none.
+    pub(super) fn drop_id(&mut self, id: Id) -> bool {
+        let found = self.all().into_iter().find(|entry| entry.id == id);
+        if let Some(entry) = &found {
+            self.drop_key(&entry.key, entry);
+        }
+        found.is_some()
+    }
+
+    /// Keeps a state from going by itself, or lets it go again.
+    pub(super) fn pin(&mut self, id: Id, on: bool) -> Pinned {
+        let Some(entry) = self.all().into_iter().find(|entry| entry.id == id) else {
+            return Pinned::Unknown;
+        };
+        let key = entry.key;
+        if on && !self.pinned.contains_key(&key) {
+            let held: u64 = self.pinned.values().map(|entry| entry.bytes).sum();
+            if held + entry.bytes > self.pinned_max {
+                return Pinned::Full;
+            }
+            entry.moving.store(true, Ordering::Relaxed);
+            self.tier(entry.label.kind).invalidate(&key);
+            self.pinned.insert(key, entry);
+        } else if !on && self.pinned.remove(&key).is_some() {
+            self.tier(entry.label.kind).insert(key, entry);
+        }
+        Pinned::Done
+    }
+
+    pub(super) fn is_pinned(&self, entry: &Entry) -> bool {
+        self.pinned.contains_key(&entry.key)
+    }
+
+    /// All states, the most recently used first.
+    pub(super) fn all(&self) -> Vec<Arc<Entry>> {
+        let tiers = self.chats.iter().chain(self.roots.iter()).map(|(_, entry)| entry);
+        let mut all: Vec<Arc<Entry>> = tiers.chain(self.pinned.values().cloned()).collect();
+        all.sort_by_key(|entry| std::cmp::Reverse(entry.used.load(Ordering::Relaxed)));
+        all
     }
 
     /// What left since the last time; each stored prefix leaves once.
     pub(super) fn gone(&mut self) -> Vec<Gone> {
-        self.warm.run_pending_tasks();
-        let gone: Vec<Gone> = self.left.try_iter().collect();
-        for Gone { len, bytes, .. } in &gone {
-            self.lengths.remove(*len);
-            self.entries -= 1;
-            self.bytes -= bytes;
+        self.chats.run_pending_tasks();
+        self.roots.run_pending_tasks();
+        let stays = |gone: &Gone| gone.entry.moving.swap(false, Ordering::Relaxed);
+        let gone: Vec<Gone> = self.left.try_iter().filter(|gone| !stays(gone)).collect();
+        for Gone { entry, .. } in &gone {
+            self.lengths.remove(entry.key.len);
+            self.names.remove(&entry.snapshot);
+            self.bytes -= entry.bytes;
         }
         gone
     }
 
     /// Prefixes stored and the bytes they keep alive.
     pub(super) fn holds(&self) -> (u64, u64) {
-        (self.entries, self.bytes)
+        (self.names.len() as u64, self.bytes)
     }
 
     fn touch(&mut self, entry: &Entry) {
         self.uses += 1;
         entry.used.store(self.uses, Ordering::Relaxed);
+        let now = u64::try_from(entry.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        entry.idle_from.store(now, Ordering::Relaxed);
     }
 }

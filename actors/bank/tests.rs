@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mtplx_core::Token;
-use mtplx_core::batch::Warm;
+use mtplx_core::batch::{Kind, Warm};
+use mtplx_core::prefix::Prefix;
 use proptest::prelude::*;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -11,7 +12,16 @@ use super::*;
 use crate::oracle::{admit, request};
 use crate::probe::probe;
 
-const ROOMY: Config = Config { bytes_max: 1 << 30, entries_max: 1000, idle_s: 3600 };
+mod places;
+
+const ROOMY: Config = Config {
+    bytes_max: 1 << 30,
+    roots_share: 0.0,
+    entries_max: 1000,
+    idle_s: 3600,
+    every_tokens: 0,
+    share_between_tenants: false,
+};
 
 /// A bank in front of a listening decode.
 struct World {
@@ -22,14 +32,28 @@ struct World {
 
 async fn world(config: Config) -> World {
     let (decode, heard) = probe().await;
-    let (bank, _) = Actor::spawn(None, Bank, Arguments { config, decode }).await.unwrap();
+    world_with(config, None, (decode, heard)).await
+}
+
+async fn world_with(
+    config: Config,
+    store: Option<Arc<Store>>,
+    (decode, heard): (ActorRef<decode::Message>, UnboundedReceiver<decode::Message>),
+) -> World {
+    let arguments = Arguments { config, decode, identity: "a model".into(), store };
+    let (bank, _) = Actor::spawn(None, Bank, arguments).await.unwrap();
     World { bank, heard, permits: Arc::new(Semaphore::new(1000)) }
 }
 
 impl World {
     fn deposit(&self, snapshot: u64, tokens: &[Token], bytes: u64) {
-        let (snapshot, tokens) = (SnapshotId(snapshot), tokens.into());
-        self.bank.cast(Message::Deposit(Deposit { snapshot, tokens, bytes })).unwrap();
+        self.keep(snapshot, tokens, bytes, Kind::Reply);
+    }
+
+    fn keep(&self, snapshot: u64, tokens: &[Token], bytes: u64, kind: Kind) {
+        let prefix = Prefix { tenant: Tenant(0), tokens: tokens.into() };
+        let snapshot = SnapshotId(snapshot);
+        self.bank.cast(Message::Deposit(Deposit { snapshot, prefix, kind, bytes })).unwrap();
     }
 
     async fn open(&self, prompt: &[Token]) {
@@ -237,7 +261,7 @@ proptest! {
         kib_max in 20_u64..200,
         idle in prop_oneof![9 => Just(3600_u64), 1 => Just(0)],
     ) {
-        let config = Config { bytes_max: kib_max << 10, entries_max, idle_s: idle };
+        let config = Config { bytes_max: kib_max << 10, entries_max, idle_s: idle, ..ROOMY };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(play(config, events));
     }

@@ -10,7 +10,7 @@ use mtplx_core::engine::EngineInfo;
 use mtplx_core::grammar::{Constraint, Mask};
 use mtplx_core::guard;
 use mtplx_core::random::derive;
-use mtplx_core::request::{Drafts, Limits, Refusal, Request};
+use mtplx_core::request::{Drafts, Limits, Refusal, Request, Sharing};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Token};
 use ractor::ActorRef;
@@ -109,6 +109,7 @@ impl House {
         };
         check(&wanted, &info)?;
         wanted.think_not_at_all();
+        let sharing = wanted.sharing;
         let mut permits = self.permits(&wanted)?;
         let sources = std::mem::take(&mut wanted.sources);
         let fields: Vec<_> = sources.iter().map(Source::field).collect();
@@ -137,6 +138,7 @@ impl House {
                     limits: Limits { new_tokens_max: room, ..limits.clone() },
                     draft_tokens: wanted.drafting.tokens,
                     boundaries: prompt.boundaries.clone(),
+                    sharing: Sharing { root: prompt.root, ..sharing },
                 };
                 let permit = permits.split(1).ok_or_else(overloaded)?;
                 let thinking = self.thinking(&wanted, &request, &bank);

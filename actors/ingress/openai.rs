@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mtplx_core::Token;
 use mtplx_core::accept::Rule;
-use mtplx_core::request::Drafts;
+use mtplx_core::request::{Drafts, Sharing};
 use mtplx_core::sample::Sampling;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -78,6 +78,8 @@ pub(crate) struct Wanted {
     pub(crate) structure: Option<Structure>,
     /// Whether a text is to begin with its prompt.
     pub(crate) echo: bool,
+    /// How it meets the bank; set by headers.
+    pub(crate) sharing: Sharing,
 }
 
 impl Wanted {
@@ -299,6 +301,7 @@ impl Shared {
             ignored: Vec::new(),
             structure: self.structure()?,
             echo: false,
+            sharing: Sharing::default(),
         })
     }
 

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use mtplx_core::engine::EngineInfo;
+use mtplx_core::request::Sharing;
 use mtplx_core::sample::Sampling;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -23,6 +24,7 @@ use tower_http::request_id::{
 };
 use tower_http::trace::TraceLayer;
 
+use super::admin;
 use super::admission::{Admitted, House, Readiness, context};
 use super::anthropic::error::speak;
 use super::openai::answer::{Answer, Shape};
@@ -79,6 +81,7 @@ pub(super) fn router(house: Arc<House>, render: RenderMetrics) -> Router {
         .route("/v1/models/{*id}", get(model))
         .route("/health", get(health))
         .route("/metrics", get(rendered))
+        .merge(admin::routes(&house.config.admin))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(layers)
@@ -92,7 +95,7 @@ async fn chat(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let route = Route { path: CHAT, arrived: Instant::now() };
+    let route = Route::new(CHAT, &headers);
     let body = checked(&house, &headers, body)?;
     let (wanted, ()) = read(&house, body, |body: ChatBody, d| Ok((body.wanted(d)?, ()))).await?;
     answer(&house, wanted, route, openai(Shape::Chat)).await
@@ -103,7 +106,7 @@ async fn completions(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let route = Route { path: COMPLETIONS, arrived: Instant::now() };
+    let route = Route::new(COMPLETIONS, &headers);
     let body = checked(&house, &headers, body)?;
     let map = |body: CompletionsBody, defaults: &_| Ok((body.wanted(defaults)?, ()));
     let (wanted, ()) = read(&house, body, map).await?;
@@ -117,10 +120,23 @@ fn openai(shape: Shape) -> impl FnOnce(&Config, Asked) -> Box<dyn Wire> {
     }
 }
 
-/// Where and when a request came in.
+/// What the headers say of how a request meets the bank. Open WebUI can be told to name its tasks
+/// (titles, tags, follow-ups): they start from what is warm and leave nothing behind.
+fn sharing(headers: &HeaderMap) -> Sharing {
+    Sharing { background: headers.contains_key("x-openwebui-task"), ..Sharing::default() }
+}
+
+/// Where, when and how a request came in.
 struct Route {
     path: &'static str,
     arrived: Instant,
+    sharing: Sharing,
+}
+
+impl Route {
+    fn new(path: &'static str, headers: &HeaderMap) -> Self {
+        Self { path, arrived: Instant::now(), sharing: sharing(headers) }
+    }
 }
 
 /// What is to be answered.
@@ -199,6 +215,7 @@ async fn answer(
     route: Route,
     wire: impl FnOnce(&Config, Asked) -> Box<dyn Wire>,
 ) -> Result<Response, ApiError> {
+    wanted.sharing = route.sharing;
     let Delivery { stream, include_usage } = wanted.delivery;
     let (choices, ignored) = (wanted.choices, std::mem::take(&mut wanted.ignored));
     let tells = wanted.sampling.logprobs.is_some();

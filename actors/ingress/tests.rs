@@ -1,5 +1,6 @@
 //! The door over real sockets, with banks of our own behind it.
 
+mod admin;
 mod agents;
 mod anthropic;
 mod any_body;

@@ -98,13 +98,16 @@ pub struct Prompt {
     pub thinking: bool,
     /// What at its end is part of the answer.
     pub prefill: String,
+    /// The boundary after system prompt and tools; 0 if there is none.
+    pub root: usize,
 }
 
 impl Prompt {
     /// Tokens as they are.
     #[must_use]
     pub fn plain(tokens: Vec<Token>) -> Self {
-        Self { tokens, boundaries: Vec::new(), thinking: false, prefill: String::new() }
+        let prefill = String::new();
+        Self { tokens, boundaries: Vec::new(), root: 0, thinking: false, prefill }
     }
 }
 
@@ -197,13 +200,16 @@ impl Text {
             encoding.map_err(|e| wrong_messages(&format!("cannot be tokenized: {e}")))?;
         let edges = Edges { text: self, ids: encoding.get_ids(), offsets: encoding.get_offsets() };
         let mut boundaries = BTreeSet::new();
-        boundaries.extend(self.end_of_system(renderer, chat, &rendered, &edges));
+        let root = self.end_of_system(renderer, chat, &rendered, &edges);
+        boundaries.extend(root);
         if let Some(history) = history_of(renderer, chat, &rendered) {
             boundaries.extend(edges.at(history));
         }
         let tokens = encoding.get_ids().to_vec();
         boundaries.retain(|&b| (1..tokens.len()).contains(&b));
-        Ok(Prompt { tokens, boundaries: boundaries.into_iter().collect(), thinking, prefill })
+        let root = root.filter(|root| boundaries.contains(root)).unwrap_or(0);
+        let boundaries = boundaries.into_iter().collect();
+        Ok(Prompt { tokens, boundaries, root, thinking, prefill })
     }
 
     /// The prompt's text, whether it ends within thinking, and what at its end is of the answer.

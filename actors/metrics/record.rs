@@ -113,6 +113,7 @@ pub fn cycle(report: &Report, wall: Duration, engine: Duration) {
     PROMPT_TOKENS.add(report.prefilled as u64, ["forwarded".into()]);
     GENERATED_TOKENS.add(report.emitted as u64, []);
     BANK_DEPOSITS.add(report.dropped_deposits as u64, ["dropped".into()]);
+    BANK_TAKEN_OVER.add(report.taken_over as u64, []);
     for (i, tried) in report.positions.iter().enumerate() {
         DRAFT_JUDGED.add(tried.tried.into(), [position(i)]);
         DRAFT_ACCEPTED.add(tried.accepted.into(), [position(i)]);
@@ -154,6 +155,28 @@ pub fn integrity_failed() {
 /// A look-up ended.
 pub fn bank_lookup(hit: bool) {
     BANK_LOOKUPS.add(1, [if hit { "hit" } else { "miss" }.into()]);
+}
+
+/// A request found a warm prefix.
+pub fn bank_hit(on_disk: bool) {
+    BANK_HITS.add(1, [if on_disk { "disk" } else { "memory" }.into()]);
+}
+
+/// More of a prompt might have been warm: `tokens` more.
+pub fn bank_miss(reason: &'static str, tokens: usize) {
+    BANK_MISSES.add(1, [reason.into()]);
+    BANK_MISSED.add(tokens as u64, [reason.into()]);
+}
+
+/// What became of a state on disk.
+pub fn bank_file(event: &'static str) {
+    BANK_FILE_EVENTS.add(1, [event.into()]);
+}
+
+/// What is on disk.
+pub fn bank_files(files: usize, bytes: u64) {
+    BANK_FILES.set(float(files), []);
+    BANK_FILE_BYTES.set(wide(bytes), []);
 }
 
 /// A state was offered; it is kept unless its prefix is here already.

@@ -71,6 +71,7 @@ impl Configs {
                 (bank.entries_max as usize) < decode.snapshots_max,
                 "decode.snapshots_max must be above bank.entries_max",
             ),
+            ((0.0..=1.0).contains(&bank.roots_share), "bank.roots_share must be between 0 and 1"),
             (tuner.rows_max > 0, "tuner.rows_max must be at least 1"),
             (
                 tuner.prefill_stretch > 1.0 && tuner.prefill_stretch.is_finite(),

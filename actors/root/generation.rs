@@ -38,6 +38,7 @@ pub(super) fn open<E: Engine + 'static>(
 ) -> impl Future<Output = Result<Generation, String>> + Send + use<E> {
     let configs = blueprint.configs;
     let open = blueprint.open.clone();
+    let store = blueprint.store.clone();
     async move {
         let arguments = decode::Arguments { open, config: configs.decode };
         // The thread lives as long as its spawner and its one actor.
@@ -51,7 +52,8 @@ pub(super) fn open<E: Engine + 'static>(
                 tuner::Arguments { limits: configs.tuner.limits(&info), decode: decode.clone() };
             let tuner = Actor::spawn_linked(None, tuner::Tuner, arguments, root.clone()).await;
             let (tuner, _) = tuner.map_err(|error| cause(&error))?;
-            let arguments = bank::Arguments { config: configs.bank, decode: decode.clone() };
+            let (config, identity) = (configs.bank, info.identity.clone());
+            let arguments = bank::Arguments { config, decode: decode.clone(), identity, store };
             let bank = Actor::spawn_linked(None, bank::Bank, arguments, root).await;
             let (bank, _) = bank.map_err(|error| cause(&error))?;
             Ok((info, tuner, bank))

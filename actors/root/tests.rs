@@ -17,6 +17,8 @@ use crate::thermal::{MakeSensor, Sensor};
 use crate::tuner;
 
 /// Longer than any test.
+mod disk;
+
 const LONG: Duration = Duration::from_secs(1000);
 
 pub(super) fn configs() -> Configs {
@@ -31,7 +33,14 @@ pub(super) fn configs() -> Configs {
             bury_s: 1000.0,
         },
         decode: decode::Config { snapshots_max: 100, chunk_grain_tokens: 8 },
-        bank: bank::Config { bytes_max: 1 << 20, entries_max: 50, idle_s: 3600 },
+        bank: bank::Config {
+            bytes_max: 1 << 20,
+            roots_share: 0.25,
+            entries_max: 50,
+            idle_s: 3600,
+            every_tokens: 0,
+            share_between_tenants: false,
+        },
         tuner: tuner::Config {
             depth: 2,
             depth_auto: true,
@@ -90,7 +99,7 @@ async fn build<E: Engine + 'static>(
     configs.check().unwrap();
     let (tell, told) = watch::channel((0, None));
     let (open, door) = (Arc::new(open), Arc::new(Lobby(tell)));
-    let house = start(Blueprint { configs, open, sensor, door }).await.unwrap();
+    let house = start(Blueprint { configs, open, sensor, store: None, door }).await.unwrap();
     World { house, told, permits: Arc::new(Semaphore::new(100)) }
 }
 

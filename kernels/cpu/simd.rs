@@ -20,6 +20,7 @@ mod portable;
 mod tests;
 mod tier;
 
+pub use tier::numerics;
 #[cfg(test)]
 pub(super) use tier::with_tier;
 pub(super) use tier::{Job, Tier};

@@ -74,7 +74,8 @@ impl MlxEngine {
         let slots = (0..info.slots).map(|_| SlotState::default()).collect();
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
         let forced = Vec::new();
-        Ok(Self { info, place, model, pools, slots, snapshots, phases, forced })
+        let hidden = checkpoint.config.hidden;
+        Ok(Self { info, place, model, pools, slots, snapshots, hidden, phases, forced })
     }
 }
 
@@ -125,6 +126,7 @@ fn facts(
         mtp_absent,
         device: place.name(),
         kernels: Vec::new(),
+        identity: identity(checkpoint, place, options),
     }
 }
 
@@ -138,6 +140,18 @@ fn wish(options: &EngineOptions, context_tokens: usize, depth_max: u8) -> Wish {
         step_tokens: options.step_tokens,
         page_tokens: options.page_tokens,
     }
+}
+
+/// The checkpoint, and all that decides about bits: where and by which kernels it runs, and the
+/// layout of pages.
+fn identity(checkpoint: &Checkpoint, place: Place, options: &EngineOptions) -> String {
+    #[cfg(target_os = "linux")]
+    let kernels = crate::cpu::numerics();
+    #[cfg(not(target_os = "linux"))]
+    let kernels = "mlx";
+    let version = env!("CARGO_PKG_VERSION");
+    let (checkpoint, place) = (&checkpoint.identity, place.name());
+    format!("{checkpoint} {place} {kernels} {version} pages of {}", options.page_tokens)
 }
 
 /// What may be used, and what the largest step needs of it.

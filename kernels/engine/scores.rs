@@ -278,6 +278,8 @@ mod tests {
             depth_max: 4,
             mtp_absent: None,
             device: "none".into(),
+            kernels: Vec::new(),
+            identity: String::new(),
         };
         let mut batch = Batch::new(info, BatchLimits { snapshots_max: 0, chunk_grain: 8 });
         let request = Request {
@@ -287,6 +289,7 @@ mod tests {
             limits: Limits { new_tokens_max: 9, stop_tokens: Arc::default() },
             draft_tokens: Drafts::Tuned,
             boundaries: Vec::new(),
+            sharing: Default::default(),
         };
         batch.admit(request, None);
         batch.plan(Knobs::fixed(0, 1, (64, 64)));

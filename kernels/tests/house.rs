@@ -7,9 +7,9 @@ use std::sync::Arc;
 use mtplx_core::batch::{Batch, BatchLimits, Deposit, Knobs, Report, RowEvent, Warm};
 use mtplx_core::engine::Engine;
 use mtplx_core::logprobs::Logprobs;
-use mtplx_core::request::{Limits, Request, Usage};
+use mtplx_core::request::{Limits, Request, Sharing, Usage};
 use mtplx_core::sample::Sampling;
-use mtplx_core::{RequestId, Token};
+use mtplx_core::{RequestId, Tenant, Token};
 use mtplx_kernels::checkpoint::{Checkpoint, Files};
 use mtplx_kernels::place::Place;
 use mtplx_kernels::{EngineOptions, MlxEngine};
@@ -81,21 +81,29 @@ impl House {
 
     /// Queues a request that starts from the warmest deposit if `warm`.
     pub fn ask(&mut self, prompt: &[Token], sampling: Sampling, n: usize, warm: bool) -> RequestId {
-        self.next += 1;
-        let id = RequestId(self.next);
+        // Who is to start cold shares with nobody.
+        let tenant = if warm { Tenant::default() } else { Tenant((1 << 32) + self.next) };
         let request = Request {
-            id,
+            id: RequestId(0),
             prompt: prompt.into(),
             sampling,
             limits: Limits { new_tokens_max: n, stop_tokens: Arc::default() },
             draft_tokens: mtplx_core::request::Drafts::Tuned,
             boundaries: Vec::new(),
+            sharing: Sharing { tenant, ..Sharing::default() },
         };
-        let fits = self.deposits.iter().filter(|d| warm && prompt.starts_with(&d.tokens));
+        let fits = self.deposits.iter().filter(|d| warm && prompt.starts_with(&d.prefix.tokens));
         let warm = fits
-            .max_by_key(|d| d.tokens.len())
-            .map(|d| Warm { snapshot: d.snapshot, len: d.tokens.len() });
-        self.batch.admit(request, warm);
+            .max_by_key(|d| d.prefix.tokens.len())
+            .map(|d| Warm { snapshot: d.snapshot, len: d.prefix.tokens.len() });
+        self.admit(request, warm)
+    }
+
+    /// Queues a request under a new name.
+    pub fn admit(&mut self, request: Request, warm: Option<Warm>) -> RequestId {
+        self.next += 1;
+        let id = RequestId(self.next);
+        self.batch.admit(Request { id, ..request }, warm);
         id
     }
 

@@ -1,5 +1,6 @@
 //! The engine against what it must equal. One binary:
 //!
+//! * `carry`: states that are shared, parked, carried out and in again, to the bit;
 //! * `draft_head`: a cheaper head for drafts changes how many are accepted, and no text;
 //! * `effort`: how often a cycle waits for the device, and what it compiles;
 //! * `golden`: logits and hidden states of trunk and MTP head against mlx-lm's;
@@ -16,6 +17,7 @@
     reason = "this is a test: what fails must fail loudly, and figures are printed"
 )]
 
+mod carry;
 mod draft_head;
 mod effort;
 mod golden;

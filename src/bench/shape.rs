@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use mtplx_core::batch::{Batch, BatchLimits, Knobs};
 use mtplx_core::engine::{Engine, Kernel, Phases};
-use mtplx_core::request::{Drafts, Limits, Request};
+use mtplx_core::request::{Drafts, Limits, Request, Sharing};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Token};
 use mtplx_kernels::place::{Dtype, Place};
@@ -189,6 +189,7 @@ impl Bench {
                 limits: Limits { new_tokens_max: new_tokens, stop_tokens: Arc::default() },
                 draft_tokens: Drafts::Tuned,
                 boundaries: Vec::new(),
+                sharing: Sharing::default(),
             };
             batch.admit(request, None);
         }

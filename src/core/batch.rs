@@ -11,6 +11,7 @@ use crate::grammar::Mask;
 use crate::guard::Shortage;
 use crate::ledger::{Holding, Ledger};
 use crate::logprobs::Logprobs;
+use crate::prefix::Prefix;
 use crate::request::{Drafts, Finish, Request, Usage};
 use crate::sample::{Dist, NotFinite, Seen};
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
@@ -23,6 +24,7 @@ mod distribution;
 mod pacing;
 mod seat;
 mod settle;
+mod share;
 #[cfg(all(test, feature = "scripted"))]
 mod simulate;
 #[cfg(all(test, feature = "scripted"))]
@@ -51,6 +53,12 @@ pub struct Row {
     usage: Usage,
     /// Prompt tokens that had been fed to everybody when it got its slot.
     since: u64,
+    /// Whose state it waits for, instead of computing the same.
+    follows: Option<share::Follow>,
+    /// Positions at which others wait for its state.
+    stops: Vec<usize>,
+    /// Whether it was seen whom it could wait for, since it last went on from a state.
+    looked: bool,
 }
 
 impl Row {
@@ -135,6 +143,9 @@ pub struct Warm {
 struct Waiting {
     request: Request,
     warm: Option<Warm>,
+    /// How many states had been named when it was last looked for a longer one; `None` if it is to
+    /// start cold.
+    looked: Option<u64>,
 }
 
 /// What a step meant, to be published.
@@ -144,6 +155,8 @@ pub struct Settled {
     pub events: Vec<(RequestId, RowEvent)>,
     /// States worth keeping.
     pub deposits: Vec<Deposit>,
+    /// Kept states that rows started from, beyond those their admission named.
+    pub used: Vec<SnapshotId>,
     /// For tuner and metrics.
     pub report: Report,
 }
@@ -167,10 +180,25 @@ pub enum RowEvent {
 pub struct Deposit {
     /// Its name; the bank holds it until it says `release`.
     pub snapshot: SnapshotId,
-    /// The tokens it covers, exactly.
-    pub tokens: Arc<[Token]>,
+    /// The tokens it covers, exactly, and whose they are.
+    pub prefix: Prefix,
+    /// Why it is kept.
+    pub kind: Kind,
     /// Bytes it keeps alive.
     pub bytes: u64,
+}
+
+/// Why a state is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The end of what whole groups of conversations begin with.
+    Root,
+    /// A place in a prompt where others leave it.
+    Boundary,
+    /// The end of a prompt.
+    Prompt,
+    /// The end of a reply.
+    Reply,
 }
 
 /// One step in numbers.
@@ -180,6 +208,8 @@ pub struct Report {
     pub rows: usize,
     /// Prompt tokens fed.
     pub prefilled: usize,
+    /// Prompt tokens that rows took over from states which did not exist when they were admitted.
+    pub taken_over: usize,
     /// Tokens settled.
     pub emitted: usize,
     /// States not kept because too many are alive already.
@@ -224,6 +254,9 @@ pub struct Batch {
     /// Whether the last step left out prompts to learn what it costs without.
     measured: bool,
     memory: seat::Measured,
+    /// What the next [`Settled`] says of states that were used.
+    used: Vec<SnapshotId>,
+    taken_over: usize,
 }
 
 /// A prompt may be passed by shorter ones until so many times its own length was fed to others. So
@@ -250,6 +283,8 @@ impl Batch {
             fed: 0,
             measured: false,
             memory: seat::Measured::default(),
+            used: Vec::new(),
+            taken_over: 0,
         }
     }
 
@@ -262,14 +297,14 @@ impl Batch {
             debug_assert!(held.is_none_or(|len| len == w.len));
             held.is_some()
         });
-        self.waiting.push_back(Waiting { request, warm });
+        self.waiting.push_back(Waiting { request, warm, looked: Some(0) });
     }
 
     /// Takes a request out, running or waiting. False if it is not here.
     pub fn cancel(&mut self, id: RequestId) -> bool {
         if let Some(i) = self.waiting.iter().position(|w| w.request.id == id) {
             if let Some(warm) = self.waiting.remove(i).and_then(|w| w.warm) {
-                self.release(warm.snapshot);
+                self.let_go(warm.snapshot);
             }
             return true;
         }
@@ -282,6 +317,18 @@ impl Batch {
 
     /// The bank lets go of a snapshot.
     pub fn release(&mut self, snapshot: SnapshotId) {
+        if self.ledger.unbank(snapshot) {
+            self.moves.push(Move::Forget { snapshot });
+        }
+    }
+
+    /// Holds a snapshot beside the bank, until [`Batch::let_go`]. False if it is gone.
+    pub fn hold(&mut self, snapshot: SnapshotId) -> bool {
+        self.ledger.hold(snapshot).is_some()
+    }
+
+    /// Somebody who held a snapshot beside the bank lets go of it.
+    pub fn let_go(&mut self, snapshot: SnapshotId) {
         if self.ledger.release(snapshot) {
             self.moves.push(Move::Forget { snapshot });
         }
@@ -322,6 +369,7 @@ impl Batch {
     /// The next step.
     pub fn plan(&mut self, knobs: Knobs) -> Plan {
         self.seat(knobs.rows_max);
+        self.elect();
         self.step += 1;
         let verify = self.plan_verify(&knobs.depths);
         let budget = self.prefill_budget(&knobs, &verify);
@@ -370,8 +418,7 @@ impl Batch {
     /// ones; but a prompt ages with every token fed to others (see [`PASSED`]).
     fn plan_prefill(&mut self, mut budget: usize) -> Vec<Prefill> {
         let mut prefill = Vec::new();
-        let mut slots: Vec<(bool, u64, RequestId, Slot)> =
-            self.rows.iter().filter_map(|(&slot, row)| row.turn(slot)).collect();
+        let mut slots = self.turns();
         slots.sort_unstable();
         let mut must = budget > 0;
         for (_, _, _, slot) in slots {
@@ -408,7 +455,18 @@ impl Row {
         if request.sampling.has_penalties() {
             seen.add_prompt(&tokens);
         }
-        Self { request, tokens, computed: cached, holding, seen, usage, since }
+        Self {
+            request,
+            tokens,
+            computed: cached,
+            holding,
+            seen,
+            usage,
+            since,
+            follows: None,
+            stops: Vec::new(),
+            looked: false,
+        }
     }
 
     /// How many drafts are sure of being accepted, as its grammar allows nothing else: these are
@@ -434,7 +492,8 @@ impl Row {
     /// end; not beyond the budget, unless nothing would be fed and something must.
     fn chunk_end(&self, budget: usize, must: bool, grain: usize) -> usize {
         let (start, prompt) = (self.computed, self.request.prompt.len());
-        let boundary = self.request.boundaries.iter().copied().find(|&b| b > start);
+        let places = self.request.boundaries.iter().chain(&self.stops).copied();
+        let boundary = places.filter(|&b| b > start).min();
         let stop = boundary.unwrap_or(prompt).min(prompt);
         let on_grain = (start + budget) / grain * grain;
         if start + budget >= stop {

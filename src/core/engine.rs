@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::batch::Row;
 use crate::guard::Budget;
+use crate::image::{Image, Unfit};
 use crate::logprobs::Logprobs;
 use crate::sample::NotFinite;
 use crate::{Page, Slot, SnapshotId, Token};
@@ -32,6 +33,34 @@ pub trait Engine {
 
     /// Gives back what it keeps for later use only.
     fn trim(&mut self) {}
+
+    /// A parked state, as bytes.
+    ///
+    /// # Errors
+    /// [`Unfit`] when it cannot; the engine goes on.
+    fn export(&mut self, at: Parcel<'_>) -> Result<Image, Unfit> {
+        Err(Unfit(format!("this engine gives no {:?}", at.snapshot)))
+    }
+
+    /// Parks a state that [`Engine::export`] gave, maybe in another process, under a new name and
+    /// in these pages.
+    ///
+    /// # Errors
+    /// [`Unfit`] when it is not what this engine would have given; nothing is parked then.
+    fn import(&mut self, at: Parcel<'_>, image: &Image) -> Result<(), Unfit> {
+        Err(Unfit(format!("this engine takes no {:?} of {}", at.snapshot, image.bytes())))
+    }
+}
+
+/// Where a state is parked that leaves the engine or comes into it.
+#[derive(Clone, Copy, Debug)]
+pub struct Parcel<'a> {
+    /// Its name.
+    pub snapshot: SnapshotId,
+    /// Tokens it covers.
+    pub tokens: usize,
+    /// Its pages, in order of position.
+    pub pages: &'a [Page],
 }
 
 /// What an engine is and can hold.
@@ -61,6 +90,9 @@ pub struct EngineInfo {
     pub device: String,
     /// Its own kernels that were tried on this device.
     pub kernels: Vec<Kernel>,
+    /// Names model, quantisation and numerics: states of equal tokens are equal to the bit between
+    /// engines of one identity only.
+    pub identity: String,
 }
 
 /// A kernel of the engine's own, beside which there is always a plain path.

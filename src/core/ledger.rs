@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Page, Slot, SnapshotId};
+use crate::prefix::Prefix;
+use crate::{Page, Slot, SnapshotId, Tenant, Token};
+
+mod parked;
 
 /// The books of one engine generation.
 #[derive(Clone, Debug)]
@@ -25,9 +28,17 @@ pub struct Ledger {
 #[derive(Clone, Debug)]
 struct Parked {
     pages: Vec<Page>,
-    len: usize,
+    prefix: Prefix,
     /// The bank's hold and one for each admitted row that has not restored it yet.
     holds: u32,
+    /// Whether the bank's is among them: only what it keeps is found by others.
+    banked: bool,
+}
+
+impl Parked {
+    fn len(&self) -> usize {
+        self.prefix.tokens.len()
+    }
 }
 
 /// Pages of a row: what it has and what it may still take.
@@ -81,7 +92,7 @@ impl Ledger {
         warm: Option<SnapshotId>,
     ) -> Option<(Slot, Holding, Option<CopyOnWrite>)> {
         let parked = warm.map(|id| &self.snapshots[&id]);
-        let len = parked.map_or(0, |p| p.len);
+        let len = parked.map_or(0, Parked::len);
         let whole = len / self.page_tokens;
         let own = tokens_max.div_ceil(self.page_tokens).saturating_sub(whole);
         if own > self.pages_free.len().saturating_sub(self.promised) {
@@ -95,10 +106,7 @@ impl Ledger {
         }
         self.promised += own;
         let mut holding = Holding { pages: shared, promised: own };
-        let copy = partial.map(|from| {
-            self.take_page(&mut holding);
-            CopyOnWrite { from, to: holding.pages[whole] }
-        });
+        let copy = self.own_partial(partial, &mut holding);
         Some((slot, holding, copy))
     }
 
@@ -106,7 +114,7 @@ impl Ledger {
     /// tokens is opened: its own and those promised to others. What it shares is counted once.
     #[must_use]
     pub fn rise(&self, tokens_max: usize, warm: Option<SnapshotId>) -> usize {
-        let len = warm.and_then(|id| self.snapshots.get(&id)).map_or(0, |parked| parked.len);
+        let len = warm.and_then(|id| self.snapshots.get(&id)).map_or(0, Parked::len);
         let own = tokens_max.div_ceil(self.page_tokens).saturating_sub(len / self.page_tokens);
         let held = self.holders.len() - self.pages_free.len();
         (held + self.promised + own).saturating_sub(self.highest)
@@ -128,6 +136,13 @@ impl Ledger {
         }
     }
 
+    /// A page of the row's own in place of the one that a snapshot ends in.
+    fn own_partial(&mut self, partial: Option<Page>, holding: &mut Holding) -> Option<CopyOnWrite> {
+        let from = partial?;
+        self.take_page(holding);
+        holding.pages.last().map(|&to| CopyOnWrite { from, to })
+    }
+
     fn take_page(&mut self, holding: &mut Holding) {
         assert!(holding.promised > 0, "a row stays within the pages it was promised");
         let page = self.pages_free.pop_first().expect("promised pages are free");
@@ -147,50 +162,10 @@ impl Ledger {
         }
     }
 
-    /// Parks the first `len` tokens of a row under a new name, held once (by the bank).
-    pub fn park(&mut self, holding: &Holding, len: usize) -> SnapshotId {
-        self.snapshot_next += 1;
-        let id = SnapshotId(self.snapshot_next);
-        let pages = holding.pages[..len.div_ceil(self.page_tokens)].to_vec();
-        for &page in &pages {
-            *self.holder(page) += 1;
-        }
-        self.snapshots.insert(id, Parked { pages, len, holds: 1 });
-        id
-    }
-
-    /// Holds a snapshot for a row to come; `None` if it is gone. Returns its length in tokens.
-    pub fn hold(&mut self, id: SnapshotId) -> Option<usize> {
-        let parked = self.snapshots.get_mut(&id)?;
-        parked.holds += 1;
-        Some(parked.len)
-    }
-
-    /// Gives back one hold; true if it was the last, so that the engine may forget the snapshot.
-    pub fn release(&mut self, id: SnapshotId) -> bool {
-        let Some(parked) = self.snapshots.get_mut(&id) else { return false };
-        parked.holds -= 1;
-        if parked.holds > 0 {
-            return false;
-        }
-        if let Some(parked) = self.snapshots.remove(&id) {
-            for page in parked.pages {
-                self.drop_page(page);
-            }
-        }
-        true
-    }
-
     /// Slots and pages nobody has and nobody was promised.
     #[must_use]
     pub fn free(&self) -> (usize, usize) {
         (self.slots_free.len(), self.pages_free.len() - self.promised)
-    }
-
-    /// Snapshots alive.
-    #[must_use]
-    pub fn snapshots(&self) -> usize {
-        self.snapshots.len()
     }
 
     /// Proves L3 and L4 against the rows that run.
@@ -211,7 +186,7 @@ impl Ledger {
             promised += holding.promised;
             holding.pages.iter().for_each(|p| holders[p.0 as usize] += 1);
         }
-        for parked in self.snapshots.values() {
+        for parked in self.parked().values() {
             parked.pages.iter().for_each(|p| holders[p.0 as usize] += 1);
         }
         if used.len() + self.slots_free.len() != self.slots {
@@ -243,49 +218,4 @@ impl Ledger {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_warm_row_shares_whole_pages_and_copies_the_partial_one() {
-        let mut ledger = Ledger::new(2, 4, 8);
-        let (slot, mut holding, copy) = ledger.open(12, None).unwrap();
-        assert_eq!(copy, None);
-        ledger.grow(&mut holding, 10);
-        let id = ledger.park(&holding, 6);
-        let (other, second, copy) = ledger.open(12, Some(id)).unwrap();
-        assert_eq!(second.pages()[0], holding.pages()[0]);
-        let copy = copy.unwrap();
-        assert_eq!(copy.from, holding.pages()[1]);
-        assert_eq!(copy.to, second.pages()[1]);
-        ledger.check_integrity([(slot, &holding), (other, &second)].into_iter()).unwrap();
-        ledger.close(slot, holding);
-        ledger.close(other, second);
-        assert!(ledger.release(id));
-        ledger.check_integrity(std::iter::empty()).unwrap();
-        assert_eq!(ledger.free(), (2, 8));
-    }
-
-    #[test]
-    fn pages_are_promised_before_a_row_starts() {
-        let mut ledger = Ledger::new(4, 4, 4);
-        let (_, first, _) = ledger.open(12, None).unwrap();
-        assert!(ledger.open(8, None).is_none(), "only one page is left to promise");
-        assert!(ledger.open(4, None).is_some());
-        assert!(first.pages().is_empty(), "memory grows with tokens used");
-    }
-
-    #[test]
-    fn a_held_snapshot_outlives_its_release_by_the_bank() {
-        let mut ledger = Ledger::new(1, 4, 4);
-        let (slot, mut holding, _) = ledger.open(8, None).unwrap();
-        ledger.grow(&mut holding, 8);
-        let id = ledger.park(&holding, 8);
-        ledger.close(slot, holding);
-        assert_eq!(ledger.hold(id), Some(8));
-        assert!(!ledger.release(id));
-        assert!(ledger.release(id));
-        assert_eq!(ledger.hold(id), None);
-        assert_eq!(ledger.free(), (1, 4));
-    }
-}
+mod tests;

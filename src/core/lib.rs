@@ -24,12 +24,14 @@ pub mod cost;
 pub mod engine;
 pub mod grammar;
 pub mod guard;
+pub mod image;
 pub mod knobs;
 pub mod ledger;
 pub mod logprobs;
 pub mod prefix;
 pub mod preflight;
 pub mod random;
+pub mod recall;
 pub mod request;
 pub mod sample;
 #[cfg(feature = "scripted")]
@@ -40,6 +42,10 @@ pub mod tune;
 
 /// An id of the model's vocabulary.
 pub type Token = u32;
+
+/// Whose prompts are whose: what one tenant left warm, no other starts from. 0 is the public one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tenant(pub u64);
 
 /// Names a request for its whole life; unique within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

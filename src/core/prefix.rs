@@ -3,8 +3,24 @@
 //! stores a prefix compares its tokens.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::Token;
+use crate::{Tenant, Token};
+
+/// The first tokens of somebody's texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Which.
+    pub tokens: Arc<[Token]>,
+}
+
+/// How many tokens two texts begin with in common.
+#[must_use]
+pub fn common(a: &[Token], b: &[Token]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
 
 /// `chain(t)[i]` is the hash of `t[..i]`; computed in one pass.
 #[must_use]

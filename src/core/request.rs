@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::guard::Shortage;
 use crate::sample::Sampling;
-use crate::{RequestId, Token};
+use crate::{RequestId, Tenant, Token};
 
 /// One sequence to be generated.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +24,20 @@ pub struct Request {
     /// Prompt positions at which the state is worth keeping for later requests (message
     /// boundaries), ascending, each in `1..prompt.len()`. The prompt's end is always kept.
     pub boundaries: Vec<usize>,
+    /// How it meets the states of others.
+    pub sharing: Sharing,
+}
+
+/// How a request meets the states that others left and leaves its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// Whose states it may start from, and who may start from its own.
+    pub tenant: Tenant,
+    /// The boundary at the end of what whole groups of conversations begin with, system prompt and
+    /// tools; 0 if there is none.
+    pub root: usize,
+    /// Background work starts from what is warm and leaves nothing behind.
+    pub background: bool,
 }
 
 /// How many tokens a sequence drafts a cycle.

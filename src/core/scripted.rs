@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use crate::accept::{draft, draw, verdict};
 use crate::batch::Row;
 use crate::engine::{
-    Emitted, Engine, EngineInfo, Fault, Move, Outcome, Plan, Prefill, RowOutcome, Rows, Verify,
+    Emitted, Engine, EngineInfo, Fault, Move, Outcome, Parcel, Plan, Prefill, RowOutcome, Rows,
+    Verify,
 };
 use crate::guard::Budget;
+use crate::image::{Image, Part, Unfit};
 use crate::logprobs::Logprobs;
 use crate::prefix::chain;
 use crate::sample::{Dist, NotFinite};
@@ -88,6 +90,7 @@ impl Scripted {
             mtp_absent: None,
             device: "scripted".into(),
             kernels: Vec::new(),
+            identity: format!("scripted {}", script.seed),
         };
         Self::new(info, script)
     }
@@ -270,6 +273,32 @@ impl Engine for Scripted {
         let pages = self.pages.last_key_value().map_or(0, |(page, _)| u64::from(page.0) + 1);
         let parked = self.parked.len() as u64 * self.info.snapshot_bytes;
         self.info.budget.base + pages * self.info.page_bytes + parked
+    }
+
+    /// An image is the text itself.
+    fn export(&mut self, at: Parcel<'_>) -> Result<Image, Unfit> {
+        let parked = self.parked.get(&at.snapshot);
+        let parked = parked.ok_or_else(|| Unfit(format!("{:?} is not parked", at.snapshot)))?;
+        let bytes = parked.iter().flat_map(|token| token.to_le_bytes()).collect();
+        let (name, dtype) = ("text".into(), "u32".into());
+        Ok(Image { parts: vec![Part { name, dtype, shape: vec![parked.len()], bytes }] })
+    }
+
+    fn import(&mut self, at: Parcel<'_>, image: &Image) -> Result<(), Unfit> {
+        let [part] = image.parts.as_slice() else { return Err(Unfit("one part".into())) };
+        let words = part.bytes.chunks_exact(4).map(|w| [w[0], w[1], w[2], w[3]]);
+        let text: Vec<Token> = words.map(Token::from_le_bytes).collect();
+        if text.len() != at.tokens {
+            return Err(Unfit(format!("{} tokens, not {}", text.len(), at.tokens)));
+        }
+        let size = self.info.page_tokens;
+        for (page, tokens) in at.pages.iter().zip(text.chunks(size)) {
+            let mut cells: Vec<Option<Token>> = tokens.iter().copied().map(Some).collect();
+            cells.resize(size, None);
+            self.pages.insert(*page, cells);
+        }
+        self.parked.insert(at.snapshot, text);
+        Ok(())
     }
 
     fn run(&mut self, plan: &Plan, rows: &Rows) -> Result<Outcome, Fault> {

@@ -1,7 +1,5 @@
 //! Anthropic's Messages API.
 
-use std::time::Instant;
-
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -20,7 +18,7 @@ pub(super) async fn messages(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let route = Route { path: MESSAGES, arrived: Instant::now() };
+    let route = Route::new(MESSAGES, &headers);
     let body = checked(&house, &headers, body)?;
     let map = |body: MessagesBody, defaults: &_| Ok((body.wanted(defaults)?, ()));
     let (wanted, ()) = read(&house, body, map).await?;

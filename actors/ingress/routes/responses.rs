@@ -1,7 +1,6 @@
 //! OpenAI's Responses API.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -23,7 +22,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let route = Route { path: RESPONSES, arrived: Instant::now() };
+    let route = Route::new(RESPONSES, &headers);
     let body = checked(&house, &headers, body)?;
     let store = Arc::clone(&house.responses);
     let map = move |body: ResponsesBody, defaults: &_| body.wanted(defaults, &store);

@@ -22,6 +22,13 @@ enum Kind {
     Portable,
 }
 
+/// Names the instructions by which kernels compute here: equal inputs give equal bits where this is
+/// equal.
+#[must_use]
+pub fn numerics() -> &'static str {
+    Tier::current().name()
+}
+
 /// A piece of work that is compiled once per tier. `run` must be `#[inline(always)]`.
 pub(in crate::cpu) trait Job {
     type Out;
@@ -55,6 +62,19 @@ impl Tier {
     #[cfg(not(target_arch = "x86_64"))]
     fn detect() -> Self {
         Self(Kind::Portable)
+    }
+
+    /// Its name: tiers round differently.
+    fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => "amx",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => "avx2",
+            Kind::Portable => "portable",
+        }
     }
 
     /// The matrix unit of this tier.

@@ -50,8 +50,10 @@ fn counts(engine: &mut Scripted, sampling: impl Fn(u64) -> Sampling) -> Vec<Vec<
     for id in 0..DRAWS {
         let limits = Limits { new_tokens_max: 7, stop_tokens: Arc::default() };
         let (boundaries, draft_tokens) = (Vec::new(), Drafts::Tuned);
+        let sharing = Default::default();
         let (id, prompt, sampling) = (RequestId(id), PROMPT.into(), sampling(id));
-        batch.admit(Request { id, prompt, sampling, limits, draft_tokens, boundaries }, None);
+        let request = Request { id, prompt, sampling, limits, draft_tokens, boundaries, sharing };
+        batch.admit(request, None);
     }
     while batch.is_busy() {
         let plan = batch.plan(Knobs::fixed(3, 8, (64, 64)));

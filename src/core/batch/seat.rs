@@ -46,7 +46,7 @@ impl Batch {
     /// Why the first in the queue is not seated for want of memory, if that is so.
     #[must_use]
     pub fn shortage(&self) -> Option<Shortage> {
-        let Waiting { request, warm } = self.waiting.front()?;
+        let Waiting { request, warm, .. } = self.waiting.front()?;
         let rise = self.ledger.rise(self.tokens_max(request), warm.map(|w| w.snapshot));
         guard::check(&self.info, self.used(), guard::needed(&self.info, rise)).err()
     }
@@ -77,6 +77,7 @@ impl Batch {
     /// next, and nobody else decides that.
     pub(super) fn seat(&mut self, rows_max: usize) {
         while self.rows.len() < rows_max.max(1) {
+            self.rewarm();
             let Some(first) = self.waiting.front() else { return };
             if self.shortage().is_some() {
                 // What is let go here is memory by the next step only.
@@ -93,14 +94,14 @@ impl Batch {
                 }
                 return;
             };
-            let Some(Waiting { request, warm }) = self.waiting.pop_front() else { return };
+            let Some(Waiting { request, warm, .. }) = self.waiting.pop_front() else { return };
             if let Some(copy) = copy {
                 self.moves.push(Move::CopyPage { from: copy.from, to: copy.to });
             }
             match warm {
                 Some(Warm { snapshot, .. }) => {
                     self.moves.push(Move::Restore { slot, snapshot });
-                    self.release(snapshot);
+                    self.let_go(snapshot);
                 }
                 None => self.moves.push(Move::Clear { slot }),
             }
@@ -109,12 +110,38 @@ impl Batch {
         }
     }
 
+    /// Gives the first in the queue the longest state there is for it now: one may have become warm
+    /// since the bank looked.
+    fn rewarm(&mut self) {
+        let named = self.ledger.named();
+        let Some(first) = self.waiting.front_mut() else { return };
+        if first.looked.is_none_or(|seen| seen == named) {
+            return;
+        }
+        first.looked = Some(named);
+        let Request { prompt, sharing, .. } = &first.request;
+        let known = first.warm.map_or(0, |w| w.len);
+        let found = self.ledger.find(sharing.tenant, prompt);
+        let Some((snapshot, len)) = found.filter(|&(_, len)| len > known) else { return };
+        self.ledger.hold(snapshot);
+        let before = first.warm.replace(Warm { snapshot, len });
+        (self.taken_over, _) = (self.taken_over + len - known, self.used.push(snapshot));
+        if let Some(before) = before {
+            self.let_go(before.snapshot);
+        }
+    }
+
     /// Nothing runs and the first in the queue finds no pages: the states that waiting requests
     /// hold to start warm may be what is in the way. The last of them will start cold (L5).
     fn cool_one(&mut self) -> bool {
-        let warm = self.waiting.iter_mut().rev().find_map(|w| w.warm.take());
+        let warm = self.waiting.iter_mut().rev().find_map(|w| {
+            let warm = w.warm.take();
+            // Or it would be given the same again.
+            w.looked = w.looked.filter(|_| warm.is_none());
+            warm
+        });
         if let Some(warm) = warm {
-            self.release(warm.snapshot);
+            self.let_go(warm.snapshot);
         }
         warm.is_some()
     }

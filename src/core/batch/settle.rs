@@ -1,9 +1,12 @@
 //! What an outcome means: rows advance, finish, are worth keeping.
 
 use super::{
-    Arc, Batch, Deposit, Drafts, Finish, Move, Outcome, Plan, Prefill, Report, Row, RowEvent,
-    RowOutcome, Settled, Slot, Token, Tried,
+    Arc, Batch, Deposit, Drafts, Finish, Kind, Move, Outcome, Plan, Prefill, Prefix, Report, Row,
+    RowEvent, RowOutcome, Settled, Slot, SnapshotId, Token, Tried,
 };
+use crate::engine::Parcel;
+use crate::guard;
+use crate::request::Sharing;
 
 impl Batch {
     /// Books the outcome of `plan`.
@@ -30,6 +33,8 @@ impl Batch {
             assert_eq!(row.slot, slot, "outcomes come in the plan's order");
             self.settle_row(row, &mut settled);
         }
+        settled.used = std::mem::take(&mut self.used);
+        settled.report.taken_over = std::mem::take(&mut self.taken_over);
         self.costs.hear(&settled.report);
         settled
     }
@@ -45,9 +50,12 @@ impl Batch {
         let Some(row) = self.rows.get_mut(&chunk.slot) else { return };
         row.computed = chunk.end;
         // The prompt's end is kept once its first token shows that the state is sound.
-        let boundary = !chunk.sample && row.request.boundaries.contains(&chunk.end);
-        if boundary && chunk.end > row.usage.cached {
-            self.keep(chunk.slot, chunk.end, settled);
+        let places = || row.request.boundaries.iter().chain(&row.stops);
+        let boundary = !chunk.sample && places().any(|&b| b == chunk.end);
+        if boundary && chunk.end > chunk.start {
+            let root = row.request.sharing.root == chunk.end;
+            let kind = if root { Kind::Root } else { Kind::Boundary };
+            self.keep((chunk.slot, chunk.end), kind, settled);
         }
     }
 
@@ -60,7 +68,7 @@ impl Batch {
         };
         let prompt = row.request.prompt.len();
         if !row.is_decoding() && prompt > row.usage.cached {
-            self.keep(slot, prompt, settled);
+            self.keep((slot, prompt), Kind::Prompt, settled);
         }
         let Some(row) = self.rows.get_mut(&slot) else { return };
         let accepted = emitted.tokens.len() - 1;
@@ -83,7 +91,7 @@ impl Batch {
             let len = row.tokens.len() - 1;
             // Covered by what was computed: at most this cycle's last tokens are cut off.
             if len > row.request.prompt.len() {
-                self.keep(slot, len, settled);
+                self.keep((slot, len), Kind::Reply, settled);
             }
             self.finish(slot, finish, settled);
         }
@@ -95,20 +103,71 @@ impl Batch {
         }
     }
 
-    /// Parks the first `len` tokens of a row for the bank, if there is room.
-    fn keep(&mut self, slot: Slot, len: usize, settled: &mut Settled) {
+    /// Parks the first `len` tokens of a row for the bank, if there is room, and lets those go on
+    /// from it who waited for it.
+    fn keep(&mut self, (slot, len): (Slot, usize), kind: Kind, settled: &mut Settled) {
         let Some(row) = self.rows.get(&slot) else { return };
-        if self.ledger.snapshots() >= self.limits.snapshots_max || !self.may_park() {
+        let Sharing { tenant, background, .. } = row.request.sharing;
+        if background {
+            return;
+        }
+        let prefix = Prefix { tenant, tokens: Arc::from(&row.tokens[..len]) };
+        // Equal states are stored once.
+        if let Some(same) = self.ledger.same(&prefix) {
+            self.used.push(same);
+            return self.hand_over(slot, same, len);
+        }
+        if !self.has_room() {
             settled.report.dropped_deposits += 1;
             return;
         }
-        let snapshot = self.ledger.park(&row.holding, len);
+        let snapshot = self.ledger.park(&row.holding, prefix.clone());
         self.moves.push(Move::Save { slot, snapshot, len });
-        let pages = len.div_ceil(self.info.page_tokens) as u64;
-        let bytes = self.info.snapshot_bytes + pages * self.info.page_bytes;
-        let tokens = Arc::from(&row.tokens[..len]);
-        settled.deposits.push(Deposit { snapshot, tokens, bytes });
+        settled.deposits.push(Deposit { snapshot, prefix, kind, bytes: self.bytes_of(len) });
         self.parked();
+        self.hand_over(slot, snapshot, len);
+    }
+
+    /// Whether another state may be parked.
+    pub(super) fn has_room(&self) -> bool {
+        self.ledger.snapshots() < self.limits.snapshots_max && self.may_park()
+    }
+
+    /// Bytes that a state of `len` tokens keeps alive.
+    #[must_use]
+    pub fn bytes_of(&self, len: usize) -> u64 {
+        let pages = len.div_ceil(self.info.page_tokens) as u64;
+        self.info.snapshot_bytes + pages * self.info.page_bytes
+    }
+
+    /// Takes pages and a name for a state that comes from outside; the engine is to be given it
+    /// before the next plan runs. `None` if there is no room, or it is here already.
+    pub fn import(&mut self, prefix: Prefix, kind: Kind) -> Option<Deposit> {
+        let rise = self.ledger.rise(prefix.tokens.len(), None);
+        let fits = guard::check(&self.info, self.used(), guard::needed(&self.info, rise)).is_ok();
+        if !fits || !self.has_room() || self.ledger.same(&prefix).is_some() {
+            return None;
+        }
+        let bytes = self.bytes_of(prefix.tokens.len());
+        let snapshot = self.ledger.import(prefix.clone())?;
+        self.parked();
+        Some(Deposit { snapshot, prefix, kind, bytes })
+    }
+
+    /// Undoes [`Batch::import`] of a state that the engine refused.
+    pub fn forget_import(&mut self, snapshot: SnapshotId) {
+        self.ledger.unbank(snapshot);
+    }
+
+    /// Where a parked state is, for the engine; `None` if it is gone, or saved by the next plan
+    /// only.
+    #[must_use]
+    pub fn parcel(&self, snapshot: SnapshotId) -> Option<Parcel<'_>> {
+        let pending = |m: &Move| matches!(m, Move::Save { snapshot: s, .. } if *s == snapshot);
+        if self.moves.iter().any(pending) {
+            return None;
+        }
+        self.ledger.parcel(snapshot)
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::Tenant;
 use crate::engine::Engine;
 use crate::guard::Budget;
 use crate::scripted::{Script, Scripted};
@@ -26,10 +27,11 @@ const SEEDS: u64 = 80;
 struct Shelf(Vec<Deposit>);
 
 impl Shelf {
-    fn warmest(&self, prompt: &[Token]) -> Option<Warm> {
-        let fits = self.0.iter().filter(|d| prompt.starts_with(&d.tokens));
-        fits.max_by_key(|d| d.tokens.len())
-            .map(|d| Warm { snapshot: d.snapshot, len: d.tokens.len() })
+    fn warmest(&self, request: &Request) -> Option<Warm> {
+        let own = self.0.iter().filter(|d| d.prefix.tenant == request.sharing.tenant);
+        let fits = own.filter(|d| request.prompt.starts_with(&d.prefix.tokens));
+        fits.max_by_key(|d| d.prefix.tokens.len())
+            .map(|d| Warm { snapshot: d.snapshot, len: d.prefix.tokens.len() })
     }
 }
 
@@ -39,6 +41,7 @@ struct Tally {
     steps: u64,
     finished: usize,
     cached: usize,
+    taken_over: usize,
     cancelled: usize,
     nonsense: usize,
     generations: usize,
@@ -58,10 +61,14 @@ struct World {
     thoughts: BTreeMap<RequestId, Vec<Logprobs>>,
     /// Who was admitted and has no seat, in order.
     queue: VecDeque<RequestId>,
+    /// Whose each state is.
+    owners: BTreeMap<SnapshotId, Tenant>,
     /// Who was cancelled since the last plan.
     gone: BTreeSet<RequestId>,
-    /// What others had left of their prompts when a row got its seat.
-    left: BTreeMap<RequestId, u64>,
+    /// What a row and all others had left of their prompts when it got its seat.
+    left: BTreeMap<RequestId, (u64, u64)>,
+    /// Prompt tokens fed for a request.
+    forwarded: BTreeMap<RequestId, usize>,
     last: Plan,
     stalled: bool,
     next: u64,
@@ -135,8 +142,10 @@ impl World {
             told: BTreeMap::new(),
             thoughts: BTreeMap::new(),
             queue: VecDeque::new(),
+            owners: BTreeMap::new(),
             gone: BTreeSet::new(),
             left: BTreeMap::new(),
+            forwarded: BTreeMap::new(),
             last: Plan::default(),
             stalled: false,
             next: 0,
@@ -145,7 +154,7 @@ impl World {
     }
 
     fn admit(&mut self, request: Request) {
-        let warm = self.shelf.warmest(&request.prompt);
+        let warm = self.shelf.warmest(&request);
         self.asked.insert(request.id, request.clone());
         self.queue.push_back(request.id);
         self.batch.admit(request, warm);
@@ -199,13 +208,20 @@ impl World {
         let (before, left) = (self.batch.rows().len(), prompts_left(&self.batch));
         let plan = self.batch.plan(knobs);
         for row in self.batch.rows().values() {
-            self.left.entry(row.request.id).or_insert(left);
+            let own = (row.request.prompt.len() - row.usage.cached) as u64;
+            self.left.entry(row.request.id).or_insert((own, left));
+        }
+        for chunk in &plan.prefill {
+            let id = self.batch.rows()[&chunk.slot].request.id;
+            *self.forwarded.entry(id).or_default() += chunk.end - chunk.start;
         }
         no_slot_is_planned_twice(&plan, &self.batch);
         the_token_budget_is_kept(&plan, &knobs, &self.batch);
         chunks_are_cut_where_they_may(&plan, &self.batch);
         depths_are_allowed(&plan, &knobs, &self.batch);
         whoever_decodes_is_in_every_step(&plan, &self.batch);
+        who_waits_for_a_state_waits_for_one_that_comes(&plan, &self.batch);
+        nobody_starts_from_the_state_of_another_tenant(&plan, &self.owners, &self.batch);
         no_prompt_starves(&self.left, &self.batch, &knobs);
         seats_are_given_in_order(&mut self.queue, &self.batch);
         no_seat_is_given_beyond_the_width(before, &knobs, &self.batch);
@@ -228,10 +244,18 @@ impl World {
 
     fn settle(&mut self, plan: &Plan, outcome: Outcome) {
         let settled = self.batch.settle(plan, outcome);
+        self.tally.taken_over += settled.report.taken_over;
+        equal_states_are_kept_once(&settled.deposits, &self.shelf.0);
+        for deposit in &settled.deposits {
+            self.owners.insert(deposit.snapshot, deposit.prefix.tenant);
+        }
         tokens_out_equal_tokens_settled(&settled);
         for (id, event) in settled.events {
             match event {
-                RowEvent::Tokens(tokens, _) => self.told.entry(id).or_default().extend(tokens),
+                RowEvent::Tokens(tokens, usage) => {
+                    forwarded_and_restored_make_the_prompt(self.forwarded.get(&id), &usage);
+                    self.told.entry(id).or_default().extend(tokens);
+                }
                 RowEvent::Logprobs(told) => self.thoughts.entry(id).or_default().extend(told),
                 RowEvent::Finished(finish, usage) => self.part(id, finish, usage),
                 RowEvent::Refused(shortage) => panic!("{id:?}, which ran: {shortage:?}"),
@@ -276,6 +300,7 @@ impl World {
         self.shelf = Shelf::default();
         self.queue.clear();
         self.left.clear();
+        self.forwarded.clear();
         self.stalled = false;
         self.tally.generations += 1;
         for (id, request) in std::mem::take(&mut self.asked) {
@@ -324,6 +349,7 @@ fn whatever_happens_the_invariants_hold() {
         sum.steps += tally.steps;
         sum.finished += tally.finished;
         sum.cached += tally.cached;
+        sum.taken_over += tally.taken_over;
         sum.cancelled += tally.cancelled;
         sum.nonsense += tally.nonsense;
         sum.generations += tally.generations;
@@ -332,6 +358,7 @@ fn whatever_happens_the_invariants_hold() {
     // A simulation in which nothing happens proves nothing.
     assert!(sum.steps >= STEPS, "{sum:?}");
     assert!(sum.finished > 10_000 && sum.cached > 50_000 && sum.cancelled > 1_000, "{sum:?}");
+    assert!(sum.taken_over > 10_000, "{sum:?}");
     assert!(sum.nonsense > 200 && sum.generations > 100 && sum.stalls > 100, "{sum:?}");
 }
 

@@ -7,7 +7,7 @@ use crate::accept::Rule;
 use crate::engine::Engine;
 use crate::grammar::Constraint;
 use crate::guard::Budget;
-use crate::request::Limits;
+use crate::request::{Limits, Sharing};
 use crate::sample::Sampling;
 use crate::scripted::{Script, Scripted, ScriptedGrammar};
 
@@ -31,6 +31,7 @@ pub(super) fn request(id: u64, prompt: &[Token], new_tokens_max: usize) -> Reque
         limits: Limits { new_tokens_max, stop_tokens: Arc::new(BTreeSet::new()) },
         draft_tokens: Drafts::Tuned,
         boundaries: Vec::new(),
+        sharing: Sharing::default(),
     }
 }
 
@@ -67,8 +68,8 @@ fn warm_states_of_those_who_wait_give_way_when_nothing_runs() {
     let prompt: Vec<Token> = (0..40).map(|i| i % 32).collect();
     batch.admit(request(1, &prompt, 1), None);
     let (_, deposits) = finish(&mut engine, &mut batch);
-    let [Deposit { snapshot, tokens, .. }] = deposits.as_slice() else { panic!("{deposits:?}") };
-    let warm = Some(Warm { snapshot: *snapshot, len: tokens.len() });
+    let [Deposit { snapshot, prefix, .. }] = deposits.as_slice() else { panic!("{deposits:?}") };
+    let warm = Some(Warm { snapshot: *snapshot, len: prefix.tokens.len() });
     for id in [2, 3] {
         batch.admit(request(id, &prompt, 24), warm);
     }

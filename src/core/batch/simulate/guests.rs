@@ -3,7 +3,7 @@
 use super::*;
 use crate::accept::Rule;
 use crate::grammar::{Constraint, Mask};
-use crate::request::Limits;
+use crate::request::{Limits, Sharing};
 use crate::sample::{Dist, NotFinite, Sampling};
 use crate::scripted::ScriptedGrammar;
 
@@ -87,6 +87,7 @@ pub(super) fn anybody(rng: &mut Rng, id: u64, stems: &[Vec<Token>]) -> Request {
             new_tokens_max: 1 + rng.below(60) as usize,
             stop_tokens: Arc::new(BTreeSet::from([7])),
         },
+        sharing: Sharing { tenant: Tenant(rng.below(2)), background: rng.chance(8), root: 0 },
         draft_tokens: [Drafts::Tuned, Drafts::AtLeast(1), Drafts::Exactly(0), Drafts::Exactly(3)]
             [rng.below(4) as usize],
     }

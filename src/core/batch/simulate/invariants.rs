@@ -126,12 +126,15 @@ pub(super) fn prompts_left(batch: &Batch) -> u64 {
     batch.rows.values().map(|row| left(row) as u64).sum()
 }
 
-/// L5 for each prompt: it is done within the bound that ageing promises; `left` is what others had
-/// left when it got its seat.
-pub(super) fn no_prompt_starves(left: &BTreeMap<RequestId, u64>, batch: &Batch, knobs: &Knobs) {
+/// L5 for each prompt: it is done within the bound that ageing promises; `left` is what it and all
+/// others had left when it got its seat. Waiting for another's state is no excuse.
+pub(super) fn no_prompt_starves(
+    left: &BTreeMap<RequestId, (u64, u64)>,
+    batch: &Batch,
+    knobs: &Knobs,
+) {
     for row in batch.rows.values().filter(|row| !row.is_decoding()) {
-        let cold = (row.request.prompt.len() - row.usage.cached) as u64;
-        let others = left[&row.request.id];
+        let (cold, others) = left[&row.request.id];
         let bound = (PASSED + batch.info.slots as u64) * cold + others;
         let waited = batch.fed - row.since;
         // The step in which it ends may feed others too.
@@ -167,4 +170,47 @@ pub(super) fn plans_print_and_compare(plan: &Plan, before: &Plan) {
     assert_eq!(*plan, copy);
     assert_eq!(format!("{plan:?}"), format!("{copy:?}"));
     assert!(plan != before && format!("{plan:?}") != format!("{before:?}"));
+}
+
+/// L4 for prompts: what was fed and what was restored make the whole of it.
+pub(super) fn forwarded_and_restored_make_the_prompt(forwarded: Option<&usize>, usage: &Usage) {
+    let forwarded = forwarded.copied().unwrap_or(0);
+    assert_eq!(forwarded + usage.cached, usage.prompt, "{usage:?}");
+}
+
+/// Who waits for a state is not fed, and the state is still to come.
+pub(super) fn who_waits_for_a_state_waits_for_one_that_comes(plan: &Plan, batch: &Batch) {
+    for (slot, row) in &batch.rows {
+        let Some(share::Follow { leader, at }) = row.follows else { continue };
+        assert!(!row.is_decoding() && plan.prefill.iter().all(|c| c.slot != *slot), "{plan:?}");
+        let mut rows = batch.rows.values();
+        let leader = rows.find(|r| r.request.id == leader).expect("whom it waits for is here");
+        assert!(leader.follows.is_none() && !leader.is_decoding(), "{leader:?}");
+        assert!(leader.stops.contains(&at) && leader.computed < at, "{leader:?}");
+        assert_eq!(leader.tokens[..at], row.tokens[..at]);
+    }
+}
+
+/// L4 for the bank: no two states of one tenant cover the same.
+pub(super) fn equal_states_are_kept_once(deposits: &[Deposit], kept: &[Deposit]) {
+    for (i, deposit) in deposits.iter().enumerate() {
+        let others = deposits[..i].iter().chain(kept);
+        let twin = others.filter(|other| other.prefix == deposit.prefix).count();
+        assert_eq!(twin, 0, "{deposit:?} is kept twice");
+    }
+}
+
+/// What a tenant left warm is nobody else's.
+pub(super) fn nobody_starts_from_the_state_of_another_tenant(
+    plan: &Plan,
+    owners: &BTreeMap<SnapshotId, Tenant>,
+    batch: &Batch,
+) {
+    for step in &plan.moves {
+        if let Move::Restore { slot, snapshot } = step
+            && let (Some(row), Some(owner)) = (batch.rows.get(slot), owners.get(snapshot))
+        {
+            assert_eq!(row.request.sharing.tenant, *owner, "{plan:?}");
+        }
+    }
 }

@@ -1,0 +1,370 @@
+//! The bank's second tier: states as files, which outlive their eviction and the process.
+//!
+//! One file holds one whole state, pages included: two states of one conversation store what they
+//! have in common twice. Shared blocks would save disk, and cost an index of references that must
+//! survive being killed at any moment; whole files need none, and each is good or bad by itself.
+//! That is also why neither redb nor foyer keeps them: a database's journal would write every state
+//! twice, and foyer's blocks know no longest prefix and restore nothing a rename does not.
+//!
+//! A file is written under a temporary name, synced and renamed, so that its name exists only when
+//! it is whole; that its directory is not synced can lose a state at a power cut, never spoil one.
+//! What is on its way to the disk is bounded in bytes: beyond that states are dropped, not queued.
+
+use std::fs::{self, File as OpenFile, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, SystemTime};
+
+use mtplx_core::Tenant;
+use mtplx_core::image::Image;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics;
+
+pub(super) mod format;
+mod shelf;
+#[cfg(test)]
+mod tests;
+
+pub use format::{Id, Label, Refused};
+pub(super) use format::{read, write};
+pub(super) use shelf::File;
+use shelf::Shelf;
+
+const WHOLE: &str = "state";
+const PARTIAL: &str = "part";
+
+/// Bounds of the files.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Their folder; empty for none.
+    pub path: PathBuf,
+    /// Most bytes of all files.
+    pub bytes_max: u64,
+    /// Most bytes on their way to them.
+    pub queue_bytes_max: u64,
+    /// Shorter prefixes are computed again instead.
+    pub tokens_min: usize,
+    /// Seconds after which a state that nobody used is written, though it is still in memory.
+    pub idle_s: u64,
+}
+
+/// The files, and the thread that writes them.
+#[derive(Debug)]
+pub struct Store {
+    config: Config,
+    shelf: Arc<Mutex<Shelf>>,
+    jobs: Mutex<mpsc::Sender<Job>>,
+    queued: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Write(Box<Label>, Image),
+    /// Answered when all before is written.
+    Flush(mpsc::Sender<()>),
+}
+
+impl Store {
+    /// Opens a folder: takes it for this process alone, removes what an earlier one left half
+    /// written, refuses and removes what is damaged, and starts the writer.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, listed or had alone.
+    pub fn open(config: Config) -> io::Result<Self> {
+        make_folder(&config.path)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(config.path.join("lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => io::Error::other("another server uses this folder"),
+            fs::TryLockError::Error(error) => error,
+        })?;
+        let mut shelf = survey(&config.path)?;
+        make_room(&config, &mut shelf, 0);
+        metrics::bank_files(shelf.all().count(), shelf.bytes());
+        let (shelf, queued) = (Arc::new(Mutex::new(shelf)), Arc::new(AtomicU64::new(0)));
+        let (jobs, work) = mpsc::channel();
+        let writer = Writer {
+            config: config.clone(),
+            shelf: Arc::clone(&shelf),
+            queued: Arc::clone(&queued),
+            _lock: lock,
+        };
+        std::thread::Builder::new()
+            .name("bank-writer".into())
+            .spawn(move || work.into_iter().for_each(|job| writer.work(job)))?;
+        Ok(Self { config, shelf, jobs: Mutex::new(jobs), queued })
+    }
+
+    /// Its bounds.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether a state of so many bytes may be given to the writer now.
+    #[must_use]
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let queued = self.queued.load(Ordering::Relaxed);
+        // One that is larger than the bound goes alone, or it would never go.
+        let fits = queued == 0 || queued.saturating_add(bytes) <= self.config.queue_bytes_max;
+        fits && bytes <= self.config.bytes_max
+    }
+
+    /// Gives a state to the writer; never waits. False if too many bytes are on their way, or it is
+    /// there already.
+    pub fn put(&self, label: Label, image: Image) -> bool {
+        let bytes = format::size(&label, &image);
+        if self.has(label.id()) {
+            return false;
+        }
+        let kept = self.has_room(bytes) && {
+            self.queued.fetch_add(bytes, Ordering::Relaxed);
+            self.send(Job::Write(Box::new(label), image))
+        };
+        if !kept {
+            metrics::bank_file("dropped");
+        }
+        kept
+    }
+
+    fn send(&self, job: Job) -> bool {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job).is_ok()
+    }
+
+    /// Waits until all that was given is written; false if that takes longer than `limit`.
+    pub fn flush(&self, limit: Duration) -> bool {
+        let (done, waiting) = mpsc::channel();
+        self.send(Job::Flush(done)) && waiting.recv_timeout(limit).is_ok()
+    }
+
+    /// Whether a state has a file.
+    #[must_use]
+    pub fn has(&self, id: Id) -> bool {
+        self.shelf().has(id)
+    }
+
+    /// The longest state of this identity that covers more than `above` tokens of a prompt with
+    /// these hashes.
+    #[must_use]
+    pub fn longest(
+        &self,
+        identity: &str,
+        tenant: Tenant,
+        chain: &[u64],
+        above: usize,
+    ) -> Option<(Id, usize)> {
+        self.shelf().longest((identity, true), tenant, chain, above)
+    }
+
+    /// Tokens of the longest state of another identity.
+    #[must_use]
+    pub fn foreign(&self, identity: &str, tenant: Tenant, chain: &[u64]) -> Option<usize> {
+        self.shelf().longest((identity, false), tenant, chain, 0).map(|(_, len)| len)
+    }
+
+    /// Reads a state; blocks. One that is damaged is removed.
+    ///
+    /// # Errors
+    /// [`Refused`] when it cannot be used.
+    pub fn restore(&self, id: Id) -> Result<(Label, Image), Refused> {
+        let result = self.open_file(id).and_then(|(file, len)| {
+            let state = read(&mut BufReader::with_capacity(1 << 20, file), len)?;
+            let same = state.0.id() == id;
+            same.then_some(state).ok_or(Refused::Damaged("it is another's"))
+        });
+        match &result {
+            Ok(_) => {
+                self.shelf().touch(id);
+                metrics::bank_file("restored");
+                // So that a later process knows what was used last.
+                let now = OpenOptions::new().append(true).open(self.path(id));
+                let _ = now.and_then(|file| file.set_modified(SystemTime::now()));
+            }
+            Err(refused) => {
+                tracing::warn!(%id, %refused, "a parked state on disk");
+                metrics::bank_file("refused");
+                self.remove(id);
+            }
+        }
+        result
+    }
+
+    /// A state's file as it is, unchecked; blocks.
+    ///
+    /// # Errors
+    /// When there is none or it cannot be read.
+    pub fn bytes_of(&self, id: Id) -> io::Result<Vec<u8>> {
+        fs::read(self.path(id))
+    }
+
+    fn open_file(&self, id: Id) -> Result<(OpenFile, u64), Refused> {
+        let file = OpenFile::open(self.path(id))?;
+        let len = file.metadata()?.len();
+        Ok((file, len))
+    }
+
+    /// Removes a state; false if there was none.
+    pub fn remove(&self, id: Id) -> bool {
+        let mut shelf = self.shelf();
+        let known = shelf.remove(id).is_some();
+        remove(&self.path(id));
+        metrics::bank_files(shelf.all().count(), shelf.bytes());
+        known
+    }
+
+    /// All files.
+    pub(super) fn all(&self) -> Vec<(Id, File)> {
+        self.shelf().all().map(|(id, file)| (id, file.clone())).collect()
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, id: Id) -> PathBuf {
+        path_of(&self.config.path, id)
+    }
+}
+
+/// What people wrote is nobody else's on the machine.
+fn make_folder(path: &Path) -> io::Result<()> {
+    let mut folder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);
+    folder.recursive(true).create(path)
+}
+
+fn path_of(folder: &Path, id: Id) -> PathBuf {
+    folder.join(format!("{id}.{WHOLE}"))
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(path = %path.display(), %error, "cannot remove a file"),
+    }
+}
+
+/// What a folder holds, in the order of use. Files of other kinds are left alone.
+fn survey(folder: &Path) -> io::Result<Shelf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        match path.extension().and_then(|e| e.to_str()) {
+            Some(PARTIAL) => remove(&path),
+            Some(WHOLE) => match look(&path) {
+                Ok(seen) => found.push(seen),
+                Err(refused) => {
+                    tracing::warn!(path = %path.display(), %refused, "removed");
+                    metrics::bank_file("refused");
+                    remove(&path);
+                }
+            },
+            Some(_) | None => {}
+        }
+    }
+    found.sort_by_key(|(used, id, _)| (*used, *id));
+    let mut shelf = Shelf::default();
+    for (_, id, file) in found {
+        shelf.add(id, file);
+    }
+    Ok(shelf)
+}
+
+fn look(path: &Path) -> Result<(SystemTime, Id, File), Refused> {
+    let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(Id::parse);
+    let id = name.ok_or(Refused::Damaged("its name is none of ours"))?;
+    let file = OpenFile::open(path)?;
+    let metadata = file.metadata()?;
+    let head = format::read_head(&mut BufReader::new(file), metadata.len())?;
+    let (Some(kind), Some(hash)) = (head.kind(), head.hash()) else {
+        return Err(Refused::Damaged("its head is not understood"));
+    };
+    let tenant = Tenant(head.tenant);
+    let (identity, tokens, bytes) = (head.identity.into(), head.tokens, metadata.len());
+    let file = File { identity, tenant, kind, hash, tokens, bytes };
+    Ok((metadata.modified()?, id, file))
+}
+
+/// Lets the files go that were not used for longest, until `more` bytes fit.
+fn make_room(config: &Config, shelf: &mut Shelf, more: u64) {
+    while shelf.bytes().saturating_add(more) > config.bytes_max {
+        let Some(id) = shelf.oldest() else { return };
+        shelf.remove(id);
+        remove(&path_of(&config.path, id));
+        metrics::bank_file("evicted");
+    }
+}
+
+/// The thread's side.
+struct Writer {
+    config: Config,
+    shelf: Arc<Mutex<Shelf>>,
+    queued: Arc<AtomicU64>,
+    /// Held while it may write: two servers would remove each other's files.
+    _lock: OpenFile,
+}
+
+impl Writer {
+    fn work(&self, job: Job) {
+        match job {
+            Job::Write(label, image) => {
+                let written = self.write(&label, &image);
+                self.queued.fetch_sub(format::size(&label, &image), Ordering::Relaxed);
+                match written {
+                    Ok(()) => metrics::bank_file("written"),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot write a parked state");
+                        metrics::bank_file("failed");
+                    }
+                }
+            }
+            // Whoever asked may have stopped waiting.
+            Job::Flush(done) => drop(done.send(())),
+        }
+    }
+
+    fn write(&self, label: &Label, image: &Image) -> io::Result<()> {
+        let id = label.id();
+        let partial = self.config.path.join(format!("{id}.{PARTIAL}"));
+        let written = write_file(&partial, label, image).and_then(|bytes| {
+            let tokens = &label.prefix.tokens;
+            let file = File {
+                identity: Arc::clone(&label.identity),
+                tenant: label.prefix.tenant,
+                kind: label.kind,
+                hash: mtplx_core::prefix::chain(tokens)[tokens.len()],
+                tokens: tokens.len(),
+                bytes,
+            };
+            let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+            make_room(&self.config, &mut shelf, bytes);
+            fs::rename(&partial, path_of(&self.config.path, id))?;
+            shelf.add(id, file);
+            metrics::bank_files(shelf.all().count(), shelf.bytes());
+            Ok(())
+        });
+        if written.is_err() {
+            remove(&partial);
+        }
+        written
+    }
+}
+
+fn write_file(path: &Path, label: &Label, image: &Image) -> io::Result<u64> {
+    let mut file = BufWriter::with_capacity(1 << 20, OpenFile::create(path)?);
+    write(&mut file, label, image)?;
+    file.flush()?;
+    let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+    // Before the rename: a name must never stand for less than all of it.
+    file.sync_all()?;
+    Ok(file.metadata()?.len())
+}

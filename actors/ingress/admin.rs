@@ -1,0 +1,200 @@
+//! Routes for whoever keeps the server: what is warm, and what is to become of it. They exist only
+//! where a token is set, and answer only who sends it.
+//!
+//! | route | what it does |
+//! | --- | --- |
+//! | `GET /admin/bank` | all states, in memory and on disk |
+//! | `GET /admin/bank/{id}` | one as a file |
+//! | `POST /admin/bank` | takes such a file |
+//! | `DELETE /admin/bank/{id}` | lets one go |
+//! | `PUT`, `DELETE /admin/bank/{id}/pin` | keeps one from going by itself, or lets it go again |
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use ractor::ActorRef;
+use serde::{Deserialize, Deserializer};
+use serde_json::json;
+
+use super::admission::{House, Readiness};
+use crate::bank::{self, Command, Failure, Id, Pinned};
+
+/// Longest file that is taken in: it is held in memory while it is checked.
+const FILE_MAX: usize = 4 << 30;
+
+/// A token that is compared in constant time and printed by nobody. What is kept is its hash.
+#[derive(Clone, Default)]
+pub struct Secret(Option<blake3::Hash>);
+
+impl Secret {
+    /// The empty one opens nothing.
+    #[must_use]
+    pub fn new(token: &str) -> Self {
+        Self((!token.is_empty()).then(|| blake3::hash(token.as_bytes())))
+    }
+
+    /// Whether `token` is it. Hashes of equal length are compared, and blake3 does that in constant
+    /// time.
+    #[must_use]
+    pub fn opens(&self, token: &[u8]) -> bool {
+        self.0.is_some_and(|own| own == blake3::hash(token))
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Secret {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "set" } else { "not set" })
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Self::new(&String::deserialize(from)?))
+    }
+}
+
+/// The routes, if there are any.
+pub(super) fn routes(secret: &Secret) -> Router<Arc<House>> {
+    if secret.0.is_none() {
+        return Router::new();
+    }
+    let secret = secret.clone();
+    let guard = from_fn(move |request: Request, next: Next| {
+        let open = opens(&secret, &request);
+        async move {
+            if open {
+                next.run(request).await
+            } else {
+                let ask = [(header::WWW_AUTHENTICATE, "Bearer")];
+                let body = refusal("authentication_error", "this route wants the admin token");
+                (StatusCode::UNAUTHORIZED, ask, body).into_response()
+            }
+        }
+    });
+    Router::new()
+        .route("/admin/bank", get(list).post(import))
+        .route("/admin/bank/{id}", get(export).delete(forget))
+        .route("/admin/bank/{id}/pin", put(pin).delete(unpin))
+        .route_layer(DefaultBodyLimit::max(FILE_MAX))
+        .route_layer(guard)
+}
+
+fn opens(secret: &Secret, request: &Request) -> bool {
+    let sent = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    let token = sent.and_then(|sent| sent.strip_prefix(b"Bearer "));
+    token.is_some_and(|token| secret.opens(token))
+}
+
+fn refusal(kind: &str, message: &str) -> Json<serde_json::Value> {
+    Json(json!({"error": {"message": message, "type": kind, "code": null, "param": null}}))
+}
+
+/// Why there is nothing else to say.
+enum Sorry {
+    Nobody,
+    NoId,
+    Failed(Failure),
+    Full,
+}
+
+impl IntoResponse for Sorry {
+    fn into_response(self) -> Response {
+        let (status, text) = match self {
+            Self::Nobody | Self::Failed(Failure::Gone) => {
+                (StatusCode::SERVICE_UNAVAILABLE, Failure::Gone.to_string())
+            }
+            Self::NoId | Self::Failed(Failure::Unknown) => {
+                (StatusCode::NOT_FOUND, Failure::Unknown.to_string())
+            }
+            Self::Failed(failure @ Failure::Refused(_)) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, failure.to_string())
+            }
+            Self::Failed(failure @ Failure::NoRoom) => {
+                (StatusCode::INSUFFICIENT_STORAGE, failure.to_string())
+            }
+            Self::Full => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "pinned states may take half of bank.bytes_max; unpin another first".into(),
+            ),
+        };
+        let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        (status, refusal(kind, &text)).into_response()
+    }
+}
+
+type Shared = State<Arc<House>>;
+
+fn bank(house: &House) -> Result<ActorRef<bank::Message>, Sorry> {
+    match house.readiness() {
+        Readiness::Serving(bank, _) => Ok(bank),
+        Readiness::Between(_) => Err(Sorry::Nobody),
+    }
+}
+
+fn named(id: &str) -> Result<Id, Sorry> {
+    Id::parse(id).ok_or(Sorry::NoId)
+}
+
+async fn list(State(house): Shared) -> Result<Response, Sorry> {
+    let listing = bank::manage(&bank(&house)?, Command::List).await.ok_or(Sorry::Nobody)?;
+    Ok(Json(listing).into_response())
+}
+
+async fn export(State(house): Shared, Path(id): Path<String>) -> Result<Response, Sorry> {
+    let id = named(&id)?;
+    let told = bank::manage(&bank(&house)?, |port| Command::Export(id, port)).await;
+    let bytes = told.ok_or(Sorry::Nobody)?.map_err(Sorry::Failed)?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
+}
+
+async fn import(State(house): Shared, body: Bytes) -> Result<Response, Sorry> {
+    let told = bank::manage(&bank(&house)?, |port| Command::Import(body.into(), port)).await;
+    let id = told.ok_or(Sorry::Nobody)?.map_err(Sorry::Failed)?;
+    Ok((StatusCode::CREATED, Json(json!({"id": id.to_string()}))).into_response())
+}
+
+async fn forget(State(house): Shared, Path(id): Path<String>) -> Result<Response, Sorry> {
+    let id = named(&id)?;
+    let told = bank::manage(&bank(&house)?, |port| Command::Drop(id, port)).await;
+    match told.ok_or(Sorry::Nobody)? {
+        true => Ok(StatusCode::NO_CONTENT.into_response()),
+        false => Err(Sorry::NoId),
+    }
+}
+
+async fn pin(house: Shared, id: Path<String>) -> Result<Response, Sorry> {
+    set_pin(house, id, true).await
+}
+
+async fn unpin(house: Shared, id: Path<String>) -> Result<Response, Sorry> {
+    set_pin(house, id, false).await
+}
+
+async fn set_pin(
+    State(house): Shared,
+    Path(id): Path<String>,
+    on: bool,
+) -> Result<Response, Sorry> {
+    let id = named(&id)?;
+    let told = bank::manage(&bank(&house)?, |port| Command::Pin(id, on, port)).await;
+    match told.ok_or(Sorry::Nobody)? {
+        Pinned::Done => Ok(StatusCode::NO_CONTENT.into_response()),
+        Pinned::Unknown => Err(Sorry::NoId),
+        Pinned::Full => Err(Sorry::Full),
+    }
+}
