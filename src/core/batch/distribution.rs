@@ -88,7 +88,7 @@ fn check(what: &str, engine: &Scripted, sampling: &Sampling, counts: &[Vec<f64>]
         let k = f64::from(cells - 1);
         let z = ((chi / k).cbrt() - (1.0 - 2.0 / (9.0 * k))) / (2.0 / (9.0 * k)).sqrt();
         println!(
-            "{what} token {}: chi-square {chi:.1}, {k} degrees of freedom, z = {z:.2}, {DRAWS} draws",
+            "{what} token {}: chi-square {chi:.1}, {k} degrees, z = {z:.2}, {DRAWS} drawn",
             i + 1
         );
         assert!(z < 3.5, "{what} token {}: z = {z}", i + 1);
