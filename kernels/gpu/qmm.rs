@@ -61,11 +61,8 @@ fn shapes(form: &Form) -> Vec<Shape> {
         &[(1, 0, 0), (2, 0, 0), (4, 0, 0), (8, 0, 0)]
     } else if form.parts() == 8 {
         &[(8, 2, 2), (16, 2, 2), (STAGED, 2, 2)]
-    } else if form.is_wide() {
-        &[(8, 2, 5), (16, 2, 5), (STAGED, 1, 4)]
     } else {
-        // All blocks at once: a few that start later would take as long again.
-        &[(8, 2, 5), (16, 2, 5), (STAGED, 1, 5)]
+        &[(8, 2, 5), (16, 2, 5), (STAGED, 2, 4)]
     };
     known.iter().map(|&(rows, depth, blocks)| Shape { rows, depth, blocks }).collect()
 }
