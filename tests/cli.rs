@@ -34,3 +34,19 @@ fn what_cannot_be_served_is_named_before_anything_listens() {
     let error = fails(&["serve", "--port", &port]);
     assert!(error.contains(&port) && error.contains("in use"), "{error}");
 }
+
+#[test]
+fn a_shape_is_measured_without_a_checkpoint_and_says_what_is_forced() {
+    let small = ["bench", "shape", "--preset", "small", "--layers", "4", "--steps", "2"];
+    let out = mtplx()
+        .args(small)
+        .args(["--clients", "2", "--depth", "1", "--acceptance", "1", "--prompt", "64", "--json"])
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["decode"][0]["forced"], true, "{report}");
+    assert_eq!(report["decode"][0]["tokens_per_row"], 2.0, "every draft was to be accepted");
+    assert!(report["prefill"]["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{report}");
+    assert!(fails(&["bench", "shape", "--preset", "gpt-9"]).contains("gpt-9"));
+    assert!(fails(&["bench", "shape", "--layers", "0"]).contains("layers"));
+}

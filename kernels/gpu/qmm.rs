@@ -7,12 +7,15 @@ use mlx_rs::{Array, Dtype};
 
 use super::Gpu;
 use super::device::{Kernel, Launch, Source};
-use super::layout::Form;
+use super::layout::{Form, STEP};
 use crate::error::Result;
 use crate::linear::Ids;
 
 /// Most rows of x for which the kernel is used; beyond, a library multiplies the unpacked matrix.
 pub const ROWS_MAX: usize = 64;
+
+/// Rows of x from which on it is staged in shared memory, as CUDA's source has it.
+const STAGED: usize = 32;
 
 const SOURCE: Source = Source {
     name: "verify_qmm",
@@ -53,18 +56,22 @@ struct Shape {
 
 /// By their rows, ascending; the last for any number.
 fn shapes(form: &Form) -> Vec<Shape> {
-    let shape = |(rows, blocks)| Shape { rows, depth: 2, blocks };
-    let known: &[(usize, usize)] = if cfg!(target_os = "macos") {
+    let known: &[(usize, usize, usize)] = if cfg!(target_os = "macos") {
         // Without tensor cores every row is work of its own.
-        &[(1, 0), (2, 0), (4, 0), (8, 0)]
+        &[(1, 0, 0), (2, 0, 0), (4, 0, 0), (8, 0, 0)]
     } else if form.parts() == 8 {
-        &[(8, 2), (16, 2)]
-    } else if form.is_wide() {
-        &[(8, 5), (16, 4), (32, 3)]
+        &[(8, 2, 2), (16, 2, 2), (STAGED, 2, 2)]
     } else {
-        &[(8, 5), (16, 4)]
+        &[(8, 2, 5), (16, 2, 5), (STAGED, 2, 4)]
     };
-    known.iter().copied().map(shape).collect()
+    known.iter().map(|&(rows, depth, blocks)| Shape { rows, depth, blocks }).collect()
+}
+
+impl Shape {
+    /// Bytes of x that wait in shared memory: two steps of every warp.
+    fn shared_bytes(&self, form: &Form) -> usize {
+        if self.rows == STAGED { form.parts() * 2 * STAGED * STEP * 2 } else { 0 }
+    }
 }
 
 /// An affine matrix on the device, packed for the kernel.
@@ -127,7 +134,7 @@ impl PackedMatrix {
             scalars: &[m as i32, f.rows as i32, f.cols as i32],
             blocks: f.tiles() * m.div_ceil(self.shapes[at].rows),
             threads: 32 * f.parts(),
-            shared_bytes: 0,
+            shared_bytes: self.shapes[at].shared_bytes(f),
         };
         let out = if self.gated { f.rows / 2 } else { f.rows };
         let out = [m as i32, out as i32];

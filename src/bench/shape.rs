@@ -112,6 +112,9 @@ pub fn run(args: &ShapeArgs) -> Result<()> {
     let Some(config) = shape::preset(&args.preset, args.layers) else {
         bail!("an unknown shape: {}", args.preset)
     };
+    if config.layers.is_empty() || args.clients == Some(0) {
+        bail!("there is nothing to measure without layers and clients");
+    }
     let place = Place::detect(Dtype::Bfloat16)?;
     let copy = shape::bandwidth(place)?;
     let noise = Noise::new(config.vocab * config.hidden);
