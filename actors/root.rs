@@ -59,7 +59,7 @@ pub enum Message {
 
 /// How opening a generation went.
 #[derive(Debug)]
-pub struct Opened(Result<Generation, String>);
+pub struct Opened(Result<Box<Generation>, String>);
 
 /// All that a house is built from.
 pub struct Blueprint<E> {
@@ -174,7 +174,7 @@ impl<E: Engine + 'static> Actor for Root<E> {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Open => self.open(state),
-            Message::Opened(Opened(result)) => self.opened(state, result),
+            Message::Opened(Opened(result)) => self.opened(state, result.map(|g| *g)),
             Message::Buried(in_time) => self.buried(state, in_time),
             Message::Heat => self.heat(state).await,
             Message::Watch => self.watch(state),
@@ -219,7 +219,7 @@ impl<E: Engine + 'static> Root<E> {
         let root = state.myself.clone();
         tokio::spawn(async move {
             // A root that is gone takes what was opened with it: all is linked to it.
-            let _ = root.cast(Message::Opened(Opened(opening.await)));
+            let _ = root.cast(Message::Opened(Opened(opening.await.map(Box::new))));
         });
     }
 
