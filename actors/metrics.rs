@@ -188,7 +188,8 @@ inventory! {
         "Parts of a cycle; device time is part of the others, host is all outside the engine.")
         .by(&[PHASE]);
     SYNCHRONISATIONS = metric(Counter, Count, "mtplx_synchronisations_total",
-        "Times that a cycle waited for the device: one each, and one for each state it saves.");
+        "Times that a cycle's pass waited for the device: one each, unless a request's draws \
+         depend on its drafts or a GPU feeds a prompt.");
     COMPILATIONS = metric(Counter, Count, "mtplx_kernel_compilations_total",
         "Kernels compiled within cycles; none once every type and width was met.");
     HEARTBEAT = metric(Gauge, Seconds, "mtplx_heartbeat_timestamp_seconds",

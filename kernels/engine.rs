@@ -1,5 +1,5 @@
-//! The [`Engine`] on MLX: one plan becomes one graph for the drafts of each depth and one for the
-//! trunk, and their results become integers again.
+//! The [`Engine`] on MLX: one plan becomes one graph, drafts and trunk, and its results become
+//! integers again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -64,10 +64,11 @@ pub fn budget_of(machine: u64) -> u64 {
     machine / 4 * 3
 }
 
-/// Lets MLX keep an eighth of what the budget leaves for buffers to come, and at least what a step
-/// needs: else it keeps all it ever had, and each new size adds to it.
+/// Lets MLX keep what a step needs for buffers to come, and on a GPU, where new ones are dear, an
+/// eighth of what the budget leaves: else it keeps all it ever had, and each new size adds to it.
 pub fn limit_cache(budget: &Budget) {
-    let most = (budget.bytes.saturating_sub(budget.base) / 8).max(budget.step);
+    let spare = if has_gpu() { budget.bytes.saturating_sub(budget.base) / 8 } else { 0 };
+    let most = spare.max(budget.step);
     // Without a bound the budget still holds, by trimming.
     let _ = memory::set_cache_limit(usize::try_from(most).unwrap_or(usize::MAX));
 }

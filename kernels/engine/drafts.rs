@@ -42,7 +42,7 @@ impl<'a> Drafted<'a> {
     }
 
     /// Whether the head is not asked.
-    fn has_all(&self) -> bool {
+    pub(super) fn has_all(&self) -> bool {
         self.drafts.len() == usize::from(self.plan.depth)
     }
 

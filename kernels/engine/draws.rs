@@ -1,8 +1,11 @@
 //! Drafts drawn within the graph: the token that one pass of the head gives is the next pass's
 //! input, and the trunk's, before the host has seen it. So a cycle is one graph and has one
 //! synchronisation, after which the host learns what was drafted and from which distributions.
+//!
+//! One row whose draws depend on the drafts before (penalties, a grammar), or on a GPU on more than
+//! the largest logits, lets the host draw for all rows of its cycle.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use mlx_rs::Array;
 use mtplx_core::Token;
@@ -40,7 +43,7 @@ struct Depth {
 /// Where the host will learn of them.
 enum Told {
     #[cfg(target_os = "linux")]
-    Host(Arc<OnceLock<Vec<Proposal>>>),
+    Host(Arc<Mutex<Vec<Proposal>>>),
     Device(Drawn),
 }
 
@@ -54,7 +57,8 @@ impl Draws {
     /// Whether these rows can be drawn for at `place` before the host has seen the drafts so far.
     pub(super) fn serve(place: Place, ids: DraftIds, rows: &[Drafted<'_>]) -> bool {
         let free = |s: &Sampling| !s.has_penalties() && s.grammar.is_none();
-        let mut all = rows.iter().map(|d| &d.row.request().sampling);
+        let asking = rows.iter().filter(|d| !d.has_all());
+        let mut all = asking.map(|d| &d.row.request().sampling);
         match place {
             #[cfg(target_os = "linux")]
             Place::Host => all.all(free),
@@ -130,9 +134,9 @@ impl Told {
         match self {
             #[cfg(target_os = "linux")]
             Self::Host(told) => {
-                let proposals = told.get().map_or(&[][..], Vec::as_slice).iter();
-                let pair = |p: &Proposal| (token_of(p), p.clone().map(|(_, q)| q));
-                proposals.map(pair).collect()
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                let proposals = std::mem::take(&mut *told).into_iter();
+                proposals.map(|p| (token_of(&p), p.map(|(_, q)| q))).collect()
             }
             Self::Device(drawn) => drawn.read(),
         }
@@ -166,7 +170,7 @@ fn on_host(logits: &Array, ids: DraftIds, draws: Vec<Draw>) -> Result<(Array, To
         Ok((draft(sampling.rule, sampling.seed, *position, &q), q))
     };
     let shape = [draws.len() as i32];
-    let told = Arc::default();
+    let told: Arc<Mutex<Vec<Proposal>>> = Arc::default();
     let learnt = Arc::clone(&told);
     let f = move |inputs: &[Input<'_>], outputs: &mut [Output<'_>]| {
         let all: &[f32] = inputs[0].as_slice()?;
@@ -179,8 +183,7 @@ fn on_host(logits: &Array, ids: DraftIds, draws: Vec<Draw>) -> Result<(Array, To
         for (to, proposal) in outputs[0].as_mut_slice::<u32>()?.iter_mut().zip(&proposals) {
             *to = token_of(proposal);
         }
-        // A graph that is evaluated again draws the same.
-        let _ = OnceLock::set(&learnt, proposals);
+        *learnt.lock().unwrap_or_else(PoisonError::into_inner) = proposals;
         Ok(())
     };
     let [tokens] = call(&[logits], [OutputSpec::new(&shape, Dtype::Uint32)], f)?;

@@ -7,7 +7,8 @@
 // and token 0.
 //
 // Truncation and order are those of src/core/sample.rs, the noise that of src/core/random.rs. What
-// is drawn has just the distribution of the weights that are returned, whatever their rounding.
+// is drawn has the distribution of the weights that are returned, up to the 2^-24 of u, whatever
+// their own rounding. A row with logits that are no numbers gives some token and weights that are none.
 //
 // A block is a row, a thread a candidate.
 
@@ -47,6 +48,8 @@ extern "C" __global__ void __launch_bounds__(K)
     return;
   }
   logits[i] = __int_as_float(top[1 + K + i]);
+  // Places that logits which are no numbers leave without a rank of their own.
+  ranks[i] = i;
   __syncthreads();
   int rank = 0;
   for (int j = 0; j < K; ++j) {

@@ -43,6 +43,8 @@ if (top[0] != K) {
   return;
 }
 values[i] = as_type<float>(top[1 + K + i]);
+// Places that logits which are no numbers leave without a rank of their own.
+ranks[i] = i;
 threadgroup_barrier(mem_flags::mem_threadgroup);
 int rank = 0;
 for (int j = 0; j < K; ++j) {

@@ -109,7 +109,8 @@ fn run(gpu: &Gpu, dtype: Dtype) -> Result<()> {
     let shared = Sampling { rule: Rule::Coupled, ..few.clone() };
     let kinds = [Sampling::greedy(), plain, few, shared];
     let (rows, vocab) = (16, 4096);
-    let logits = trial::noise(&[rows, vocab], 9, dtype)?.multiply(Array::from_f32(6.0))?;
+    let logits = trial::noise(&[rows, vocab], 9, Dtype::Float32)?.multiply(Array::from_f32(6.0))?;
+    let logits = logits.as_dtype(dtype)?;
     let of = |row: usize| (&kinds[row % kinds.len()], row as u64);
     let settings: Vec<_> = (0..rows as usize).map(|row| settings(of(row).0, of(row).1)).collect();
     let (drawn, all) = (add(gpu, &logits, &settings)?, logits.as_dtype(Dtype::Float32)?);

@@ -223,7 +223,7 @@ pub struct Report {
     pub positions: Vec<Tried>,
     /// Time by phase.
     pub phases: Phases,
-    /// How often the host waited for the device.
+    /// How often the pass waited for the device.
     pub synchronisations: u64,
     /// Kernels that were compiled.
     pub compilations: u64,

@@ -186,7 +186,8 @@ pub struct Outcome {
     pub rows: Vec<RowOutcome>,
     /// Where the time went.
     pub phases: Phases,
-    /// How often the host waited for the device.
+    /// How often the pass waited for the device; states that are saved and pages that are copied
+    /// before it are not counted.
     pub synchronisations: u64,
     /// Kernels that were compiled.
     pub compilations: u64,
@@ -215,9 +216,9 @@ pub struct Emitted {
 /// Microseconds by phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
-    /// Drafting, with the head's own sampling.
+    /// Drafting; where drafts are drawn within the trunk's graph, putting it together.
     pub draft_us: u64,
-    /// The trunk's forward pass.
+    /// The trunk's forward pass, with the drafts in its graph.
     pub verify_us: u64,
     /// Sampling and acceptance.
     pub accept_us: u64,

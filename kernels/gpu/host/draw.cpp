@@ -53,6 +53,9 @@ int main() {
       // In steps of a quarter: some are equal.
       top[1 + K + i] = bits_as<int>(std::round(normal(random_bits) * 4) / 4);
     }
+    // Logits that are no numbers: one, and all.
+    if (row % EACH == 6) top[1 + K + 9] = bits_as<int>(NAN);
+    for (int i = 0; row % EACH == 7 && i < K; ++i) top[1 + K + i] = bits_as<int>(NAN);
     const Setting& kind = kinds[row / EACH];
     int* set = &settings[row * SETTINGS];
     set[0] = bits_as<int>(kind.temperature > 0 ? 1 / kind.temperature : 0.0f);
@@ -74,6 +77,15 @@ int main() {
     if (top[0] != K) {
       wrong += out[row] != 0;
       for (int i = 0; i < K; ++i) wrong += weight_out(i) != 0;
+      continue;
+    }
+    if (row % EACH == 6 || row % EACH == 7) {
+      int none = 0, known = 0;
+      for (int i = 0; i < K; ++i) {
+        none += std::isnan(weight_out(i));
+        known += out[row] == top[1 + i];
+      }
+      wrong += none == 0 || known != 1;
       continue;
     }
     auto logit = [&](int i) { return double(bits_as<float>(top[1 + K + i])); };
