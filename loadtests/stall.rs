@@ -159,7 +159,9 @@ async fn scene(
         lines.iter().zip(&counts).all(|(line, &count)| line.len() > count)
     });
     timeout(PATIENCE, after).await.context("a stream never went on after the prompt")??;
-    Ok(Scene::new(seen.prompt, (sent, first), &lines))
+    let scene = Scene::new(seen.prompt, (sent, first), &lines);
+    ensure!(scene.is_measured(), "a stream showed too few gaps to judge; run it again");
+    Ok(scene)
 }
 
 fn stream_body(args: &Stall, number: usize) -> Value {

@@ -132,12 +132,14 @@ fn table(model: &Model, wish: &Wish, fit: &Fit, machine: u64) {
     let (clients, context) = (fit.clients_max, fit.context_max);
     if fit.fits() {
         println!("it fits; so would {clients} clients of {} tokens", wish.context_tokens);
-    } else if clients == 0 && context == 0 {
-        println!("it does not fit, not even for one token: take fewer bits or a smaller model");
     } else {
-        println!(
-            "it does not fit: lower --clients to {clients}, or --context to {context}, or both"
-        );
+        let mut ways = Vec::new();
+        ways.extend((clients > 0).then(|| format!("lower --clients to {clients}")));
+        ways.extend((context > 0).then(|| format!("lower --context to {context}")));
+        match ways.is_empty() {
+            true => println!("it does not fit: take fewer bits or a smaller model"),
+            false => println!("it does not fit: {}, or both a little", ways.join(", or ")),
+        }
     }
 }
 

@@ -11,6 +11,9 @@ use crate::statistics::{Spread, ms};
 /// Gaps at the beginning of a stream, which others' prompts lengthen.
 const SETTLING: usize = 8;
 
+/// Fewer gaps before the prompt have no median worth the name.
+const GAPS_MIN: usize = 20;
+
 /// What a stream says, as time since the scene began.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Beat {
@@ -103,6 +106,11 @@ impl Scene {
         let stream = |line| Stream::new(line, steady, (sent, sent + first));
         let streams = lines.iter().map(stream).collect();
         Self { tokens, first, alone: Duration::ZERO, streams }
+    }
+
+    /// Whether every stream has gaps enough on both sides.
+    pub(super) fn is_measured(&self) -> bool {
+        self.streams.iter().all(|s| s.before.len() >= GAPS_MIN && s.during.len() > 0)
     }
 
     /// The ratio of the stream that waited longest.

@@ -13,15 +13,17 @@ use crate::ledger::{Holding, Ledger};
 use crate::logprobs::Logprobs;
 use crate::prefix::Prefix;
 use crate::request::{Drafts, Finish, Request, Usage};
-use crate::sample::{Dist, NotFinite, Seen};
+use crate::sample::{NotFinite, Seen};
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
 
+pub use self::row::Row;
 pub use crate::knobs::{Depths, Knobs};
 
 #[cfg(all(test, feature = "scripted"))]
 mod distribution;
 #[cfg(all(test, feature = "scripted"))]
 mod pacing;
+mod row;
 mod seat;
 mod settle;
 mod share;
@@ -40,94 +42,6 @@ pub struct BatchLimits {
     /// walk token by token, as all on the CPU do, any cut gives the same bits and a small grain
     /// keeps steps short.
     pub chunk_grain: usize,
-}
-
-/// A running sequence.
-#[derive(Clone, Debug)]
-pub struct Row {
-    request: Request,
-    tokens: Vec<Token>,
-    computed: usize,
-    holding: Holding,
-    seen: Seen,
-    usage: Usage,
-    /// Prompt tokens that had been fed to everybody when it got its slot.
-    since: u64,
-    /// Whose state it waits for, instead of computing the same.
-    follows: Option<share::Follow>,
-    /// Positions at which others wait for its state.
-    stops: Vec<usize>,
-    /// Whether it was seen whom it could wait for, since it last went on from a state.
-    looked: bool,
-}
-
-impl Row {
-    /// The request it serves.
-    #[must_use]
-    pub fn request(&self) -> &Request {
-        &self.request
-    }
-
-    /// Prompt and all tokens settled so far.
-    #[must_use]
-    pub fn tokens(&self) -> &[Token] {
-        &self.tokens
-    }
-
-    /// KV pages in order of position; they cover every position the plan writes.
-    #[must_use]
-    pub fn pages(&self) -> &[Page] {
-        self.holding.pages()
-    }
-
-    /// What penalties count.
-    #[must_use]
-    pub fn seen(&self) -> &Seen {
-        &self.seen
-    }
-
-    /// What its grammar, if it has one, allows after its text and the drafts `ahead`.
-    ///
-    /// # Errors
-    /// [`NotFinite`] if the grammar gives up: the row ends as one whose device talks nonsense.
-    pub fn mask(&self, ahead: &[Token]) -> Result<Option<Mask>, NotFinite> {
-        let Some(grammar) = &self.request.sampling.grammar else { return Ok(None) };
-        let text = &self.tokens[self.request.prompt.len()..];
-        let mask = match ahead {
-            [] => grammar.allowed(text),
-            ahead => grammar.allowed(&[text, ahead].concat()),
-        };
-        mask.map(Some).map_err(|_| NotFinite)
-    }
-
-    /// The tokens that its grammar leaves no choice about, at most `most`.
-    #[must_use]
-    pub fn forced(&self, most: usize) -> Vec<Token> {
-        let text = &self.tokens[self.request.prompt.len()..];
-        let grammar = self.request.sampling.grammar.as_ref();
-        grammar.map_or(Vec::new(), |grammar| grammar.forced(text, most))
-    }
-
-    /// The distribution that its request makes of one row of `logits` [vocab], after its text and
-    /// the drafts `ahead`.
-    ///
-    /// # Errors
-    /// As [`Dist::masked`] and [`Self::mask`].
-    pub fn dist(&self, logits: &[f32], ahead: &[Token]) -> Result<Dist, NotFinite> {
-        let mask = self.mask(ahead)?;
-        Dist::masked(logits, &self.request.sampling, (&self.seen, ahead), mask.as_ref())
-    }
-
-    /// What the model thought of `token` by its row of `logits` [vocab], if its request asks.
-    #[must_use]
-    pub fn logprobs(&self, logits: &[f32], token: Token) -> Option<Logprobs> {
-        let most = self.request.sampling.logprobs?;
-        Some(Logprobs::of(logits, token, most))
-    }
-
-    fn is_decoding(&self) -> bool {
-        self.tokens.len() > self.request.prompt.len()
-    }
 }
 
 /// Which snapshot a request may start from.
@@ -444,65 +358,5 @@ impl Batch {
         let mut row = self.rows.remove(&slot)?;
         self.ledger.close(slot, std::mem::take(&mut row.holding));
         Some(row)
-    }
-}
-
-impl Row {
-    fn start(request: Request, holding: Holding, cached: usize, since: u64) -> Self {
-        let tokens = request.prompt.to_vec();
-        let usage = Usage { prompt: tokens.len(), cached, ..Usage::default() };
-        let mut seen = Seen::default();
-        if request.sampling.has_penalties() {
-            seen.add_prompt(&tokens);
-        }
-        Self {
-            request,
-            tokens,
-            computed: cached,
-            holding,
-            seen,
-            usage,
-            since,
-            follows: None,
-            stops: Vec::new(),
-            looked: false,
-        }
-    }
-
-    /// How many drafts are sure of being accepted, as its grammar allows nothing else: these are
-    /// made whatever the tuner says, unless the request itself says how many.
-    fn sure(&self, most: u8) -> u8 {
-        match self.request.draft_tokens {
-            Drafts::Exactly(_) => 0,
-            Drafts::Tuned | Drafts::AtLeast(_) => {
-                u8::try_from(self.forced(most.into()).len()).unwrap_or(most)
-            }
-        }
-    }
-
-    /// Its place among the prompts that are fed: those that a snapshot covers cost nothing and are
-    /// first. `None` if its prompt is done.
-    fn turn(&self, slot: Slot) -> Option<(bool, u64, RequestId, Slot)> {
-        let left = self.request.prompt.len() - self.computed.min(self.request.prompt.len());
-        let due = self.since + PASSED * left as u64;
-        (!self.is_decoding()).then_some((left > 0, due, self.request.id, slot))
-    }
-
-    /// Where the next chunk ends: at a multiple of the grain, a boundary to keep, or the prompt's
-    /// end; not beyond the budget, unless nothing would be fed and something must.
-    fn chunk_end(&self, budget: usize, must: bool, grain: usize) -> usize {
-        let (start, prompt) = (self.computed, self.request.prompt.len());
-        let places = self.request.boundaries.iter().chain(&self.stops).copied();
-        let boundary = places.filter(|&b| b > start).min();
-        let stop = boundary.unwrap_or(prompt).min(prompt);
-        let on_grain = (start + budget) / grain * grain;
-        if start + budget >= stop {
-            stop
-        } else if on_grain > start || !must {
-            on_grain.max(start)
-        } else {
-            (start / grain + 1) * grain
-        }
-        .min(stop)
     }
 }

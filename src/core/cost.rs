@@ -24,6 +24,8 @@ const RECENT: usize = 5;
 const STALE_STEPS: u64 = 32;
 /// A prompt token is never taken for cheaper than decoding divided by this.
 const FREE: f64 = 2048.0;
+/// The first step of a width counts for at most so many times what its neighbours say.
+const FIRST_MOST: f64 = 3.0;
 /// The first chunk beside rows that decode is at most so long.
 const FIRST: usize = 16;
 
@@ -125,6 +127,9 @@ impl Costs {
             (rows, 0) => {
                 let key = (width(rows), report.depth);
                 let known = self.decode.get(&key).copied();
+                // The first of its kind has only its neighbours to be judged by.
+                let most = self.decode(rows, report.depth).filter(|_| known.is_none());
+                let micros = most.map_or(micros, |near| micros.min(FIRST_MOST * near));
                 self.decode.insert(key, Known::add(known, micros, self.steps));
             }
             (rows, _) => {
@@ -249,6 +254,15 @@ mod tests {
         costs.hear(&report(1, 0, 1_000_000.0));
         let length = costs.prefill_within(1, 2, 2.0).unwrap();
         assert!((5..=7).contains(&length), "{length}");
+    }
+
+    #[test]
+    fn a_hiccup_in_the_first_step_of_a_width_is_no_measure() {
+        let mut costs = Costs::default();
+        costs.hear(&report(0, 100, 10_000.0));
+        (0..5).for_each(|_| costs.hear(&report(4, 0, 800.0)));
+        costs.hear(&report(5, 0, 100_000.0));
+        assert!(costs.prefill_within(5, 2, 2.0).unwrap() <= 24);
     }
 
     #[test]

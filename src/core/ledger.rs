@@ -120,6 +120,12 @@ impl Ledger {
         (held + self.promised + own).saturating_sub(self.highest)
     }
 
+    /// Whether nobody holds this page.
+    #[must_use]
+    pub fn is_free(&self, page: Page) -> bool {
+        self.pages_free.contains(&page)
+    }
+
     /// Pages up to the highest ever taken, and states parked: what the engine has memory for.
     #[must_use]
     pub fn touched(&self) -> (usize, usize) {

@@ -309,7 +309,7 @@ pub fn fit(shape: &Shape, precision: &Precision, wish: &Wish, budget: u64) -> Fi
     Fit {
         estimate: estimate(shape, precision, wish),
         budget,
-        clients_max: most(4096, |n| fits(&clients(n))),
+        clients_max: most(wish.clients.max(4096), |n| fits(&clients(n))),
         context_max: most(wish.context_tokens, |n| fits(&context(n))),
     }
 }

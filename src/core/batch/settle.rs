@@ -39,10 +39,15 @@ impl Batch {
         settled
     }
 
+    /// Drafts that a grammar forces cost no pass of the head and always stand: they say nothing of
+    /// either.
     fn is_uniform(&self, plan: &Plan, depth: u8) -> bool {
         plan.verify.iter().all(|v| {
-            let row = self.rows.get(&v.slot);
-            v.depth == depth && row.is_some_and(|r| r.request.draft_tokens == Drafts::Tuned)
+            let tuned = |row: &Row| {
+                let request = &row.request;
+                request.draft_tokens == Drafts::Tuned && request.sampling.grammar.is_none()
+            };
+            v.depth == depth && self.rows.get(&v.slot).is_some_and(tuned)
         })
     }
 
@@ -72,7 +77,9 @@ impl Batch {
         }
         let Some(row) = self.rows.get_mut(&slot) else { return };
         let accepted = emitted.tokens.len() - 1;
-        settled.report.count(emitted.drafted, accepted);
+        if row.request.sampling.grammar.is_none() {
+            settled.report.count(emitted.drafted, accepted);
+        }
         if row.is_decoding() {
             row.computed += accepted + 1;
         }
@@ -145,13 +152,25 @@ impl Batch {
     pub fn import(&mut self, prefix: Prefix, kind: Kind) -> Option<Deposit> {
         let rise = self.ledger.rise(prefix.tokens.len(), None);
         let fits = guard::check(&self.info, self.used(), guard::needed(&self.info, rise)).is_ok();
-        if !fits || !self.has_room() || self.ledger.same(&prefix).is_some() {
+        let here = self.ledger.same(&prefix).is_some();
+        if !fits || !self.has_room() || here || self.reads_freed_pages() {
             return None;
         }
         let bytes = self.bytes_of(prefix.tokens.len());
         let snapshot = self.ledger.import(prefix.clone())?;
         self.parked();
         Some(Deposit { snapshot, prefix, kind, bytes })
+    }
+
+    /// Whether the next plan's moves read pages that nobody holds any more. They were booked
+    /// before their state was let go and come before everything else that writes, but for a state
+    /// from outside, which is written at once.
+    fn reads_freed_pages(&self) -> bool {
+        self.moves.iter().any(|step| match step {
+            Move::CopyPage { from, .. } => self.ledger.is_free(*from),
+            Move::Save { snapshot, .. } => self.ledger.parcel(*snapshot).is_none(),
+            Move::Clear { .. } | Move::Restore { .. } | Move::Forget { .. } => false,
+        })
     }
 
     /// Undoes [`Batch::import`] of a state that the engine refused.
