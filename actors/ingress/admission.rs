@@ -237,7 +237,15 @@ impl House {
         let structure = wanted.structure.take();
         let tools = std::mem::take(&mut wanted.reading.demanded);
         if tools.is_empty() {
-            return Ok(structure);
+            return match structure {
+                // No call fits it: the tools would be declared for nothing.
+                Some(Structure { field, .. }) if wanted.reading.tools.is_some() => {
+                    let reason = "leaves no room for calls of the tools; set tool_choice to \
+                                  \"none\", or leave this or the tools out";
+                    Err(Refusal::Invalid { field, reason: reason.into() })
+                }
+                structure => Ok(structure),
+            };
         }
         let field = "tool_choice";
         if let Some(Structure { field: other, .. }) = structure {

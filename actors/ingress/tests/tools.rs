@@ -167,6 +167,24 @@ async fn what_must_be_called_is_called_as_it_was_declared() {
 }
 
 #[tokio::test]
+async fn a_structure_that_leaves_no_room_for_calls_is_refused_beside_tools() {
+    let handle = open(config(), roomy(), speaks("{}", Finish::Stop)).await;
+    let format = json!({"type": "json_object"});
+    for extra in [json!({}), json!({"tool_choice": "auto"})] {
+        let mut extra = extra;
+        extra["response_format"] = format.clone();
+        let reply = chat(&handle, ask(&extra)).await;
+        assert_eq!((reply.status, reply.error()["param"].as_str()), (400, Some("response_format")));
+        assert!(reply.error()["message"].as_str().unwrap().contains("tool_choice"), "{reply:?}");
+    }
+    for extra in [json!({"tool_choice": "none"}), json!({"tools": []})] {
+        let mut extra = extra;
+        extra["response_format"] = format.clone();
+        assert_eq!(chat(&handle, ask(&extra)).await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn what_tools_said_is_shown_to_the_model() {
     let prompt = prompt_of(ask(&json!({"messages": [
         {"role": "user", "content": "Weather?"},
