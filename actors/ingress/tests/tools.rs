@@ -207,6 +207,21 @@ async fn what_tools_said_is_shown_to_the_model() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_cut_off_is_no_end_of_the_conversation() {
+    let half = "{\"city\": \"Pa";
+    let prompt = prompt_of(ask(&json!({"messages": [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "call_1", "type": "function",
+             "function": {"name": "weather", "arguments": half}}]},
+        {"role": "user", "content": "Go on."},
+    ]})))
+    .await;
+    let shown = format!("<function=weather>\n<parameter=arguments>\n{half}\n</parameter>");
+    assert!(prompt.contains(&shown), "{prompt}");
+}
+
+#[tokio::test]
 async fn thinking_follows_the_prompt() {
     let said = "Two and two.\n</think>\n\nFour.";
     let handle = open(config(), roomy(), speaks(said, Finish::Stop)).await;
