@@ -16,7 +16,7 @@ mod value;
 mod xml;
 
 use self::call::{Call, Step};
-pub(crate) use self::call::recalled;
+pub(crate) use self::call::{object, recalled};
 pub(crate) use self::gathered::{Block, Reply};
 use self::scan::{Found, find, is_beginning};
 pub(crate) use self::schema::{NAME_MAX, Tools};
