@@ -166,6 +166,7 @@ impl House {
         let Reading { tools, one_call, plain, .. } = wanted.reading.clone();
         Manner {
             begins_thinking: prompt.thinking,
+            thought: prompt.thought,
             thinks: !plain && self.text.thinks(),
             tools,
             one_call,

@@ -256,6 +256,15 @@ async fn thinking_follows_the_prompt() {
 }
 
 #[tokio::test]
+async fn an_end_of_thinking_after_closed_thinking_is_text() {
+    let said = "Write </think> at its end.";
+    let handle = open(config(), roomy(), speaks(said, Finish::Stop)).await;
+    let body = json!({"messages": [{"role": "user", "content": "?"}], "enable_thinking": false});
+    let message = &chat(&handle, body).await.json()["choices"][0]["message"];
+    assert_eq!(message["content"], said);
+}
+
+#[tokio::test]
 async fn thinking_that_was_cut_off_stays_thinking() {
     let handle = open(config(), roomy(), speaks("Let me see, two", Finish::Length)).await;
     let body = json!({"messages": [{"role": "user", "content": "2+2?"}], "enable_thinking": true});
