@@ -132,7 +132,7 @@ impl House {
                     id: RequestId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1),
                     prompt: Arc::clone(&tokens),
                     sampling: Sampling {
-                        grammar: compiled.as_ref().map(|c| self.constraint(c, &tokens, &info)),
+                        grammar: compiled.as_ref().map(|c| self.constraint(c, prompt, &info)),
                         ..seeded(&wanted.sampling, index)
                     },
                     limits: Limits { new_tokens_max: room, ..limits.clone() },
@@ -289,14 +289,14 @@ impl House {
 
     /// The grammar of one answer to this prompt. Where that leaves the model thinking, it holds
     /// from the end of the thoughts on, and the text cannot end before.
-    fn constraint(&self, compiled: &Compiled, prompt: &[Token], info: &EngineInfo) -> Constraint {
+    fn constraint(&self, compiled: &Compiled, prompt: &Prompt, info: &EngineInfo) -> Constraint {
         let constraint = Constraint::new(Arc::new(compiled.open()));
-        match self.text.thinking_ends(prompt) {
-            Some(end) => {
+        match self.text.thinking_ends() {
+            Some(end) if prompt.thinking => {
                 let stops = self.text.stop_tokens().iter().copied();
                 constraint.after([end].into(), Mask::all_but(info.vocab, stops))
             }
-            None => constraint,
+            Some(_) | None => constraint,
         }
     }
 
