@@ -50,7 +50,7 @@ impl Tools {
 
 /// A set of JSON's types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kinds(u8);
+pub(crate) struct Kinds(u8);
 
 impl Kinds {
     pub(super) const STRING: Self = Self(1);
@@ -63,8 +63,7 @@ impl Kinds {
     pub(super) const ANY: Self = Self(63);
 
     /// The types that a schema allows; `root` is where its references begin.
-    #[cfg(test)]
-    pub(super) fn of(schema: &Value, root: &Value) -> Self {
+    pub(crate) fn of(schema: &Value, root: &Value) -> Self {
         Self::within(schema, root, &mut VISITS_MAX.clone())
     }
 
@@ -144,6 +143,11 @@ impl Kinds {
     /// Whether the value may be this, which is no string: strings are never written as JSON.
     pub(super) fn allows(self, value: &Value) -> bool {
         !value.is_string() && self.0 & Self::kind(value).0 != 0
+    }
+
+    /// Whether it may be a string, among others.
+    pub(crate) fn allows_string(self) -> bool {
+        self.0 & Self::STRING.0 != 0
     }
 
     pub(super) fn allows_null(self) -> bool {
