@@ -29,7 +29,7 @@ use crate::{bank, metrics};
 
 /// Grammars compiled at once; compiling one takes a processor.
 const COMPILING_MAX: usize = 2;
-/// Longest time that a grammar may take to be compiled.
+/// Longest time that a grammar may take to be compiled, with the waiting for its turn.
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Whether and by whom requests are served.
@@ -268,7 +268,9 @@ impl House {
         let Some(structure) = structure else { return Ok(None) };
         let field = structure.field;
         let text = Arc::clone(&self.text);
-        let turn = Arc::clone(&self.compiling).acquire_owned().await;
+        let deadline = tokio::time::Instant::now() + COMPILE_TIME_MAX;
+        let turn = Arc::clone(&self.compiling).acquire_owned();
+        let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| overloaded())?;
         let work = off_thread(usize::MAX, move || {
             // Kept until the work is done, also where nobody waits for it any more.
             let _turn = turn;
@@ -278,7 +280,7 @@ impl House {
             })?;
             grammars.compile(&structure)
         });
-        let compiled = tokio::time::timeout(COMPILE_TIME_MAX, work).await;
+        let compiled = tokio::time::timeout_at(deadline, work).await;
         compiled
             .unwrap_or_else(|_| {
                 let reason = "takes too long to compile; make it simpler".into();
