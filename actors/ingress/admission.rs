@@ -29,7 +29,7 @@ use crate::{bank, metrics};
 
 /// Grammars compiled at once; compiling one takes a processor.
 const COMPILING_MAX: usize = 2;
-/// Longest time that a grammar may take to be compiled.
+/// Longest time that a grammar may take to be compiled, with the waiting for its turn.
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Whether and by whom requests are served.
@@ -132,7 +132,7 @@ impl House {
                     id: RequestId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1),
                     prompt: Arc::clone(&tokens),
                     sampling: Sampling {
-                        grammar: compiled.as_ref().map(|c| self.constraint(c, &tokens, &info)),
+                        grammar: compiled.as_ref().map(|c| self.constraint(c, prompt, &info)),
                         ..seeded(&wanted.sampling, index)
                     },
                     limits: Limits { new_tokens_max: room, ..limits.clone() },
@@ -166,6 +166,7 @@ impl House {
         let Reading { tools, one_call, plain, .. } = wanted.reading.clone();
         Manner {
             begins_thinking: prompt.thinking,
+            thought: prompt.thought,
             thinks: !plain && self.text.thinks(),
             tools,
             one_call,
@@ -237,7 +238,15 @@ impl House {
         let structure = wanted.structure.take();
         let tools = std::mem::take(&mut wanted.reading.demanded);
         if tools.is_empty() {
-            return Ok(structure);
+            return match structure {
+                // No call fits it: the tools would be declared for nothing.
+                Some(Structure { field, .. }) if wanted.reading.tools.is_some() => {
+                    let reason = "leaves no room for calls of the tools; set tool_choice to \
+                                  \"none\", or leave this or the tools out";
+                    Err(Refusal::Invalid { field, reason: reason.into() })
+                }
+                structure => Ok(structure),
+            };
         }
         let field = "tool_choice";
         if let Some(Structure { field: other, .. }) = structure {
@@ -259,7 +268,9 @@ impl House {
         let Some(structure) = structure else { return Ok(None) };
         let field = structure.field;
         let text = Arc::clone(&self.text);
-        let turn = Arc::clone(&self.compiling).acquire_owned().await;
+        let deadline = tokio::time::Instant::now() + COMPILE_TIME_MAX;
+        let turn = Arc::clone(&self.compiling).acquire_owned();
+        let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| overloaded())?;
         let work = off_thread(usize::MAX, move || {
             // Kept until the work is done, also where nobody waits for it any more.
             let _turn = turn;
@@ -269,7 +280,7 @@ impl House {
             })?;
             grammars.compile(&structure)
         });
-        let compiled = tokio::time::timeout(COMPILE_TIME_MAX, work).await;
+        let compiled = tokio::time::timeout_at(deadline, work).await;
         compiled
             .unwrap_or_else(|_| {
                 let reason = "takes too long to compile; make it simpler".into();
@@ -280,14 +291,14 @@ impl House {
 
     /// The grammar of one answer to this prompt. Where that leaves the model thinking, it holds
     /// from the end of the thoughts on, and the text cannot end before.
-    fn constraint(&self, compiled: &Compiled, prompt: &[Token], info: &EngineInfo) -> Constraint {
+    fn constraint(&self, compiled: &Compiled, prompt: &Prompt, info: &EngineInfo) -> Constraint {
         let constraint = Constraint::new(Arc::new(compiled.open()));
-        match self.text.thinking_ends(prompt) {
-            Some(end) => {
+        match self.text.thinking_ends() {
+            Some(end) if prompt.thinking => {
                 let stops = self.text.stop_tokens().iter().copied();
                 constraint.after([end].into(), Mask::all_but(info.vocab, stops))
             }
-            None => constraint,
+            Some(_) | None => constraint,
         }
     }
 

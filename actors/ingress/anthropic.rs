@@ -185,7 +185,8 @@ impl MessagesBody {
         });
         let word = word.transpose()?;
         let Some(Thinking { kind, budget_tokens, display }) = self.thinking.take() else {
-            return Ok(word.unwrap_or_default());
+            // In this API, thinking that is not asked for is off.
+            return Ok(word.unwrap_or_else(|| Effort::budget(false, None)));
         };
         if display.is_some_and(|display| display == "omitted") {
             ignored.push("thinking.display".into());

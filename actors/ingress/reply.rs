@@ -16,9 +16,10 @@ mod value;
 mod xml;
 
 use self::call::{Call, Step};
+pub(crate) use self::call::{object, recalled};
 pub(crate) use self::gathered::{Block, Reply};
 use self::scan::{Found, find, is_beginning};
-pub(crate) use self::schema::{NAME_MAX, Tools};
+pub(crate) use self::schema::{Kinds, NAME_MAX, Tools};
 
 const THINK: &str = "<think>";
 const THOUGHT: &str = "</think>";
@@ -48,6 +49,8 @@ pub(crate) enum Delta {
 pub(crate) struct Manner {
     /// Whether the prompt ends within thinking.
     pub(crate) begins_thinking: bool,
+    /// Whether the prompt has closed it: then another end of it is text.
+    pub(crate) thought: bool,
     /// Whether this model marks what it thinks.
     pub(crate) thinks: bool,
     /// The tools that may be called, if any.
@@ -94,7 +97,7 @@ pub(crate) struct Parser {
 impl Parser {
     /// A reader, and what it makes of the prefill.
     pub(crate) fn new(manner: &Manner) -> (Self, Vec<Delta>) {
-        let Manner { begins_thinking, thinks, tools, one_call, prefill } = manner;
+        let Manner { begins_thinking, thought, thinks, tools, one_call, prefill } = manner;
         let state = if *begins_thinking {
             State::Reasoning
         } else if *thinks {
@@ -109,7 +112,7 @@ impl Parser {
             thinks: *thinks,
             one_call: *one_call,
             fresh: *begins_thinking,
-            thought: false,
+            thought: *thought,
             called: false,
             out: Vec::new(),
         };

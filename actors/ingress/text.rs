@@ -96,6 +96,8 @@ pub struct Prompt {
     pub boundaries: Vec<usize>,
     /// Whether it ends within thinking.
     pub thinking: bool,
+    /// Whether it has closed the answer's thinking already.
+    pub thought: bool,
     /// What at its end is part of the answer.
     pub prefill: String,
     /// The boundary after system prompt and tools; 0 if there is none.
@@ -106,9 +108,17 @@ impl Prompt {
     /// Tokens as they are.
     #[must_use]
     pub fn plain(tokens: Vec<Token>) -> Self {
-        let prefill = String::new();
-        Self { tokens, boundaries: Vec::new(), root: 0, thinking: false, prefill }
+        let (boundaries, prefill) = (Vec::new(), String::new());
+        Self { tokens, boundaries, root: 0, thinking: false, thought: false, prefill }
     }
+}
+
+/// A rendered prompt.
+struct Rendered {
+    text: String,
+    thinking: bool,
+    thought: bool,
+    prefill: String,
 }
 
 /// What ends thinking, as templates write it where there was none.
@@ -194,7 +204,7 @@ impl Text {
             return Err(wrong_messages("this model has no chat template; use /v1/completions"));
         };
         let chat = &tamed(renderer, chat);
-        let (rendered, thinking, prefill) = self.render(renderer, chat)?;
+        let Rendered { text: rendered, thinking, thought, prefill } = Self::render(renderer, chat)?;
         let encoding = self.tokenizer.encode(rendered.as_str(), false);
         let encoding =
             encoding.map_err(|e| wrong_messages(&format!("cannot be tokenized: {e}")))?;
@@ -209,11 +219,11 @@ impl Text {
         boundaries.retain(|&b| (1..tokens.len()).contains(&b));
         let root = root.filter(|root| boundaries.contains(root)).unwrap_or(0);
         let boundaries = boundaries.into_iter().collect();
-        Ok(Prompt { tokens, boundaries, root, thinking, prefill })
+        Ok(Prompt { tokens, boundaries, root, thinking, thought, prefill })
     }
 
-    /// The prompt's text, whether it ends within thinking, and what at its end is of the answer.
-    fn render(&self, renderer: &Renderer, chat: &Chat) -> Result<(String, bool, String), Refusal> {
+    /// The prompt's text, what it says of thinking, and what at its end is of the answer.
+    fn render(renderer: &Renderer, chat: &Chat) -> Result<Rendered, Refusal> {
         let scene = Scene { chat, generation_prompt: !chat.continues };
         let mut rendered = renderer.render(&scene).map_err(|e| {
             wrong_messages(&format!("the model's chat template does not accept them: {e}"))
@@ -226,7 +236,10 @@ impl Text {
                 wrong_messages("the model's chat template does not show the last one as it is")
             })?;
             rendered.truncate(end);
-            return Ok((rendered, false, String::new()));
+            // Who goes on with an answer has thought, unless it is the thinking that goes on.
+            let thought = rendered.rfind("<think>") <= rendered.rfind("</think>");
+            let (text, prefill) = (rendered, String::new());
+            return Ok(Rendered { text, thinking: false, thought, prefill });
         }
         let tail = match history_of(renderer, chat, &rendered) {
             Some(history) => &rendered[history..],
@@ -241,12 +254,13 @@ impl Text {
             rendered.push_str(END_OF_THINKING);
             thinking = false;
         }
+        let thought = rendered.trim_end().ends_with("</think>");
         let prefill = match &chat.must {
             Must::Nothing | Must::NotThink => String::new(),
             Must::Call(name) => renderer.call(name.as_deref()),
         };
         rendered.push_str(&prefill);
-        Ok((rendered, thinking, prefill))
+        Ok(Rendered { text: rendered, thinking, thought, prefill })
     }
 
     /// How this model writes calls of these tools.

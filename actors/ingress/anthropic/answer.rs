@@ -6,7 +6,7 @@ use super::error::error_body;
 use crate::ingress::openai::ApiError;
 use crate::ingress::openai::logprobs::Told;
 use crate::ingress::random;
-use crate::ingress::reply::{Block, Delta, Reply};
+use crate::ingress::reply::{self, Block, Delta, Reply};
 use crate::ingress::stream::{Cost, End, FinishReason, Piece};
 use crate::ingress::wire::{self, Frames, Wire};
 
@@ -177,25 +177,26 @@ impl Wire for Answer {
     }
 
     fn whole(&mut self, replies: &[Reply], _: &[Vec<Told>], ends: &[End]) -> String {
-        let blocks = replies.iter().flat_map(|reply| &reply.0).map(block).collect();
+        let blocks = replies.iter().flat_map(|reply| &reply.0).filter_map(block).collect();
         let end = ends.first();
         let usage = end.map_or(Value::Null, |end| self.usage(end.cost, end.generated));
         wire::json(&self.message(blocks, end, usage))
     }
 }
 
-fn block(block: &Block) -> Value {
-    match block {
+/// A block of a whole answer; none where a call was cut off: nobody should run the half of it.
+fn block(block: &Block) -> Option<Value> {
+    Some(match block {
         Block::Reasoning(text) => {
             json!({"type": "thinking", "thinking": text, "signature": SIGNATURE})
         }
         Block::Text(text) => json!({"type": "text", "text": text}),
-        Block::Call { name, arguments, .. } => {
-            // One that was cut off is an object no more; nobody should run the half of it.
-            let input: Value = serde_json::from_str(arguments).unwrap_or_else(|_| json!({}));
+        Block::Call { complete: false, .. } => return None,
+        Block::Call { name, arguments, complete: true } => {
+            let input = reply::object(arguments);
             json!({"type": "tool_use", "id": tool_use_id(), "name": name, "input": input})
         }
-    }
+    })
 }
 
 fn reason(end: &End) -> &'static str {

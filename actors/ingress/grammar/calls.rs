@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::{Language, SPACE};
+use crate::ingress::reply::Kinds;
 
 /// How a model writes a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,14 +87,20 @@ fn tags(lark: &mut String, i: usize, name: &str, schema: &Value) {
 
 const CLOSE: &str = "\"\\n</parameter>\\n\"";
 
-/// A value and its closing tag: strings as they are, all else as JSON.
+/// Schemas and values that are looked at for a choice of literals.
+const LITERALS_MAX: usize = 1000;
+
+/// A value and its closing tag. What may be a string is written, and read, as it is; all else as
+/// JSON.
 fn value(lark: &mut String, rule: &str, kind: &Value, whole: &Value) {
-    let strings = kind["enum"].as_array().filter(|all| all.iter().all(Value::is_string));
-    if let Some(choices) = strings.filter(|all| !all.is_empty()) {
-        let choices: Vec<String> = choices.iter().filter_map(Value::as_str).map(quoted).collect();
-        line(lark, &format!("{rule}: ({}) {CLOSE}", choices.join(" | ")));
-    } else if kind["type"] == "string" || kind.get("type").is_none() && !is_composed(kind) {
-        line(lark, &format!("{rule}[suffix={CLOSE}]: /(?s:.*)/"));
+    if Kinds::of(kind, whole).allows_string() {
+        let mut choices = Vec::new();
+        let few = literals(kind, whole, &mut LITERALS_MAX.clone(), &mut choices);
+        if few.is_some() && !choices.is_empty() {
+            line(lark, &format!("{rule}: ({}) {CLOSE}", choices.join(" | ")));
+        } else {
+            line(lark, &format!("{rule}[suffix={CLOSE}]: /(?s:.*)/"));
+        }
     } else {
         let mut schema = kind.clone();
         // What a parameter refers to stands beside the parameters.
@@ -107,9 +114,29 @@ fn value(lark: &mut String, rule: &str, kind: &Value, whole: &Value) {
     }
 }
 
-/// Whether a schema says by other words than `type` what it describes.
-fn is_composed(schema: &Value) -> bool {
-    ["$ref", "anyOf", "oneOf", "allOf", "const", "enum"].iter().any(|key| schema.get(key).is_some())
+/// All that a value may be, where a schema counts it up.
+fn literals(schema: &Value, whole: &Value, left: &mut usize, out: &mut Vec<String>) -> Option<()> {
+    *left = left.checked_sub(1)?;
+    let mut literal = |value: &Value| {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        out.push(quoted(&text));
+    };
+    if let Some(values) = schema["enum"].as_array() {
+        *left = left.checked_sub(values.len())?;
+        values.iter().for_each(&mut literal);
+    } else if let Some(value) = schema.get("const") {
+        literal(value);
+    } else if schema["type"] == "null" {
+        literal(&Value::Null);
+    } else if let Some(some) = schema["anyOf"].as_array().or_else(|| schema["oneOf"].as_array()) {
+        for schema in some {
+            literals(schema, whole, left, out)?;
+        }
+    } else {
+        let path = schema["$ref"].as_str()?.strip_prefix('#')?;
+        literals(whole.pointer(path)?, whole, left, out)?;
+    }
+    Some(())
 }
 
 /// A schema whose texts hold no endless space.

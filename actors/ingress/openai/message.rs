@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::one_or_many::OneOrMany;
+use crate::ingress::reply::recalled;
 
 /// A message as a client writes it.
 #[derive(Debug, Deserialize)]
@@ -201,8 +202,8 @@ impl ToolCall {
             return Err(ApiError::invalid(format!("{path}.type"), "must be \"function\""));
         }
         let arguments = match self.function.arguments {
-            Some(Value::String(text)) if text.trim().is_empty() => json!({}),
-            Some(Value::String(text)) => serde_json::from_str(&text).unwrap_or(Value::Null),
+            // One that was cut off is shown as it is: it would be in the way for ever otherwise.
+            Some(Value::String(text)) => recalled(&text).unwrap_or_default(),
             Some(value) => value,
             None => json!({}),
         };

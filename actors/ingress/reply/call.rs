@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use super::hermes::Hermes;
 use super::schema::Tools;
 use super::xml::Xml;
@@ -66,4 +68,21 @@ pub(super) fn argue(out: &mut Vec<Delta>, json: &str) {
     if !json.is_empty() {
         emit(out, Delta::Arguments(json.to_owned()));
     }
+}
+
+/// Arguments as an object: text that is none, as of a call that was cut off, becomes the only value
+/// of one.
+pub(crate) fn object(text: &str) -> Value {
+    match serde_json::from_str(text) {
+        Ok(value @ Value::Object(_)) => value,
+        Ok(Value::Null) => json!({}),
+        Ok(_) | Err(_) if text.trim().is_empty() => json!({}),
+        Ok(_) | Err(_) => json!({"arguments": text}),
+    }
+}
+
+/// The same of calls in a conversation so far; none where the text is whole, and of another type.
+pub(crate) fn recalled(text: &str) -> Option<Value> {
+    let said = serde_json::from_str(text).unwrap_or(Value::Null);
+    (said.is_object() || said.is_null()).then(|| object(text))
 }

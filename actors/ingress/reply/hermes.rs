@@ -1,8 +1,10 @@
 //! Calls as the Hermes format writes them: `{"name": "f", "arguments": {…}}`. The arguments are
 //! passed on as they come; bare line breaks within strings, which are no JSON, are mended.
 
+use serde_json::{Map, Value};
+
 use super::Delta;
-use super::call::{Step, argue};
+use super::call::{Step, argue, object};
 
 /// A call in the making.
 #[derive(Debug, Default)]
@@ -161,7 +163,9 @@ impl Hermes {
         } else if self.is_arguments() && !self.argued {
             // Some write the object as a string.
             let inner: Option<String> = serde_json::from_str(&raw).ok();
-            let json = inner.unwrap_or(raw);
+            let raw = inner.unwrap_or(raw);
+            let is_object = serde_json::from_str::<Map<String, Value>>(&raw).is_ok();
+            let json = if is_object { raw } else { object(&raw).to_string() };
             if self.named {
                 self.argued = true;
                 argue(out, &json);

@@ -8,6 +8,10 @@ use serde_json::Value;
 pub(crate) const NAME_MAX: usize = 256;
 /// References and alternatives are followed so deep.
 const DEPTH_MAX: usize = 8;
+/// Schemas that are looked at to type one parameter, and all of a request. References may go in
+/// circles, so that a short text comes to any number of them.
+const VISITS_MAX: usize = 1000;
+const ALL_VISITS_MAX: usize = 100_000;
 
 /// Declared tools.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,12 +20,20 @@ pub(crate) struct Tools(BTreeMap<String, BTreeMap<String, Kinds>>);
 impl Tools {
     /// Of tools as templates read them; they were checked.
     pub(crate) fn new(tools: &[Value]) -> Self {
+        let mut all = ALL_VISITS_MAX;
         let entries = tools.iter().filter_map(|tool| {
             let function = &tool["function"];
             let schema = &function["parameters"];
             let properties = schema["properties"].as_object().into_iter().flatten();
-            let kinds = properties.map(|(key, of)| (key.clone(), Kinds::of(of, schema)));
-            Some((function["name"].as_str()?.to_owned(), kinds.collect()))
+            let kinds = properties.map(|(key, of)| {
+                let most = VISITS_MAX.min(all);
+                let mut left = most;
+                let kinds = Kinds::within(of, schema, &mut left);
+                all -= most - left;
+                (key.clone(), kinds)
+            });
+            let kinds = kinds.collect();
+            Some((function["name"].as_str()?.to_owned(), kinds))
         });
         Self(entries.collect())
     }
@@ -38,7 +50,7 @@ impl Tools {
 
 /// A set of JSON's types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kinds(u8);
+pub(crate) struct Kinds(u8);
 
 impl Kinds {
     pub(super) const STRING: Self = Self(1);
@@ -51,39 +63,54 @@ impl Kinds {
     pub(super) const ANY: Self = Self(63);
 
     /// The types that a schema allows; `root` is where its references begin.
-    pub(super) fn of(schema: &Value, root: &Value) -> Self {
-        match Self::said(schema, root, DEPTH_MAX) {
-            Self(0) => Self::ANY,
-            some => some,
-        }
+    pub(crate) fn of(schema: &Value, root: &Value) -> Self {
+        Self::within(schema, root, &mut VISITS_MAX.clone())
     }
 
-    fn said(schema: &Value, root: &Value, depth: usize) -> Self {
-        if depth == 0 {
-            return Self(0);
-        }
+    /// The same by so many visits at most: where they do not suffice, it may be anything.
+    fn within(schema: &Value, root: &Value, left: &mut usize) -> Self {
         let mut kinds = Self(0);
+        kinds.learn(schema, root, (DEPTH_MAX, left));
+        if kinds == Self(0) { Self::ANY } else { kinds }
+    }
+
+    /// Adds what a schema says, until nothing can be added any more.
+    fn learn(&mut self, schema: &Value, root: &Value, (depth, left): (usize, &mut usize)) {
+        if depth == 0 || *self == Self::ANY {
+            return;
+        }
+        if *left == 0 {
+            *self = Self::ANY;
+            return;
+        }
+        *left -= 1;
         let named = &schema["type"];
         let names = named.as_array().into_iter().flatten().chain([named]);
-        names.filter_map(Value::as_str).for_each(|name| kinds.add(Self::named(name)));
-        if kinds != Self(0) {
-            return kinds;
+        let mut said = Self(0);
+        names.filter_map(Value::as_str).for_each(|name| said.add(Self::named(name)));
+        if said != Self(0) {
+            return self.add(said);
         }
         let values = schema["enum"].as_array().into_iter().flatten().chain(schema.get("const"));
-        values.for_each(|value| kinds.add(Self::kind(value)));
+        values.for_each(|value| self.add(Self::kind(value)));
         for key in ["anyOf", "oneOf", "allOf"] {
-            let inner = schema[key].as_array().into_iter().flatten();
-            inner.for_each(|s| kinds.add(Self::said(s, root, depth - 1)));
+            for inner in schema[key].as_array().into_iter().flatten() {
+                self.learn(inner, root, (depth - 1, left));
+                if *self == Self::ANY {
+                    return;
+                }
+            }
         }
         let target = schema["$ref"].as_str().and_then(|path| root.pointer(path.strip_prefix('#')?));
-        target.iter().for_each(|s| kinds.add(Self::said(s, root, depth - 1)));
+        if let Some(target) = target {
+            self.learn(target, root, (depth - 1, left));
+        }
         if schema.get("properties").is_some() {
-            kinds.add(Self::OBJECT);
+            self.add(Self::OBJECT);
         }
         if schema.get("items").is_some() {
-            kinds.add(Self::ARRAY);
+            self.add(Self::ARRAY);
         }
-        kinds
     }
 
     fn add(&mut self, other: Self) {
@@ -118,6 +145,11 @@ impl Kinds {
         !value.is_string() && self.0 & Self::kind(value).0 != 0
     }
 
+    /// Whether it may be a string, among others.
+    pub(crate) fn allows_string(self) -> bool {
+        self.0 & Self::STRING.0 != 0
+    }
+
     pub(super) fn allows_null(self) -> bool {
         self.0 & Self::NULL.0 != 0
     }
@@ -125,5 +157,42 @@ impl Kinds {
     /// Whether it is a string or nothing.
     pub(super) fn is_string(self) -> bool {
         self.0 & !Self::NULL.0 == Self::STRING.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn references_in_circles_are_not_walked_for_ever() {
+        let circle = json!({"$ref": "#/a"});
+        let parameters = json!({
+            "a": {"anyOf": vec![circle.clone(); 240]},
+            "properties": {"x": circle, "y": {"type": "integer"}},
+        });
+        let function = json!({"name": "f", "parameters": parameters});
+        let began = Instant::now();
+        let tools = Tools::new(&[json!({"type": "function", "function": function})]);
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!(tools.kinds("f", "x"), Kinds::ANY);
+        assert_eq!(tools.kinds("f", "y"), Kinds::NUMBER);
+    }
+
+    #[test]
+    fn many_parameters_share_the_visits_of_a_request() {
+        let circle = json!({"$ref": "#/a"});
+        let properties: serde_json::Map<String, Value> =
+            (0..20_000).map(|i| (format!("p{i}"), circle.clone())).collect();
+        let parameters = json!({"a": {"anyOf": vec![circle; 240]}, "properties": properties});
+        let function = json!({"name": "f", "parameters": parameters});
+        let began = Instant::now();
+        let tools = Tools::new(&[json!({"type": "function", "function": function})]);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert_eq!(tools.kinds("f", "p9"), Kinds::ANY);
     }
 }

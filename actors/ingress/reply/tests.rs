@@ -101,6 +101,26 @@ fn calls_in_json_are_read() {
 }
 
 #[test]
+fn arguments_in_json_that_are_no_object_become_one() {
+    for (said, read) in [
+        ("[1, 2]", json!({"arguments": "[1, 2]"})),
+        ("\"Paris\"", json!({"arguments": "Paris"})),
+        ("5", json!({"arguments": "5"})),
+        ("null", json!({})),
+        ("\"\"", json!({})),
+        ("\"{\\\"line\\\": 2}\"", json!({"line": 2})),
+    ] {
+        for text in [
+            format!("<tool_call>{{\"name\": \"read\", \"arguments\": {said}}}</tool_call>"),
+            format!("<tool_call>{{\"arguments\": {said}, \"name\": \"read\"}}</tool_call>"),
+        ] {
+            let (_, _, calls) = meaning(&manner(false), &text);
+            assert_eq!(calls, [call("read", read.clone())], "{text}");
+        }
+    }
+}
+
+#[test]
 fn bare_line_breaks_in_json_are_mended() {
     let text = "<tool_call>{\"name\": \"write\", \"arguments\": {\"content\": \"a\nb\tc\"}}";
     let (_, _, calls) = meaning(&manner(false), text);

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::ingress::openai::ApiError;
+use crate::ingress::reply::recalled;
 
 /// Adds items to the messages of a conversation. What an assistant thought, said and called one
 /// after the other is one message of it.
@@ -53,10 +54,9 @@ fn add(mut item: Map<String, Value>, path: &str, out: &mut Vec<Value>) -> Result
         "function_call" => {
             let name = string(&mut item, "name", path)?;
             let id = string(&mut item, "call_id", path)?;
-            let arguments = string(&mut item, "arguments", path)?;
-            let arguments = if arguments.trim().is_empty() { "{}" } else { &arguments };
-            let arguments: Option<Value> = serde_json::from_str(arguments).ok();
-            let arguments = arguments.filter(Value::is_object).ok_or_else(|| {
+            // One that was cut off is shown as it is: it would be in the way for ever otherwise.
+            let arguments = recalled(&string(&mut item, "arguments", path)?);
+            let arguments = arguments.ok_or_else(|| {
                 let reason = "must be a JSON object, written as a string";
                 ApiError::invalid(format!("{path}.arguments"), reason)
             })?;

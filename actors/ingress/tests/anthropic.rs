@@ -192,6 +192,28 @@ async fn a_begun_answer_is_gone_on_with() {
 }
 
 #[tokio::test]
+async fn thinking_that_nobody_asked_for_is_off() {
+    let closed = "<think>\n\n</think>\n\n";
+    assert!(prompt_of(ask(&json!({}))).await.ends_with(closed));
+    for extra in [
+        json!({"thinking": {"type": "enabled", "budget_tokens": 1024}}),
+        json!({"thinking": {"type": "adaptive"}}),
+        json!({"output_config": {"effort": "high"}}),
+    ] {
+        assert!(prompt_of(ask(&extra)).await.ends_with("<think>\n"), "{extra}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_was_cut_off_is_left_out_of_a_whole_answer() {
+    let half = &CALL[..CALL.find("ris\n").unwrap()];
+    let handle = open(config(), roomy(), speaks(half, Finish::Length)).await;
+    let whole = send(&handle, &ask(&json!({"tools": weather()}))).await.json();
+    assert_eq!(whole["stop_reason"], "max_tokens");
+    assert_eq!(whole["content"], json!([{"type": "text", "text": "I look."}]));
+}
+
+#[tokio::test]
 async fn tokens_are_counted_without_an_engine() {
     let handle = closed(config()).await;
     let body = json!({"model": "claude-x", "tools": weather(),

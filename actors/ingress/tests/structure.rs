@@ -156,6 +156,23 @@ async fn thoughts_are_free_and_only_what_follows_them_is_bound() {
 }
 
 #[tokio::test]
+async fn what_somebody_said_of_thinking_does_not_free_the_answer() {
+    let handle = house().await;
+    let messages = json!([{"role": "user", "content": "What does <think> mean?"}]);
+    for kwargs in [json!({"enable_thinking": false}), json!({})] {
+        let extra = json!({"guided_choice": ["yes", "no"], "messages": messages, "seed": 3,
+            "continue_final_message": false, "max_tokens": 30, "chat_template_kwargs": kwargs});
+        let choice = &chat(&handle, ask(&extra)).await.json()["choices"][0];
+        let text = choice["message"]["content"].as_str().unwrap();
+        assert!(text == "yes" || text == "no", "{choice}");
+    }
+    let raw = json!({"guided_choice": ["yes", "no"], "prompt": "Say <think>:", "max_tokens": 30});
+    let raw = complete(&handle, raw).await.json();
+    let text = raw["choices"][0]["text"].as_str().unwrap();
+    assert!(text == "yes" || text == "no", "{raw}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_compiled_is_refused_by_name() {
     let handle = house().await;
     let deep = |n: usize| format!("start: {}\"a\"{}", "(".repeat(n), ")".repeat(n));

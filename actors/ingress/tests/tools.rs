@@ -167,6 +167,24 @@ async fn what_must_be_called_is_called_as_it_was_declared() {
 }
 
 #[tokio::test]
+async fn a_structure_that_leaves_no_room_for_calls_is_refused_beside_tools() {
+    let handle = open(config(), roomy(), speaks("{}", Finish::Stop)).await;
+    let format = json!({"type": "json_object"});
+    for extra in [json!({}), json!({"tool_choice": "auto"})] {
+        let mut extra = extra;
+        extra["response_format"] = format.clone();
+        let reply = chat(&handle, ask(&extra)).await;
+        assert_eq!((reply.status, reply.error()["param"].as_str()), (400, Some("response_format")));
+        assert!(reply.error()["message"].as_str().unwrap().contains("tool_choice"), "{reply:?}");
+    }
+    for extra in [json!({"tool_choice": "none"}), json!({"tools": []})] {
+        let mut extra = extra;
+        extra["response_format"] = format.clone();
+        assert_eq!(chat(&handle, ask(&extra)).await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn what_tools_said_is_shown_to_the_model() {
     let prompt = prompt_of(ask(&json!({"messages": [
         {"role": "user", "content": "Weather?"},
@@ -186,6 +204,21 @@ async fn what_tools_said_is_shown_to_the_model() {
     ] {
         assert!(prompt.contains(part), "{part} in {prompt}");
     }
+}
+
+#[tokio::test]
+async fn a_call_that_was_cut_off_is_no_end_of_the_conversation() {
+    let half = "{\"city\": \"Pa";
+    let prompt = prompt_of(ask(&json!({"messages": [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "call_1", "type": "function",
+             "function": {"name": "weather", "arguments": half}}]},
+        {"role": "user", "content": "Go on."},
+    ]})))
+    .await;
+    let shown = format!("<function=weather>\n<parameter=arguments>\n{half}\n</parameter>");
+    assert!(prompt.contains(&shown), "{prompt}");
 }
 
 #[tokio::test]
@@ -220,6 +253,15 @@ async fn thinking_follows_the_prompt() {
     assert!(none["choices"][0]["message"].get("reasoning_content").is_none());
     let both = body(json!({"reasoning_effort": "none", "enable_thinking": true}));
     assert_eq!(chat(&handle, both).await.error()["param"], "enable_thinking");
+}
+
+#[tokio::test]
+async fn an_end_of_thinking_after_closed_thinking_is_text() {
+    let said = "Write </think> at its end.";
+    let handle = open(config(), roomy(), speaks(said, Finish::Stop)).await;
+    let body = json!({"messages": [{"role": "user", "content": "?"}], "enable_thinking": false});
+    let message = &chat(&handle, body).await.json()["choices"][0]["message"];
+    assert_eq!(message["content"], said);
 }
 
 #[tokio::test]

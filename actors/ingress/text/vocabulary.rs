@@ -93,13 +93,9 @@ impl Text {
         }
     }
 
-    /// What has to come before an answer begins: the end of thinking, where the prompt leaves it
-    /// open.
-    pub(crate) fn thinking_ends(&self, prompt: &[Token]) -> Option<Token> {
-        let id = |text: &str| self.added.iter().find(|(_, t)| t.content == text).map(|(&id, _)| id);
-        let (open, close) = (id("<think>")?, id("</think>")?);
-        let last = prompt.iter().rev().find(|&&token| token == open || token == close)?;
-        (*last == open).then_some(close)
+    /// The token that ends thinking, if there is one.
+    pub(crate) fn thinking_ends(&self) -> Option<Token> {
+        self.added.iter().find(|(_, token)| token.content == "</think>").map(|(&id, _)| id)
     }
 }
 

@@ -70,6 +70,39 @@ fn calls_in_tags_are_taken_by_their_declarations() {
 }
 
 #[test]
+fn values_that_may_be_strings_are_written_without_quotes() {
+    // `Optional[str]` as pydantic writes it, and its kin.
+    let optional = json!({"anyOf": [{"type": "string"}, {"type": "null"}], "default": null,
+        "title": "Note"});
+    let unit = json!({"$ref": "#/$defs/Unit"});
+    let maybe_unit = json!({"anyOf": [{"$ref": "#/$defs/Unit"}, {"type": "null"}]});
+    for (schema, right, wrong) in [
+        (optional, &["a \"b\"", "null", ""][..], &[][..]),
+        (json!({"type": ["string", "null"]}), &["Paris", "null"], &[]),
+        (json!({"type": ["string", "integer"]}), &["Paris", "5"], &[]),
+        (unit, &["C", "F"], &["\"C\"", "K"]),
+        (maybe_unit, &["C", "null"], &["\"C\"", "K", ""]),
+        (json!({"const": "now"}), &["now"], &["\"now\"", "then"]),
+        (json!({"enum": ["all", 1, null]}), &["all", "1", "null"], &["\"all\"", "2"]),
+        (json!({"anyOf": [{"type": "integer"}, {"type": "null"}]}), &["5", "null"], &["five"]),
+    ] {
+        let parameters = json!({"type": "object", "properties": {"x": schema}, "required": ["x"],
+            "$defs": {"Unit": {"enum": ["C", "F"], "type": "string", "title": "Unit"}}});
+        let function = json!({"name": "f", "parameters": parameters});
+        let tools = [json!({"type": "function", "function": function})];
+        let grammar = compile(demanded(Form::Tags, &tools, true)).unwrap();
+        let said =
+            |x: &str| call(&format!("<function=f>\n<parameter=x>\n{x}\n</parameter>\n</function>"));
+        for x in right {
+            assert!(takes(&grammar.open(), &said(x)), "{x} of {parameters}");
+        }
+        for x in wrong {
+            assert!(!takes(&grammar.open(), &said(x)), "{x} of {parameters}");
+        }
+    }
+}
+
+#[test]
 fn calls_in_json_are_taken_by_their_declarations() {
     let tools = tools();
     let any = compile(demanded(Form::Json, &tools, false)).unwrap();
