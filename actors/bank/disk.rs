@@ -169,7 +169,8 @@ impl Store {
         self.shelf().longest((identity, false), tenant, chain, 0).map(|(_, len)| len)
     }
 
-    /// Reads a state; blocks. One that is damaged is removed.
+    /// Reads a state; blocks. One that is damaged is removed; one that could not be read may be
+    /// good, and is there for the next process.
     ///
     /// # Errors
     /// [`Refused`] when it cannot be used.
@@ -190,7 +191,10 @@ impl Store {
             Err(refused) => {
                 tracing::warn!(%id, %refused, "a parked state on disk");
                 metrics::bank_file("refused");
-                self.remove(id);
+                match refused {
+                    Refused::Damaged(_) => drop(self.remove(id)),
+                    Refused::Read(_) => drop(self.take_down(id)),
+                }
             }
         }
         result
@@ -212,9 +216,15 @@ impl Store {
 
     /// Removes a state; false if there was none.
     pub fn remove(&self, id: Id) -> bool {
+        let known = self.take_down(id);
+        remove(&self.path(id));
+        known
+    }
+
+    /// Forgets a file, which stays; false if there was none.
+    fn take_down(&self, id: Id) -> bool {
         let mut shelf = self.shelf();
         let known = shelf.remove(id).is_some();
-        remove(&self.path(id));
         metrics::bank_files(shelf.all().count(), shelf.bytes());
         known
     }
@@ -263,9 +273,12 @@ fn survey(folder: &Path) -> io::Result<Shelf> {
             Some(WHOLE) => match look(&path) {
                 Ok(seen) => found.push(seen),
                 Err(refused) => {
-                    tracing::warn!(path = %path.display(), %refused, "removed");
+                    let damaged = matches!(refused, Refused::Damaged(_));
+                    tracing::warn!(path = %path.display(), %refused, removed = damaged, "a file");
                     metrics::bank_file("refused");
-                    remove(&path);
+                    if damaged {
+                        remove(&path);
+                    }
                 }
             },
             Some(_) | None => {}

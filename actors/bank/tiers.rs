@@ -7,7 +7,7 @@ use mtplx_core::batch::{Kind, Warm};
 use mtplx_core::image::Image;
 use mtplx_core::prefix::chain;
 use mtplx_core::{Tenant, Token};
-use ractor::{ActorProcessingErr, ActorRef};
+use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use super::index::Entry;
 use super::{Id, Label, Message, Refused, State};
@@ -79,7 +79,7 @@ impl State {
             && identity == self.identity
             && waiting.iter().any(|a| a.request.prompt.starts_with(&prefix.tokens))
         {
-            let (home, told) = (home.clone(), None);
+            let (home, told) = (home.clone(), self.remove_unfit(id));
             let arrival = decode::Arrival { prefix, kind, image, home, told };
             self.decode.cast(decode::Message::Import(arrival))?;
         }
@@ -91,6 +91,20 @@ impl State {
             self.decode.cast(decode::Message::Admit { admission, warm, home })?;
         }
         self.drain()
+    }
+
+    /// Where the engine tells how it likes a state: what it calls unfit would be read again for
+    /// every prompt that it covers.
+    fn remove_unfit(&self, id: Id) -> Option<RpcReplyPort<Result<bool, String>>> {
+        let store = self.store.clone()?;
+        let (told, answer) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            if let Ok(Err(_)) = answer.await {
+                // Waits for nobody: who started it has gone on.
+                drop(tokio::task::spawn_blocking(move || store.remove(id)));
+            }
+        });
+        Some(told.into())
     }
 
     /// Passes on that nothing will be opened any more, behind those who wait for a file.

@@ -154,6 +154,27 @@ fn what_is_damaged_foreign_or_half_written_is_removed_and_strangers_files_are_no
     assert_eq!(names(&bounds, "notes.txt"), 1);
 }
 
+/// Opening a link to itself fails for everybody, root too, and not for the file's fault.
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_read_now_is_not_removed_and_not_looked_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let bounds = config(&folder);
+    let store = open(&bounds);
+    let id = put(&store, 1);
+    let (path, aside) = (path_of(&bounds.path, id), bounds.path.join("aside"));
+    fs::rename(&path, &aside).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    assert!(matches!(store.restore(id), Err(Refused::Read(_))));
+    assert!(!store.has(id) && path.is_symlink());
+    drop(store);
+    let store = open(&bounds);
+    assert!(!store.has(id) && path.is_symlink());
+    drop(store);
+    fs::rename(&aside, &path).unwrap();
+    assert_eq!(open(&bounds).restore(id).unwrap(), state(1));
+}
+
 #[test]
 fn a_folder_belongs_to_one_server() {
     let folder = tempfile::tempdir().unwrap();

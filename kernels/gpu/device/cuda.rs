@@ -32,8 +32,12 @@ impl Kernel {
         if arch == 0 {
             return Err(Exception::custom("there is no CUDA GPU"));
         }
-        let fixed =
-            [format!("--gpu-architecture=sm_{arch}"), "--std=c++17".into(), JIT.into(), define("NAME", name)];
+        let fixed = [
+            format!("--gpu-architecture=sm_{arch}"),
+            "--std=c++17".into(),
+            JIT.into(),
+            define("NAME", name),
+        ];
         let settings = settings.iter().map(|(name, value)| define(name, value));
         let options: Vec<CString> =
             fixed.into_iter().chain(settings).map(|o| text(&o)).collect::<Result<_>>()?;

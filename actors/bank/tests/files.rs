@@ -1,0 +1,51 @@
+//! What becomes of files whose states the engine or the disk refuses.
+
+use mtplx_core::image::{Image, Part};
+use tempfile::TempDir;
+
+use super::*;
+
+const PROMPT: [Token; 6] = [1, 2, 3, 4, 5, 6];
+
+/// A bank whose only state is a file of four tokens.
+async fn filed() -> (World, Arc<Store>, Id, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = DiskConfig {
+        path: folder.path().join("bank"),
+        bytes_max: 1 << 20,
+        queue_bytes_max: 1 << 20,
+        tokens_min: 2,
+        idle_s: 3600,
+    };
+    let store = Arc::new(Store::open(config).unwrap());
+    let prefix = Prefix { tenant: Tenant(0), tokens: PROMPT[..4].into() };
+    let label = Label { identity: "a model".into(), prefix, kind: Kind::Reply };
+    let part = Part { name: "s".into(), dtype: "u8".into(), shape: vec![2], bytes: vec![7, 8] };
+    let id = label.id();
+    assert!(store.put(label, Image { parts: vec![part] }));
+    assert!(store.flush(Duration::from_secs(30)));
+    let world = world_with(ROOMY, Some(Arc::clone(&store)), probe().await).await;
+    (world, store, id, folder)
+}
+
+impl World {
+    async fn arrived(&mut self) -> decode::Arrival {
+        match self.heard.recv().await {
+            Some(decode::Message::Import(arrival)) => arrival,
+            other => panic!("expected a state, heard {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_whole_file_that_the_engine_calls_unfit_is_removed() {
+    let (mut world, store, id, _folder) = filed().await;
+    world.open(&PROMPT).await;
+    let arrival = world.arrived().await;
+    assert!(store.has(id));
+    arrival.told.unwrap().send(Err("of other shapes".into())).unwrap();
+    while store.has(id) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(world.warm().await, None);
+}
