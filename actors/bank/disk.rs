@@ -76,11 +76,8 @@ impl Store {
     /// When the folder cannot be made, listed or had alone.
     pub fn open(config: Config) -> io::Result<Self> {
         make_folder(&config.path)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(config.path.join("lock"))?;
+        warn_if_open(&config.path);
+        let lock = private().truncate(false).open(config.path.join("lock"))?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => io::Error::other("another server uses this folder"),
             fs::TryLockError::Error(error) => error,
@@ -251,6 +248,26 @@ fn make_folder(path: &Path) -> io::Result<()> {
     folder.recursive(true).create(path)
 }
 
+/// Makes files that their owner alone may read: they hold what people wrote.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// A folder that was there before may be open to others; its owner may want that, or not know.
+fn warn_if_open(path: &Path) {
+    #[cfg(unix)]
+    if let Ok(metadata) = fs::metadata(path)
+        && std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0
+    {
+        let path = path.display();
+        tracing::warn!(%path, "others on this machine can look into the folder of parked states");
+    }
+}
+
 fn path_of(folder: &Path, id: Id) -> PathBuf {
     folder.join(format!("{id}.{WHOLE}"))
 }
@@ -373,7 +390,7 @@ impl Writer {
 }
 
 fn write_file(path: &Path, label: &Label, image: &Image) -> io::Result<u64> {
-    let mut file = BufWriter::with_capacity(1 << 20, OpenFile::create(path)?);
+    let mut file = BufWriter::with_capacity(1 << 20, private().truncate(true).open(path)?);
     write(&mut file, label, image)?;
     file.flush()?;
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;

@@ -175,6 +175,20 @@ fn what_cannot_be_read_now_is_not_removed_and_not_looked_for_again() {
     assert_eq!(open(&bounds).restore(id).unwrap(), state(1));
 }
 
+#[cfg(unix)]
+#[test]
+fn files_are_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let bounds = config(&folder);
+    let store = open(&bounds);
+    let state = path_of(&bounds.path, put(&store, 1));
+    for (path, mode) in [(state, 0o600), (bounds.path.join("lock"), 0o600), (bounds.path, 0o700)] {
+        let found = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{}", path.display());
+    }
+}
+
 #[test]
 fn a_folder_belongs_to_one_server() {
     let folder = tempfile::tempdir().unwrap();
