@@ -21,10 +21,19 @@ const READ_TIME: Duration = Duration::from_secs(5);
 /// stand still meanwhile.
 const IDLE_BYTES: u64 = 64 << 20;
 
+/// A file that is being read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    number: u64,
+    waiting: Vec<Admission>,
+}
+
 /// What came of reading a file.
 #[derive(Debug)]
 pub struct Restored {
     pub(super) id: Id,
+    /// Of the read: the time of an earlier one of the same file may be up during a later one.
+    pub(super) number: u64,
     pub(super) state: Result<(Label, Image), Refused>,
 }
 
@@ -48,21 +57,23 @@ impl State {
         admission: Admission,
         home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        let waiting = self.reading.entry(id).or_default();
-        waiting.push(admission);
-        if waiting.len() > 1 {
+        if let Some(reading) = self.reading.get_mut(&id) {
+            reading.waiting.push(admission);
             return Ok(());
         }
+        self.reads += 1;
+        let number = self.reads;
+        self.reading.insert(id, Reading { number, waiting: vec![admission] });
         let store = self.store.clone().ok_or("a file without a folder")?;
         home.send_after(READ_TIME, move || {
             let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
-            Message::Read(Restored { id, state: Err(late.into()) })
+            Message::Read(Restored { id, number, state: Err(late.into()) })
         });
         let home = home.clone();
         tokio::task::spawn_blocking(move || {
             let state = store.restore(id);
             // A bank that is gone has let its admissions go too.
-            let _ = home.cast(Message::Read(Restored { id, state }));
+            let _ = home.cast(Message::Read(Restored { id, number, state }));
         });
         Ok(())
     }
@@ -73,8 +84,11 @@ impl State {
         restored: Restored,
         home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        let Restored { id, state } = restored;
-        let waiting = self.reading.remove(&id).unwrap_or_default();
+        let Restored { id, number, state } = restored;
+        if self.reading.get(&id).is_none_or(|reading| reading.number != number) {
+            return Ok(());
+        }
+        let waiting = self.reading.remove(&id).map_or(Vec::new(), |reading| reading.waiting);
         if let Ok((Label { identity, prefix, kind }, image)) = state
             && identity == self.identity
             && waiting.iter().any(|a| a.request.prompt.starts_with(&prefix.tokens))

@@ -3,6 +3,7 @@
 use mtplx_core::image::{Image, Part};
 use tempfile::TempDir;
 
+use super::tiers::Restored;
 use super::*;
 
 const PROMPT: [Token; 6] = [1, 2, 3, 4, 5, 6];
@@ -48,4 +49,18 @@ async fn a_whole_file_that_the_engine_calls_unfit_is_removed() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(world.warm().await, None);
+}
+
+#[tokio::test]
+async fn the_time_of_an_earlier_read_does_not_end_a_later_one() {
+    let (mut world, _store, id, _folder) = filed().await;
+    for number in 1..=2 {
+        world.open(&PROMPT).await;
+        // Those before this one are over; whether it comes before the file or after, it is nothing.
+        let state = Err(Refused::Read(std::io::ErrorKind::TimedOut.into()));
+        let late = Restored { id, number: number - 1, state };
+        world.bank.cast(Message::Read(late)).unwrap();
+        world.arrived().await;
+        assert_eq!(world.warm().await, None);
+    }
 }
