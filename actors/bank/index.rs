@@ -41,8 +41,10 @@ pub(super) struct Entry {
     /// Milliseconds from `since` to its last use.
     idle_from: AtomicU64,
     hits: AtomicU64,
-    /// Whether it was given to be written.
-    written: AtomicBool,
+    /// Whether it was given to be written; taken back by a store that has no room for it now.
+    written: Arc<AtomicBool>,
+    /// Whether a person wants it gone: then it is not written either.
+    unwanted: AtomicBool,
     /// Whether it leaves its tier for another.
     moving: AtomicBool,
 }
@@ -62,6 +64,20 @@ impl Entry {
     /// Notes that it is on its way to disk; true the first time.
     pub(super) fn mark_written(&self) -> bool {
         !self.written.swap(true, Ordering::Relaxed)
+    }
+
+    /// Where whoever is to write it notes that it was not taken.
+    pub(super) fn written(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.written)
+    }
+
+    /// Notes that it is never to be written.
+    pub(super) fn mark_unwanted(&self) {
+        self.unwanted.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.unwanted.load(Ordering::Relaxed)
     }
 
     pub(super) fn hash(&self) -> u64 {
@@ -192,7 +208,8 @@ impl Index {
             used: AtomicU64::new(0),
             idle_from: AtomicU64::new(0),
             hits: AtomicU64::new(0),
-            written: AtomicBool::new(false),
+            written: Arc::new(AtomicBool::new(false)),
+            unwanted: AtomicBool::new(false),
             moving: AtomicBool::new(false),
         });
         self.touch(&entry);

@@ -142,9 +142,13 @@ impl State {
     pub(super) fn write(&self, entry: &Arc<Entry>) -> Result<bool, ActorProcessingErr> {
         let Some(store) = &self.store else { return Ok(false) };
         let long = entry.label.prefix.tokens.len() >= store.config().tokens_min;
-        let wanted = long && !store.has(entry.id) && entry.mark_written();
+        // One that never fits would be tried again and again.
+        let fits = entry.bytes <= store.config().bytes_max;
+        let wanted = long && fits && entry.is_wanted();
+        let wanted = wanted && !store.has(entry.id) && entry.mark_written();
         if wanted {
-            let outlet = decode::Outlet::Disk(Arc::clone(store), entry.label.clone());
+            let (store, label) = (Arc::clone(store), entry.label.clone());
+            let outlet = decode::Outlet::Disk(store, label, entry.written());
             self.decode.cast(decode::Message::Export(entry.snapshot, outlet))?;
         }
         Ok(wanted)

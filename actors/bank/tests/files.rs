@@ -64,3 +64,24 @@ async fn the_time_of_an_earlier_read_does_not_end_a_later_one() {
         assert_eq!(world.warm().await, None);
     }
 }
+
+#[tokio::test]
+async fn a_state_that_found_the_way_to_disk_full_is_written_later() {
+    let (mut world, _store, _id, _folder) = filed().await;
+    world.deposit(1, &[9, 9, 9], 10);
+    let mut written = async |again: bool| {
+        world.bank.cast(Message::Part).unwrap();
+        match world.heard.recv().await {
+            Some(decode::Message::Export(_, decode::Outlet::Disk(_, _, written))) => {
+                // As decode does.
+                written.store(!again, std::sync::atomic::Ordering::Relaxed);
+            }
+            other => panic!("expected an export, heard {other:?}"),
+        }
+        assert!(matches!(world.heard.recv().await, Some(decode::Message::Leave)));
+    };
+    written(true).await;
+    written(false).await;
+    world.bank.cast(Message::Part).unwrap();
+    assert!(matches!(world.heard.recv().await, Some(decode::Message::Leave)), "it was taken");
+}
