@@ -138,7 +138,9 @@ pub struct State {
     identity: Arc<str>,
     store: Option<Arc<Store>>,
     /// Who waits for a file to be read.
-    reading: BTreeMap<Id, Vec<Admission>>,
+    reading: BTreeMap<Id, tiers::Reading>,
+    /// Reads begun.
+    reads: u64,
     /// Whether decode is to be told to drain, once nobody waits for a file.
     draining: bool,
     counts: Snapshot,
@@ -167,6 +169,7 @@ impl Actor for Bank {
             identity,
             store,
             reading: BTreeMap::new(),
+            reads: 0,
             draining: false,
             counts: Snapshot::default(),
         })

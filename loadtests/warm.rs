@@ -82,7 +82,7 @@ pub(crate) async fn run(args: &Warm) -> Result<Report> {
         folder.path().join("bank").display().to_string()
     );
     let mut random = Random::new(args.seed, 0);
-    let server = Server::open(&args.target, &settings).await?;
+    let server = Server::open(&args.target, "").await?;
     let client = Client::new(&server.url)?;
     // Everything is loaded and has run before anything counts.
     client.read(&chat(&question(0), 8, 0.0)).await?;
@@ -99,6 +99,10 @@ pub(crate) async fn run(args: &Warm) -> Result<Report> {
     let per_token = args.tokens as f64 / words as f64;
     let system = (args.system as f64 / per_token) as usize;
     let shared = one_system_prompt(&server, args.clients, &passage(&mut random, system)).await?;
+    server.leave().await?;
+    // Only now with a folder: what it writes there would disturb what was measured so far.
+    let server = Server::open(&args.target, &settings).await?;
+    Client::new(&server.url)?.read(&chat(&question(0), 8, 0.0)).await?;
     let mut restarted = Vec::new();
     let mut server = Some(server);
     for round in 1..=args.rounds.min(4) {

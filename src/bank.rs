@@ -81,8 +81,13 @@ pub async fn run(args: &BankArgs) -> Result<()> {
         Command::Drop { id } => drop(server.ask(Method::DELETE, &format!("/{id}"), None).await?),
         Command::Export { id, file } => {
             let bytes = server.ask(Method::GET, &format!("/{id}"), None).await?.bytes().await?;
-            let mut to = std::fs::File::create_new(file)
-                .with_context(|| format!("cannot make {}", file.display()))?;
+            let mut options = std::fs::OpenOptions::new();
+            options.write(true).create_new(true);
+            // It holds what somebody wrote.
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            let mut to =
+                options.open(file).with_context(|| format!("cannot make {}", file.display()))?;
             std::io::Write::write_all(&mut to, &bytes)?;
         }
         Command::Import { file } => {

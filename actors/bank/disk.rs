@@ -76,11 +76,8 @@ impl Store {
     /// When the folder cannot be made, listed or had alone.
     pub fn open(config: Config) -> io::Result<Self> {
         make_folder(&config.path)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(config.path.join("lock"))?;
+        warn_if_open(&config.path);
+        let lock = private().truncate(false).open(config.path.join("lock"))?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => io::Error::other("another server uses this folder"),
             fs::TryLockError::Error(error) => error,
@@ -169,7 +166,8 @@ impl Store {
         self.shelf().longest((identity, false), tenant, chain, 0).map(|(_, len)| len)
     }
 
-    /// Reads a state; blocks. One that is damaged is removed.
+    /// Reads a state; blocks. One that is damaged is removed; one that could not be read may be
+    /// good, and is there for the next process.
     ///
     /// # Errors
     /// [`Refused`] when it cannot be used.
@@ -190,7 +188,10 @@ impl Store {
             Err(refused) => {
                 tracing::warn!(%id, %refused, "a parked state on disk");
                 metrics::bank_file("refused");
-                self.remove(id);
+                match refused {
+                    Refused::Damaged(_) => drop(self.remove(id)),
+                    Refused::Read(_) => drop(self.take_down(id)),
+                }
             }
         }
         result
@@ -212,9 +213,15 @@ impl Store {
 
     /// Removes a state; false if there was none.
     pub fn remove(&self, id: Id) -> bool {
+        let known = self.take_down(id);
+        remove(&self.path(id));
+        known
+    }
+
+    /// Forgets a file, which stays; false if there was none.
+    fn take_down(&self, id: Id) -> bool {
         let mut shelf = self.shelf();
         let known = shelf.remove(id).is_some();
-        remove(&self.path(id));
         metrics::bank_files(shelf.all().count(), shelf.bytes());
         known
     }
@@ -241,6 +248,26 @@ fn make_folder(path: &Path) -> io::Result<()> {
     folder.recursive(true).create(path)
 }
 
+/// Makes files that their owner alone may read: they hold what people wrote.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// A folder that was there before may be open to others; its owner may want that, or not know.
+fn warn_if_open(path: &Path) {
+    #[cfg(unix)]
+    if let Ok(metadata) = fs::metadata(path)
+        && std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0
+    {
+        let path = path.display();
+        tracing::warn!(%path, "others on this machine can look into the folder of parked states");
+    }
+}
+
 fn path_of(folder: &Path, id: Id) -> PathBuf {
     folder.join(format!("{id}.{WHOLE}"))
 }
@@ -263,9 +290,12 @@ fn survey(folder: &Path) -> io::Result<Shelf> {
             Some(WHOLE) => match look(&path) {
                 Ok(seen) => found.push(seen),
                 Err(refused) => {
-                    tracing::warn!(path = %path.display(), %refused, "removed");
+                    let damaged = matches!(refused, Refused::Damaged(_));
+                    tracing::warn!(path = %path.display(), %refused, removed = damaged, "a file");
                     metrics::bank_file("refused");
-                    remove(&path);
+                    if damaged {
+                        remove(&path);
+                    }
                 }
             },
             Some(_) | None => {}
@@ -360,7 +390,7 @@ impl Writer {
 }
 
 fn write_file(path: &Path, label: &Label, image: &Image) -> io::Result<u64> {
-    let mut file = BufWriter::with_capacity(1 << 20, OpenFile::create(path)?);
+    let mut file = BufWriter::with_capacity(1 << 20, private().truncate(true).open(path)?);
     write(&mut file, label, image)?;
     file.flush()?;
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;

@@ -41,8 +41,10 @@ pub(super) struct Entry {
     /// Milliseconds from `since` to its last use.
     idle_from: AtomicU64,
     hits: AtomicU64,
-    /// Whether it was given to be written.
-    written: AtomicBool,
+    /// Whether it was given to be written; taken back by a store that has no room for it now.
+    written: Arc<AtomicBool>,
+    /// Whether a person wants it gone: then it is not written either.
+    unwanted: AtomicBool,
     /// Whether it leaves its tier for another.
     moving: AtomicBool,
 }
@@ -64,6 +66,20 @@ impl Entry {
         !self.written.swap(true, Ordering::Relaxed)
     }
 
+    /// Where whoever is to write it notes that it was not taken.
+    pub(super) fn written(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.written)
+    }
+
+    /// Notes that it is never to be written.
+    pub(super) fn mark_unwanted(&self) {
+        self.unwanted.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.unwanted.load(Ordering::Relaxed)
+    }
+
     pub(super) fn hash(&self) -> u64 {
         self.key.hash
     }
@@ -83,6 +99,9 @@ pub(super) struct Index {
     identity: Arc<str>,
     chats: Tier,
     roots: Tier,
+    /// Most that the roots may weigh, and what each state weighs at least.
+    roots_kib: u64,
+    share_kib: u64,
     pinned: BTreeMap<Key, Arc<Entry>>,
     pinned_max: u64,
     names: BTreeMap<SnapshotId, Key>,
@@ -94,17 +113,25 @@ pub(super) struct Index {
     bytes: u64,
 }
 
+/// Every entry weighs at least its share of the capacity, which bounds their number too.
+fn share_kib(config: &Config) -> u64 {
+    (config.bytes_max / 1024 / u64::from(config.entries_max.max(1))).max(1)
+}
+
+fn weight_kib(bytes: u64, share_kib: u64) -> u64 {
+    bytes.div_ceil(1024).max(share_kib)
+}
+
 fn tier(config: &Config, bytes_max: u64, leaving: mpsc::Sender<Gone>) -> Tier {
     let capacity_kib = bytes_max / 1024;
-    // Every entry weighs at least its share of the capacity, which bounds their number too.
-    let share_kib = (config.bytes_max / 1024 / u64::from(config.entries_max.max(1))).max(1);
+    let share_kib = share_kib(config);
     Cache::builder()
         // The default policy refuses newcomers when full; sessions need the opposite.
         .eviction_policy(EvictionPolicy::lru())
         .max_capacity(capacity_kib)
         // moka counts in 32 bits: in kibibytes that is 4 TiB.
         .weigher(move |_, entry: &Arc<Entry>| {
-            u32::try_from(entry.bytes.div_ceil(1024).max(share_kib)).unwrap_or(u32::MAX)
+            u32::try_from(weight_kib(entry.bytes, share_kib)).unwrap_or(u32::MAX)
         })
         .time_to_idle(Duration::from_secs(config.idle_s))
         .eviction_listener(move |_, entry: Arc<Entry>, cause| {
@@ -122,6 +149,8 @@ impl Index {
             identity,
             chats: tier(config, config.bytes_max - roots, leaving.clone()),
             roots: tier(config, roots, leaving.clone()),
+            roots_kib: roots / 1024,
+            share_kib: share_kib(config),
             pinned: BTreeMap::new(),
             pinned_max: config.bytes_max / 2,
             names: BTreeMap::new(),
@@ -179,21 +208,25 @@ impl Index {
             used: AtomicU64::new(0),
             idle_from: AtomicU64::new(0),
             hits: AtomicU64::new(0),
-            written: AtomicBool::new(false),
+            written: Arc::new(AtomicBool::new(false)),
+            unwanted: AtomicBool::new(false),
             moving: AtomicBool::new(false),
         });
         self.touch(&entry);
         self.lengths.add(len);
         self.names.insert(snapshot, key);
         self.bytes += bytes;
-        self.tier(kind).insert(key, entry);
+        self.tier(&entry).insert(key, entry);
         true
     }
 
-    fn tier(&self, kind: Kind) -> &Tier {
-        match kind {
-            Kind::Root => &self.roots,
-            Kind::Boundary | Kind::Prompt | Kind::Reply => &self.chats,
+    /// Where a state belongs. A root that is heavier than all roots may be would be turned away
+    /// there, and is as good as a chat.
+    fn tier(&self, entry: &Entry) -> &Tier {
+        let fits = weight_kib(entry.bytes, self.share_kib) <= self.roots_kib;
+        match entry.label.kind {
+            Kind::Root if fits => &self.roots,
+            Kind::Root | Kind::Boundary | Kind::Prompt | Kind::Reply => &self.chats,
         }
     }
 
@@ -232,7 +265,7 @@ impl Index {
     }
 
     fn drop_key(&mut self, key: &Key, entry: &Entry) {
-        self.tier(entry.label.kind).invalidate(key);
+        self.tier(entry).invalidate(key);
         self.unpin(key, RemovalCause::Explicit);
     }
 
@@ -257,10 +290,10 @@ impl Index {
                 return Pinned::Full;
             }
             entry.moving.store(true, Ordering::Relaxed);
-            self.tier(entry.label.kind).invalidate(&key);
+            self.tier(&entry).invalidate(&key);
             self.pinned.insert(key, entry);
         } else if !on && self.pinned.remove(&key).is_some() {
-            self.tier(entry.label.kind).insert(key, entry);
+            self.tier(&entry).insert(key, entry);
         }
         Pinned::Done
     }

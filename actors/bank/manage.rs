@@ -117,7 +117,7 @@ impl State {
                 let warm = self.index.all().into_iter().find(|entry| entry.id == id);
                 // Or leaving memory would bring it to disk.
                 if let Some(entry) = &warm {
-                    entry.mark_written();
+                    entry.mark_unwanted();
                 }
                 let in_memory = self.index.drop_id(id);
                 let on_disk = self.store.as_ref().is_some_and(|store| store.remove(id));

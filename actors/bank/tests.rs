@@ -12,6 +12,7 @@ use super::*;
 use crate::oracle::{admit, request};
 use crate::probe::probe;
 
+mod files;
 mod places;
 
 const ROOMY: Config = Config {

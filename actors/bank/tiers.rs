@@ -7,7 +7,7 @@ use mtplx_core::batch::{Kind, Warm};
 use mtplx_core::image::Image;
 use mtplx_core::prefix::chain;
 use mtplx_core::{Tenant, Token};
-use ractor::{ActorProcessingErr, ActorRef};
+use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use super::index::Entry;
 use super::{Id, Label, Message, Refused, State};
@@ -21,10 +21,19 @@ const READ_TIME: Duration = Duration::from_secs(5);
 /// stand still meanwhile.
 const IDLE_BYTES: u64 = 64 << 20;
 
+/// A file that is being read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    number: u64,
+    waiting: Vec<Admission>,
+}
+
 /// What came of reading a file.
 #[derive(Debug)]
 pub struct Restored {
     pub(super) id: Id,
+    /// Of the read: the time of an earlier one of the same file may be up during a later one.
+    pub(super) number: u64,
     pub(super) state: Result<(Label, Image), Refused>,
 }
 
@@ -48,21 +57,23 @@ impl State {
         admission: Admission,
         home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        let waiting = self.reading.entry(id).or_default();
-        waiting.push(admission);
-        if waiting.len() > 1 {
+        if let Some(reading) = self.reading.get_mut(&id) {
+            reading.waiting.push(admission);
             return Ok(());
         }
+        self.reads += 1;
+        let number = self.reads;
+        self.reading.insert(id, Reading { number, waiting: vec![admission] });
         let store = self.store.clone().ok_or("a file without a folder")?;
         home.send_after(READ_TIME, move || {
             let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
-            Message::Read(Restored { id, state: Err(late.into()) })
+            Message::Read(Restored { id, number, state: Err(late.into()) })
         });
         let home = home.clone();
         tokio::task::spawn_blocking(move || {
             let state = store.restore(id);
             // A bank that is gone has let its admissions go too.
-            let _ = home.cast(Message::Read(Restored { id, state }));
+            let _ = home.cast(Message::Read(Restored { id, number, state }));
         });
         Ok(())
     }
@@ -73,13 +84,16 @@ impl State {
         restored: Restored,
         home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        let Restored { id, state } = restored;
-        let waiting = self.reading.remove(&id).unwrap_or_default();
+        let Restored { id, number, state } = restored;
+        if self.reading.get(&id).is_none_or(|reading| reading.number != number) {
+            return Ok(());
+        }
+        let waiting = self.reading.remove(&id).map_or(Vec::new(), |reading| reading.waiting);
         if let Ok((Label { identity, prefix, kind }, image)) = state
             && identity == self.identity
             && waiting.iter().any(|a| a.request.prompt.starts_with(&prefix.tokens))
         {
-            let (home, told) = (home.clone(), None);
+            let (home, told) = (home.clone(), self.remove_unfit(id));
             let arrival = decode::Arrival { prefix, kind, image, home, told };
             self.decode.cast(decode::Message::Import(arrival))?;
         }
@@ -91,6 +105,20 @@ impl State {
             self.decode.cast(decode::Message::Admit { admission, warm, home })?;
         }
         self.drain()
+    }
+
+    /// Where the engine tells how it likes a state: what it calls unfit would be read again for
+    /// every prompt that it covers.
+    fn remove_unfit(&self, id: Id) -> Option<RpcReplyPort<Result<bool, String>>> {
+        let store = self.store.clone()?;
+        let (told, answer) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            if let Ok(Err(_)) = answer.await {
+                // Waits for nobody: who started it has gone on.
+                drop(tokio::task::spawn_blocking(move || store.remove(id)));
+            }
+        });
+        Some(told.into())
     }
 
     /// Passes on that nothing will be opened any more, behind those who wait for a file.
@@ -114,9 +142,13 @@ impl State {
     pub(super) fn write(&self, entry: &Arc<Entry>) -> Result<bool, ActorProcessingErr> {
         let Some(store) = &self.store else { return Ok(false) };
         let long = entry.label.prefix.tokens.len() >= store.config().tokens_min;
-        let wanted = long && !store.has(entry.id) && entry.mark_written();
+        // One that never fits would be tried again and again.
+        let fits = entry.bytes <= store.config().bytes_max;
+        let wanted = long && fits && entry.is_wanted();
+        let wanted = wanted && !store.has(entry.id) && entry.mark_written();
         if wanted {
-            let outlet = decode::Outlet::Disk(Arc::clone(store), entry.label.clone());
+            let (store, label) = (Arc::clone(store), entry.label.clone());
+            let outlet = decode::Outlet::Disk(store, label, entry.written());
             self.decode.cast(decode::Message::Export(entry.snapshot, outlet))?;
         }
         Ok(wanted)

@@ -1,6 +1,7 @@
 //! States that leave the engine for the bank's files, and come back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mtplx_core::SnapshotId;
@@ -20,8 +21,8 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 /// Where a state goes.
 #[derive(Debug)]
 pub enum Outlet {
-    /// To disk, by this name.
-    Disk(Arc<Store>, Label),
+    /// To disk, by this name; the flag is cleared if there is no room on the way there now.
+    Disk(Arc<Store>, Label, Arc<AtomicBool>),
     /// To whoever asked; `None` if it is gone.
     Answer(RpcReplyPort<Option<Image>>),
 }
@@ -60,11 +61,15 @@ impl<E: Engine> State<E> {
                 continue;
             };
             let bytes = self.batch.bytes_of(parcel.tokens);
-            let image = outlet.wants(bytes, self.draining).then(|| self.engine.export(parcel));
+            let wanted = outlet.wants(bytes, self.draining);
+            let image = wanted.then(|| self.engine.export(parcel));
             let image = image.transpose().unwrap_or_else(|unfit| {
                 tracing::warn!(%unfit, "a state could not be taken out");
                 None
             });
+            if !wanted {
+                outlet.refuse();
+            }
             outlet.deliver(image);
             self.batch.let_go(snapshot);
         }
@@ -98,17 +103,26 @@ impl Outlet {
     /// Whether it is worth copying so many bytes for it.
     fn wants(&self, bytes: u64, last: bool) -> bool {
         match self {
-            Self::Disk(store, _) if last && !store.has_room(bytes) => store.flush(LAST_WAIT),
-            Self::Disk(store, _) => store.has_room(bytes),
+            Self::Disk(store, ..) if last && !store.has_room(bytes) => store.flush(LAST_WAIT),
+            Self::Disk(store, ..) => store.has_room(bytes),
             Self::Answer(_) => true,
+        }
+    }
+
+    /// It may be tried again.
+    fn refuse(&self) {
+        if let Self::Disk(_, _, written) = self {
+            written.store(false, Ordering::Relaxed);
         }
     }
 
     fn deliver(self, image: Option<Image>) {
         match self {
-            Self::Disk(store, label) => {
-                if let Some(image) = image {
-                    store.put(label, image);
+            Self::Disk(store, label, written) => {
+                if let Some(image) = image
+                    && !store.put(label, image)
+                {
+                    written.store(false, Ordering::Relaxed);
                 }
             }
             // Whoever asked may have gone.

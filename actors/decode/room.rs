@@ -28,13 +28,13 @@ impl<E: Engine> State<E> {
         metrics::memory(self.batch.used(), self.engine.info().budget.bytes);
     }
 
-    /// Asks the bank for pages if somebody waits for nothing else.
+    /// Asks the bank for room if somebody waits for nothing else, and its states could make it.
     pub(super) fn make_room(&mut self, rows_max: usize) -> Result<(), ActorProcessingErr> {
         let (slots_free, _) = self.batch.ledger().free();
         let seats = rows_max.max(1).saturating_sub(self.batch.rows().len()).min(slots_free);
         if !self.reclaiming
             && seats > 0
-            && self.batch.waiting() > 0
+            && self.batch.letting_go_helps()
             && let Some(home) = &self.home
         {
             self.reclaiming = true;

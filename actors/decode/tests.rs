@@ -1,4 +1,4 @@
-use mtplx_core::batch::RowEvent;
+use mtplx_core::batch::{Deposit, Kind, RowEvent};
 use mtplx_core::guard::Budget;
 use mtplx_core::request::Finish;
 use mtplx_core::scripted::Scripted;
@@ -53,6 +53,28 @@ impl World {
 
     async fn observe(&self) -> Snapshot {
         ractor::call!(self.decode, Message::Observe).unwrap()
+    }
+
+    /// A bank that keeps everything until it is asked, and then lets the oldest go.
+    async fn keep_until_asked(
+        &mut self,
+        kept: &mut Vec<Deposit>,
+        mut asked: impl FnMut(&[Deposit]),
+    ) {
+        loop {
+            match self.banked.recv().await {
+                Some(bank::Message::Deposit(deposit)) => kept.push(deposit),
+                Some(bank::Message::Reclaim) => {
+                    asked(kept);
+                    let found = !kept.is_empty();
+                    if found {
+                        self.decode.cast(Message::Release(kept.remove(0).snapshot)).unwrap();
+                    }
+                    self.decode.cast(Message::Reclaimed(found)).unwrap();
+                }
+                other => panic!("unexpected {other:?}"),
+            }
+        }
     }
 
     /// Everybody has left: all permits are back.
@@ -200,24 +222,41 @@ async fn a_row_that_lacks_pages_only_makes_the_bank_let_go() {
     let first = world.admit(request(1, &[1; 20], 80)).await;
     let second = world.admit(request(2, &[2; 20], 80)).await;
     world.tune();
+    let mut kept = Vec::new();
     let mut reclaims = 0;
-    let mut let_go = async || loop {
-        match world.banked.recv().await {
-            Some(bank::Message::Deposit(deposit)) => {
-                world.decode.cast(Message::Release(deposit.snapshot)).unwrap();
-            }
-            Some(bank::Message::Reclaim) => {
-                reclaims += 1;
-                world.decode.cast(Message::Reclaimed(false)).unwrap();
-            }
-            other => panic!("unexpected {other:?}"),
-        }
-    };
     tokio::select! {
-        () = let_go() => {}
+        () = world.keep_until_asked(&mut kept, |_| reclaims += 1) => {}
         _ = async { (first.hear_truth().await, second.hear_truth().await) } => {}
     }
     assert!(reclaims > 0);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_fit_beside_a_running_one_leaves_the_bank_untouched() {
+    // Ten pages of 16 tokens: two are parked, one row of seven fits beside them, two never do.
+    let narrow = || {
+        let info = EngineInfo { pages_max: 10, ..small().info().clone() };
+        Scripted::new(info, script())
+    };
+    let mut world = world(narrow).await;
+    world.tune();
+    world.admit(request(1, &[1; 20], 1)).await.hear_truth().await;
+    let mut kept = Vec::new();
+    match world.banked.recv().await {
+        Some(bank::Message::Deposit(deposit)) => kept.push(deposit),
+        other => panic!("expected a deposit, heard {other:?}"),
+    }
+    let first = world.admit(request(2, &[2; 20], 80)).await;
+    let second = world.admit(request(3, &[3; 20], 80)).await;
+    let mut asked_after_the_first = Vec::new();
+    let ended = |d: &Deposit| d.kind == Kind::Reply && d.prefix.tokens[0] == 2;
+    tokio::select! {
+        () = world.keep_until_asked(&mut kept, |kept| {
+            asked_after_the_first.push(kept.iter().any(ended));
+        }) => {}
+        _ = async { (first.hear_truth().await, second.hear_truth().await) } => {}
+    }
+    assert_eq!(asked_after_the_first.first(), Some(&true), "it was asked while the first ran");
 }
 
 #[tokio::test]

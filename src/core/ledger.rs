@@ -114,10 +114,21 @@ impl Ledger {
     /// tokens is opened: its own and those promised to others. What it shares is counted once.
     #[must_use]
     pub fn rise(&self, tokens_max: usize, warm: Option<SnapshotId>) -> usize {
-        let len = warm.and_then(|id| self.snapshots.get(&id)).map_or(0, Parked::len);
-        let own = tokens_max.div_ceil(self.page_tokens).saturating_sub(len / self.page_tokens);
+        self.rise_after(0, self.own(tokens_max, warm))
+    }
+
+    /// The same for a row that needs `own` pages, once so many that are held have come free.
+    #[must_use]
+    pub fn rise_after(&self, freed: usize, own: usize) -> usize {
         let held = self.holders.len() - self.pages_free.len();
-        (held + self.promised + own).saturating_sub(self.highest)
+        (held + self.promised + own).saturating_sub(self.highest + freed)
+    }
+
+    /// Pages that a row for `tokens_max` tokens needs beside those it shares with `warm`.
+    #[must_use]
+    pub fn own(&self, tokens_max: usize, warm: Option<SnapshotId>) -> usize {
+        let len = warm.and_then(|id| self.snapshots.get(&id)).map_or(0, Parked::len);
+        tokens_max.div_ceil(self.page_tokens).saturating_sub(len / self.page_tokens)
     }
 
     /// Whether nobody holds this page.

@@ -154,6 +154,41 @@ fn what_is_damaged_foreign_or_half_written_is_removed_and_strangers_files_are_no
     assert_eq!(names(&bounds, "notes.txt"), 1);
 }
 
+/// Opening a link to itself fails for everybody, root too, and not for the file's fault.
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_read_now_is_not_removed_and_not_looked_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let bounds = config(&folder);
+    let store = open(&bounds);
+    let id = put(&store, 1);
+    let (path, aside) = (path_of(&bounds.path, id), bounds.path.join("aside"));
+    fs::rename(&path, &aside).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    assert!(matches!(store.restore(id), Err(Refused::Read(_))));
+    assert!(!store.has(id) && path.is_symlink());
+    drop(store);
+    let store = open(&bounds);
+    assert!(!store.has(id) && path.is_symlink());
+    drop(store);
+    fs::rename(&aside, &path).unwrap();
+    assert_eq!(open(&bounds).restore(id).unwrap(), state(1));
+}
+
+#[cfg(unix)]
+#[test]
+fn files_are_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let bounds = config(&folder);
+    let store = open(&bounds);
+    let state = path_of(&bounds.path, put(&store, 1));
+    for (path, mode) in [(state, 0o600), (bounds.path.join("lock"), 0o600), (bounds.path, 0o700)] {
+        let found = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{}", path.display());
+    }
+}
+
 #[test]
 fn a_folder_belongs_to_one_server() {
     let folder = tempfile::tempdir().unwrap();

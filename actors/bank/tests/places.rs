@@ -48,6 +48,28 @@ async fn no_chat_evicts_a_root_and_roots_go_last_when_pages_are_short() {
 }
 
 #[tokio::test]
+async fn a_root_heavier_than_all_roots_may_be_is_warm_among_the_chats() {
+    for roots_share in [0.0, 0.1] {
+        let config = Config { bytes_max: 100 << 10, roots_share, ..ROOMY };
+        let mut world = world(config).await;
+        world.keep(1, &[1, 2], 30 << 10, Kind::Root);
+        world.open(&[1, 2, 3]).await;
+        assert_eq!(world.warm().await, warm(1, 2));
+        let prefix = Prefix { tenant: Tenant(0), tokens: [1, 2].into() };
+        let id = Label { identity: "a model".into(), prefix, kind: Kind::Root }.id();
+        for on in [true, false] {
+            let pinned = manage(&world.bank, |port| Command::Pin(id, on, port)).await;
+            assert_eq!(pinned, Some(Pinned::Done));
+            world.open(&[1, 2, 3]).await;
+            assert_eq!(world.warm().await, warm(1, 2), "pinned: {on}");
+        }
+        assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(true));
+        assert_eq!(world.released().await, 1);
+        assert_eq!(world.observe().await.entries, 0);
+    }
+}
+
+#[tokio::test]
 async fn what_is_pinned_stays_until_nothing_else_is_left() {
     let mut world = world(Config { bytes_max: 100 << 10, ..ROOMY }).await;
     world.deposit(1, &[1], 30 << 10);

@@ -202,15 +202,20 @@ async fn what_memory_cannot_hold_is_refused_before_it_waits() {
     for stream in [false, true] {
         let long = json!({"prompt": vec![5; 60], "max_tokens": 30, "stream": stream});
         let reply = complete(&handle, long).await;
-        assert_eq!((reply.status, reply.header("retry-after")), (503, Some("2")));
-        assert_eq!(reply.error()["code"], "insufficient_memory");
+        // No retry would help: the same request fits no better later.
+        assert_eq!((reply.status, reply.header("retry-after")), (400, None));
+        assert_eq!(reply.error()["code"], "context_length_exceeded");
         let message = reply.error()["message"].to_string();
-        assert!(message.contains("needs 1 MiB") && message.contains("max_tokens"), "{message}");
+        assert!(message.contains("80") && message.contains("60"), "{message}");
     }
     // Who leaves the length open gets what there is room for.
     assert_eq!(complete(&handle, json!({"prompt": vec![5; 60]})).await.status, 200);
     let all = complete(&handle, json!({"prompt": vec![5; 80]})).await;
-    assert_eq!(all.error()["code"], "insufficient_memory");
+    assert_eq!(all.error()["code"], "context_length_exceeded");
+    let nothing = Budget { bytes: 1 << 20, ..budget };
+    let handle = open(config(), EngineInfo { budget: nothing, ..info() }, says(&[], None)).await;
+    let one = complete(&handle, json!({"prompt": vec![5; 1], "max_tokens": 1})).await;
+    assert_eq!((one.status, one.error()["code"].as_str()), (503, Some("insufficient_memory")));
 }
 
 #[tokio::test]

@@ -51,6 +51,22 @@ impl Batch {
         guard::check(&self.info, self.used(), guard::needed(&self.info, rise)).err()
     }
 
+    /// Whether the bank is of use to the first in the queue: it would find room if all states went
+    /// that nobody else holds. If not, it waits for a row to end, and they stay warm. When nothing
+    /// runs the bank is always asked: its last answer is how a request that fits nowhere is found.
+    #[must_use]
+    pub fn letting_go_helps(&self) -> bool {
+        let Some(Waiting { request, warm, .. }) = self.waiting.front() else { return false };
+        if self.rows.is_empty() {
+            return true;
+        }
+        let own = self.ledger.own(self.tokens_max(request), warm.map(|w| w.snapshot));
+        let ((states, pages), (_, free)) = (self.ledger.idle(), self.ledger.free());
+        let used = self.used().saturating_sub(states as u64 * self.info.snapshot_bytes);
+        let needed = guard::needed(&self.info, self.ledger.rise_after(pages, own));
+        own <= free + pages && guard::check(&self.info, used, needed).is_ok()
+    }
+
     /// Takes out the first in the queue if it would wait for ever, because nothing runs, no state
     /// is parked, and still there are too few pages or too little memory for it; and what its
     /// stream is told.

@@ -137,6 +137,20 @@ impl Ledger {
         self.snapshots.len()
     }
 
+    /// States that nobody but the bank holds, and the pages that would come free with all of them.
+    #[must_use]
+    pub fn idle(&self) -> (usize, usize) {
+        let mut states = 0;
+        let mut holders = vec![0_u32; self.holders.len()];
+        for parked in self.snapshots.values().filter(|p| p.banked && p.holds == 1) {
+            states += 1;
+            parked.pages.iter().for_each(|page| holders[page.0 as usize] += 1);
+        }
+        let alone =
+            holders.iter().zip(&self.holders).filter(|(idle, all)| **idle > 0 && idle == all);
+        (states, alone.count())
+    }
+
     pub(super) fn parked(&self) -> &BTreeMap<SnapshotId, Parked> {
         &self.snapshots
     }

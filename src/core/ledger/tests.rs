@@ -104,3 +104,23 @@ fn a_state_from_elsewhere_takes_free_pages_that_nobody_was_promised() {
     assert!(ledger.unbank(id));
     assert_eq!(ledger.free(), (1, 4));
 }
+
+#[test]
+fn only_pages_that_idle_states_alone_hold_would_come_free_with_them() {
+    let mut ledger = Ledger::new(2, 4, 8);
+    let (slot, mut holding, _) = ledger.open(12, None).unwrap();
+    ledger.grow(&mut holding, 12);
+    let (short, long) = (ledger.park(&holding, prefix(6)), ledger.park(&holding, prefix(12)));
+    assert_eq!(ledger.idle(), (2, 0), "the row holds them too");
+    ledger.close(slot, holding);
+    assert_eq!(ledger.idle(), (2, 3));
+    // Who waits to start from the short one keeps its pages, and needs fewer.
+    ledger.hold(short);
+    assert_eq!(ledger.idle(), (1, 1));
+    assert_eq!((ledger.own(12, None), ledger.own(12, Some(short))), (3, 2));
+    assert_eq!((ledger.rise(24, None), ledger.rise_after(1, 6)), (6, 5));
+    assert!(!ledger.unbank(short));
+    assert_eq!(ledger.idle(), (1, 1));
+    assert!(ledger.release(short) && ledger.unbank(long));
+    assert_eq!((ledger.idle(), ledger.free()), ((0, 0), (2, 8)));
+}
