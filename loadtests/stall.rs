@@ -94,9 +94,9 @@ async fn prompt(client: &Client, random: &mut Random, length: usize) -> Result<V
     let counted = ask(client, &mut words, random).await?.prompt;
     words.extend(passage(
         random,
-        (words.len() * length * 9 / 10 / counted.max(1)).saturating_sub(words.len()),
+        (words.len() * length * 4 / 5 / counted.max(1)).saturating_sub(words.len()),
     ));
-    for _ in 0..8 {
+    for _ in 0..12 {
         let counted = ask(client, &mut words, random).await?.prompt;
         if counted.abs_diff(length) <= NEAR_TOKENS {
             return Ok(words);
@@ -104,7 +104,8 @@ async fn prompt(client: &Client, random: &mut Random, length: usize) -> Result<V
         // In proportion, but for the last few tokens, where a word is one or more.
         let wanted = (words.len() * length).div_ceil(counted.max(1));
         if wanted > words.len() {
-            words.extend(passage(random, wanted - words.len()));
+            // Words differ in tokens, and the context may end where the length does.
+            words.extend(passage(random, ((wanted - words.len()) * 3).div_ceil(4)));
         } else {
             words.truncate(wanted.min(words.len() - 1));
         }
