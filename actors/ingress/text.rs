@@ -116,6 +116,8 @@ impl Prompt {
 /// A rendered prompt.
 struct Rendered {
     text: String,
+    /// Where the conversation so far ends and the assistant's turn begins.
+    history: Option<usize>,
     thinking: bool,
     thought: bool,
     prefill: String,
@@ -204,7 +206,8 @@ impl Text {
             return Err(wrong_messages("this model has no chat template; use /v1/completions"));
         };
         let chat = &tamed(renderer, chat);
-        let Rendered { text: rendered, thinking, thought, prefill } = Self::render(renderer, chat)?;
+        let Rendered { text: rendered, history, thinking, thought, prefill } =
+            Self::render(renderer, chat)?;
         let encoding = self.tokenizer.encode(rendered.as_str(), false);
         let encoding =
             encoding.map_err(|e| wrong_messages(&format!("cannot be tokenized: {e}")))?;
@@ -212,7 +215,7 @@ impl Text {
         let mut boundaries = BTreeSet::new();
         let root = self.end_of_system(renderer, chat, &rendered, &edges);
         boundaries.extend(root);
-        if let Some(history) = history_of(renderer, chat, &rendered) {
+        if let Some(history) = history {
             boundaries.extend(edges.at(history));
         }
         let tokens = encoding.get_ids().to_vec();
@@ -239,9 +242,10 @@ impl Text {
             // Who goes on with an answer has thought, unless it is the thinking that goes on.
             let thought = rendered.rfind("<think>") <= rendered.rfind("</think>");
             let (text, prefill) = (rendered, String::new());
-            return Ok(Rendered { text, thinking: false, thought, prefill });
+            return Ok(Rendered { text, history: None, thinking: false, thought, prefill });
         }
-        let tail = match history_of(renderer, chat, &rendered) {
+        let history = history_of(renderer, chat, &rendered);
+        let tail = match history {
             Some(history) => &rendered[history..],
             None => rendered.trim_end(),
         };
@@ -260,7 +264,7 @@ impl Text {
             Must::Call(name) => renderer.call(name.as_deref()),
         };
         rendered.push_str(&prefill);
-        Ok(Rendered { text: rendered, thinking, thought, prefill })
+        Ok(Rendered { text: rendered, history, thinking, thought, prefill })
     }
 
     /// How this model writes calls of these tools.
