@@ -7,6 +7,7 @@ use mtplx_core::Slot;
 use mtplx_core::accept::{draw, verdict};
 use mtplx_core::batch::Row;
 use mtplx_core::engine::{Emitted, Plan, Prefill, RowOutcome, Rows};
+use mtplx_core::random::{Purpose, uniform};
 use mtplx_core::sample::{Dist, NotFinite};
 use rayon::prelude::*;
 
@@ -236,14 +237,8 @@ fn judge(d: &Drafted<'_>, scores: &[Score<'_>], forced: &[f64]) -> Result<Emitte
 
 /// How many drafts a forced row keeps: a function of `seed` alone.
 fn forced_length(seed: u64, rates: &[f64]) -> usize {
-    let mut state = seed;
-    let mut unit = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed >> 11) as f64 / (1_u64 << 53) as f64
-    };
-    rates.iter().take_while(|&&rate| unit() < rate).count()
+    let stands = |&(place, &rate): &(u64, &f64)| uniform(seed, place, Purpose::Accept) < rate;
+    (0..).zip(rates).take_while(stands).count()
 }
 
 /// Tape entries accepted since the last pass.
