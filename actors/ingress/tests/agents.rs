@@ -4,14 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mtplx_core::batch::RowEvent;
-use mtplx_core::request::{Finish, Usage};
 use serde_json::json;
 
 use super::harness::*;
 use crate::admission::Admission;
 use crate::ingress::Handle;
-use crate::ingress::text::tests::{shown, tiny};
+use crate::ingress::text::tests::shown;
 
 const TASK: &str = "Write the word written into the file hello.txt";
 
@@ -39,19 +37,11 @@ fn write_call(prompt: &str, file: &str) -> Option<String> {
 fn agent(file: &Path) -> impl Fn(Admission) + Send + Sync + 'static {
     let file = file.display().to_string();
     move |admission| {
-        let Admission { request, events, .. } = admission;
-        let prompt = shown(&request.prompt);
+        let prompt = shown(&admission.request.prompt);
         let last = prompt.trim_end().rsplit("<|im_start|>").nth(1).unwrap_or_default();
         let call = write_call(&prompt, &file).filter(|_| !last.contains("<tool_response>"));
         let said = call.unwrap_or_else(|| "It is written.".into());
-        let thought = if prompt.ends_with("<think>\n") { "A file.\n</think>\n\n" } else { "" };
-        let tokens = tiny().raw(&format!("{thought}{said}")).unwrap().tokens;
-        let mut usage = Usage { prompt: request.prompt.len(), cached: 3, ..Usage::default() };
-        for tokens in tokens.chunks(3) {
-            usage.generated += tokens.len();
-            let _ = events.try_send(RowEvent::Tokens(tokens.to_vec(), usage));
-        }
-        let _ = events.try_send(RowEvent::Finished(Finish::Stop, usage));
+        answers(admission, "A file.", &said);
     }
 }
 

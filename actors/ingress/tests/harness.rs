@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admission::{Admission, Door};
 use crate::bank;
-use crate::ingress::text::tests::{published, tiny};
+use crate::ingress::text::tests::{published, shown, tiny};
 use crate::ingress::{Config, Handle, Text, UnknownFields, start};
 
 /// What the bank of a test does with each request.
@@ -190,6 +190,21 @@ pub(super) fn speaks(text: &str, end: Finish) -> impl Fn(Admission) + Send + Syn
         }
         let _ = events.try_send(RowEvent::Finished(end, usage));
     }
+}
+
+/// Says a text to one request, three tokens at a time, and `thought` before it where the prompt
+/// ends within thinking.
+pub(super) fn answers(admission: Admission, thought: &str, said: &str) {
+    let Admission { request, events, .. } = admission;
+    let thinks = shown(&request.prompt).ends_with("<think>\n");
+    let thought = if thinks { format!("{thought}\n</think>\n\n") } else { String::new() };
+    let tokens = tiny().raw(&format!("{thought}{said}")).unwrap().tokens;
+    let mut usage = Usage { prompt: request.prompt.len(), cached: 3, ..Usage::default() };
+    for tokens in tokens.chunks(3) {
+        usage.generated += tokens.len();
+        let _ = events.try_send(RowEvent::Tokens(tokens.to_vec(), usage));
+    }
+    let _ = events.try_send(RowEvent::Finished(Finish::Stop, usage));
 }
 
 /// What clients are answered in tests needs more room than what they ask.

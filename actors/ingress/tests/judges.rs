@@ -4,35 +4,23 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use mtplx_core::batch::RowEvent;
-use mtplx_core::request::{Finish, Usage};
-
 use super::harness::*;
 use crate::admission::Admission;
-use crate::ingress::text::tests::{shown, tiny};
+use crate::ingress::text::tests::shown;
 
 const CALL: &str = "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n\
     <parameter=days>\n2\n</parameter>\n</function>\n</tool_call>";
 
 /// What a good model would say: it calls the tool it has, then tells what that said.
 fn agent(admission: Admission) {
-    let Admission { request, events, .. } = admission;
-    let prompt = shown(&request.prompt);
+    let prompt = shown(&admission.request.prompt);
     let was_told = prompt.trim_end().rsplit("<|im_start|>").nth(1).unwrap_or_default();
     let said = match (prompt.contains("# Tools"), was_told.contains("<tool_response>")) {
         (_, true) => "It is sunny in Paris.",
         (true, false) => CALL,
         (false, false) => "Hello.",
     };
-    let thinks = prompt.ends_with("<think>\n");
-    let thought = if thinks { "I must look.\n</think>\n\n" } else { "" };
-    let tokens = tiny().raw(&format!("{thought}{said}")).unwrap().tokens;
-    let mut usage = Usage { prompt: request.prompt.len(), cached: 3, ..Usage::default() };
-    for tokens in tokens.chunks(3) {
-        usage.generated += tokens.len();
-        let _ = events.try_send(RowEvent::Tokens(tokens.to_vec(), usage));
-    }
-    let _ = events.try_send(RowEvent::Finished(Finish::Stop, usage));
+    answers(admission, "I must look.", said);
 }
 
 fn root() -> PathBuf {

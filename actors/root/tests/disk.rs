@@ -59,14 +59,19 @@ impl World {
     }
 }
 
-#[tokio::test]
-async fn a_second_turn_is_warm_after_the_house_was_built_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    let files = store(&folder);
+/// A house whose first turn is on disk and that has ended; the reply.
+async fn after_a_first_turn(folder: &TempDir) -> Vec<Token> {
+    let files = store(folder);
     let mut world = with(configs(), &files).await;
     let (reply, _) = world.serve(1, &first(1)).await;
     world.leave(&files).await;
-    drop(files);
+    reply
+}
+
+#[tokio::test]
+async fn a_second_turn_is_warm_after_the_house_was_built_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let reply = after_a_first_turn(&folder).await;
     let files = store(&folder);
     let mut world = with(configs(), &files).await;
     let second = [first(1), reply.clone(), vec![5, 6, 7]].concat();
@@ -102,11 +107,7 @@ async fn what_memory_lets_go_comes_back_from_disk() {
 #[tokio::test]
 async fn a_damaged_file_makes_a_request_cold_and_nothing_worse() {
     let folder = tempfile::tempdir().unwrap();
-    let files = store(&folder);
-    let mut world = with(configs(), &files).await;
-    let (reply, _) = world.serve(1, &first(1)).await;
-    world.leave(&files).await;
-    drop(files);
+    let reply = after_a_first_turn(&folder).await;
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "state") {
