@@ -43,7 +43,7 @@ pub(crate) struct Stall {
     #[arg(long, value_delimiter = ',', default_value = "1000,2000,4000")]
     lengths: Vec<usize>,
     /// Events of every stream before the prompt arrives.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 600)]
     events: usize,
     /// How often every combination is run; the worst counts.
     #[arg(long, default_value_t = 1)]
@@ -51,6 +51,10 @@ pub(crate) struct Stall {
     /// Drafts a cycle; the server's own choice if absent.
     #[arg(long)]
     draft_tokens: Option<u8>,
+    /// Answers go on beyond their end until the context is full, in place of the next question.
+    /// Tokens that mark turns have no text then, and two steps may look like one gap.
+    #[arg(long)]
+    endless: bool,
     /// Temperature of the streams.
     #[arg(long, default_value_t = 0.6)]
     temperature: f64,
@@ -168,7 +172,7 @@ async fn scene(
 fn stream_body(args: &Stall, number: usize) -> Value {
     // The answer is as long as the context allows.
     let mut body = chat(&question(number), 1, args.temperature);
-    body["ignore_eos"] = true.into();
+    body["ignore_eos"] = args.endless.into();
     if let Some(body) = body.as_object_mut() {
         body.remove("max_tokens");
     }

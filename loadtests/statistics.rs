@@ -35,6 +35,11 @@ impl Spread {
         self.0.len()
     }
 
+    /// How many are longer than `bound`.
+    pub(crate) fn above(&self, bound: Duration) -> usize {
+        self.0.len() - self.0.partition_point(|&one| one <= bound)
+    }
+
     /// What a reader of JSON wants to know of it.
     pub(crate) fn json(&self) -> Value {
         json!({
@@ -75,6 +80,7 @@ mod tests {
             (1, 1, 2, 10, 19, 20, 20)
         );
         assert_eq!(spread(&[7]).percentile(95).as_millis(), 7);
+        assert_eq!(twenty.above(Duration::from_millis(18)), 2);
     }
 
     #[test]

@@ -84,6 +84,12 @@ impl Stream {
     fn undisturbed(&self) -> f64 {
         self.before.max().as_secs_f64() / self.before.median().as_secs_f64()
     }
+
+    /// Gaps beyond the bar, of those before and of those during the prefill.
+    fn beyond(&self) -> (usize, usize) {
+        let bar = self.before.median().mul_f64(RATIO_MAX);
+        (self.before.above(bar), self.during.above(bar))
+    }
 }
 
 /// A prompt of `tokens` among streams.
@@ -140,17 +146,21 @@ pub(super) fn table(scenes: &[Scene]) -> String {
             scene.worst(),
             scene.undisturbed(),
         );
-        out += "  stream  before: n  median     max  during: n  median     max  ratio   (ms)\n";
+        out += "  stream  before: n  beyond  median     max  during: n  beyond  median     max  \
+                ratio   (ms)\n";
         for (i, stream) in scene.streams.iter().enumerate() {
             let Stream { before, during } = stream;
+            let beyond = stream.beyond();
             let _ = writeln!(
                 out,
-                "  {:>6} {:>10} {:>7.1} {:>7.1} {:>10} {:>7.1} {:>7.1} {:>6.2}",
+                "  {:>6} {:>10} {:>7} {:>7.1} {:>7.1} {:>10} {:>7} {:>7.1} {:>7.1} {:>6.2}",
                 i + 1,
                 before.len(),
+                beyond.0,
                 ms(before.median()),
                 ms(before.max()),
                 during.len(),
+                beyond.1,
                 ms(during.median()),
                 ms(during.max()),
                 stream.ratio(),
@@ -158,14 +168,18 @@ pub(super) fn table(scenes: &[Scene]) -> String {
         }
     }
     out += "A gap is the time between events that carry text; one may carry several tokens. The \
-            ratio is the longest gap during the prefill over the median gap before it.\n";
+            ratio is the longest gap during the prefill over the median gap before it; beyond the bar \
+            are gaps of more than that many medians. Where they come without a prompt, too, the \
+            machine pauses.\n";
     out
 }
 
 pub(super) fn json(scenes: &[Scene]) -> Value {
     let stream = |s: &Stream| {
         let (before, during) = (s.before.json(), s.during.json());
-        json!({"before": before, "during": during, "ratio": s.ratio()})
+        let (calm, fed) = s.beyond();
+        json!({"before": before, "during": during, "ratio": s.ratio(),
+               "beyond_before": calm, "beyond_during": fed})
     };
     let scene = |s: &Scene| {
         json!({

@@ -5,21 +5,25 @@
 //! price of a token. That price includes its share of what a chunk costs whatever its length, at
 //! the length in use: choosing the length by the price and learning the price at that length
 //! settles where the step takes the time wanted (a fixed point whose slope is the share of the
-//! constant part, below 1). What decoding takes is the median of its last few steps, and no single
-//! hiccup moves the price far: machines pause now and then, and a pause taken for the usual time
-//! would lengthen every chunk. A chunk is at most twice as long as the one before: what a short one
-//! cost beside the noise of decoding says little about a long one.
+//! constant part, below 1). What decoding takes is the lower quartile of its last few steps, the
+//! price the median of its own: machines pause now and then, memory is cold after a long chunk, and
+//! such a step taken for the usual one would lengthen every chunk, or shorten it. A chunk is at
+//! most twice as long as the one before: what a short one cost beside the noise of decoding says
+//! little about a long one.
 
 use std::collections::BTreeMap;
 
 use crate::batch::Report;
+use crate::recent::Recent;
 
 /// Weight of a new price once a few are known; before, all weigh the same.
 const WEIGHT: f64 = 0.2;
 /// A price counts for at most so many times the estimate, and for at least its inverse.
 const HICCUP: f64 = 2.0;
-/// Steps whose median is what decoding takes.
+/// Steps whose lower quartile is what decoding takes.
 const RECENT: usize = 5;
+/// Steps whose median is the price of a prompt's token.
+const PRICES: usize = 9;
 /// Steps after which the cost of decoding at one width is measured anew.
 const STALE_STEPS: u64 = 32;
 /// A prompt token is never taken for cheaper than decoding divided by this.
@@ -41,21 +45,17 @@ pub struct Costs {
     steps: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// The last few, the newest at `next − 1`, in a ring.
-    recent: [f64; RECENT],
-    next: usize,
+    recent: Recent<RECENT>,
     /// The step it was last measured at.
     at: u64,
 }
 
-/// What steps took longer for the prompts in them, and how many tokens those were; sums in which
-/// older steps count less and less, so that long chunks say more than short ones.
+/// What a token of the prompts in them made the last few steps longer.
 #[derive(Clone, Copy, Debug, Default)]
 struct Beside {
-    micros: f64,
-    tokens: f64,
+    prices: Recent<PRICES>,
     last: usize,
 }
 
@@ -63,22 +63,6 @@ struct Beside {
 struct Mean {
     value: f64,
     samples: u32,
-}
-
-impl Known {
-    fn add(known: Option<Self>, sample: f64, at: u64) -> Self {
-        let mut known = known.unwrap_or(Self { recent: [sample; RECENT], next: 0, at });
-        known.recent[known.next] = sample;
-        known.next = (known.next + 1) % RECENT;
-        known.at = at;
-        known
-    }
-
-    fn median(&self) -> f64 {
-        let mut sorted = self.recent;
-        sorted.sort_by(f64::total_cmp);
-        sorted[RECENT / 2]
-    }
 }
 
 impl Mean {
@@ -95,18 +79,11 @@ impl Mean {
 
 impl Beside {
     #[expect(clippy::cast_precision_loss, reason = "tokens of one step")]
-    fn learn(&mut self, decode: f64, extra: f64, tokens: usize) {
-        let most = self.price().map_or(f64::INFINITY, |price| HICCUP * price * tokens as f64);
+    fn learn(&mut self, extra: f64, tokens: usize) {
         // Below zero, too: noise is to cancel out.
-        let extra = extra.clamp(-decode, most.max(decode / 2.0));
-        self.micros += extra - WEIGHT * self.micros;
-        self.tokens += tokens as f64 - WEIGHT * self.tokens;
+        self.prices.add(extra / tokens as f64);
         // The last piece of a prompt is short without a reason in time.
         self.last = tokens.max(self.last / 2);
-    }
-
-    fn price(&self) -> Option<f64> {
-        (self.tokens > 0.0).then(|| self.micros / self.tokens)
     }
 }
 
@@ -126,15 +103,16 @@ impl Costs {
             (0, _) => Mean::learn(&mut self.alone, micros / prefilled),
             (rows, 0) => {
                 let key = (width(rows), report.depth);
-                let known = self.decode.get(&key).copied();
                 // The first of its kind has only its neighbours to be judged by.
-                let most = self.decode(rows, report.depth).filter(|_| known.is_none());
-                let micros = most.map_or(micros, |near| micros.min(FIRST_MOST * near));
-                self.decode.insert(key, Known::add(known, micros, self.steps));
+                let new = !self.decode.contains_key(&key);
+                let most = self.decode(rows, report.depth).filter(|_| new);
+                let known = self.decode.entry(key).or_default();
+                known.recent.add(most.map_or(micros, |near| micros.min(FIRST_MOST * near)));
+                known.at = self.steps;
             }
             (rows, _) => {
                 if let Some(decode) = self.decode(rows, report.depth) {
-                    self.beside.learn(decode, micros - decode, report.prefilled);
+                    self.beside.learn(micros - decode, report.prefilled);
                 }
             }
         }
@@ -156,7 +134,7 @@ impl Costs {
     pub fn prefill_within(&self, rows: usize, depth: u8, stretch: f64) -> Option<usize> {
         let decode = self.decode(rows, depth)?;
         let alone = self.alone.map(|mean| mean.value);
-        let token = self.beside.price().or(alone)?.max(decode / FREE);
+        let token = self.beside.prices.median().or(alone)?.max(decode / FREE);
         let most = if self.beside.last == 0 { FIRST } else { 2 * self.beside.last };
         Some(((decode * (stretch - 1.0).max(0.0) / token) as usize).min(most))
     }
@@ -167,13 +145,13 @@ impl Costs {
         let key = (width(rows), depth);
         let near = |all: &dyn Fn(u8) -> bool| {
             let known = self.decode.iter().filter(|((_, d), _)| all(*d));
-            known.min_by_key(|((w, _), _)| w.abs_diff(key.0)).map(|((w, _), known)| {
+            known.min_by_key(|((w, _), _)| w.abs_diff(key.0)).and_then(|((w, _), known)| {
                 // Two steps of width are twice the rows.
                 let narrower = f64::from(w.saturating_sub(key.0)) / 2.0;
-                known.median() / narrower.exp2()
+                Some(known.recent.usual()? / narrower.exp2())
             })
         };
-        let known = self.decode.get(&key).map(Known::median);
+        let known = self.decode.get(&key).and_then(|known| known.recent.usual());
         known.or_else(|| near(&|d| d == depth)).or_else(|| near(&|_| true))
     }
 }
@@ -254,6 +232,15 @@ mod tests {
         costs.hear(&report(1, 0, 1_000_000.0));
         let length = costs.prefill_within(1, 2, 2.0).unwrap();
         assert!((5..=7).contains(&length), "{length}");
+    }
+
+    #[test]
+    fn pauses_and_cold_steps_do_not_lengthen_chunks() {
+        let mut costs = Costs::default();
+        costs.hear(&report(0, 100, 10_000.0));
+        let steps = [500.0, 510.0, 900.0, 850.0, 900.0];
+        steps.into_iter().for_each(|micros| costs.hear(&report(1, 0, micros)));
+        assert_eq!(costs.prefill_within(1, 2, 2.0), Some(5));
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub mod prefix;
 pub mod preflight;
 pub mod random;
 pub mod recall;
+mod recent;
 pub mod request;
 pub mod sample;
 #[cfg(feature = "scripted")]

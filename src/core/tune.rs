@@ -1,12 +1,13 @@
 //! Cycle reports in, knobs out: how deep to draft for the number of rows that run.
 //!
-//! For every band of rows and every depth it keeps a running cost of a cycle, and for every draft
+//! For every band of rows and every depth it keeps what a cycle usually costs, and for every draft
 //! position a running acceptance. The best depth maximises expected tokens per microsecond,
 //! E(K) = 1 + a1 + a1·a2 + …  over cost(rows, K). A depth whose cost is unknown or old is tried
 //! for a few cycles, so that the estimate can never be wrong for long.
 
 use crate::batch::Report;
 use crate::knobs::{BANDS, Depths, Knobs, band_of};
+use crate::recent::Recent;
 use crate::thermal::Ceiling;
 
 /// Bounds within which the tuner moves.
@@ -26,12 +27,15 @@ const TRIAL_CYCLES: u32 = 6;
 const TRIAL_PATIENCE: u32 = 60;
 /// Cycles after which a depth beside the chosen one is measured again.
 const STALE_CYCLES: u64 = 600;
-/// Weight of a new cost measurement.
-const COST_WEIGHT: f64 = 0.15;
+/// Measurements of a depth's cost that count.
+const RECENT: usize = 12;
 /// Weight of a new acceptance measurement, per judged draft.
 const ACCEPT_WEIGHT: f64 = 0.02;
-/// A new depth must promise this much more before the old one is left: hysteresis against noise.
-const ADVANTAGE: f64 = 1.03;
+/// A deeper draft must promise this much more than the one in use, which a shallower one need not:
+/// hysteresis against noise on the side of shorter gaps.
+const ADVANTAGE: f64 = 1.05;
+/// The same while prompts are fed: readers bear with those already.
+const ADVANTAGE_BESIDE: f64 = 1.2;
 
 /// The tuner's memory.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct Tuner {
     bands: Vec<Band>,
     band: usize,
     cycle: u64,
+    /// Whether the last cycle fed a prompt, too.
+    fed: bool,
 }
 
 /// What is known for one band of row counts: 1, 2, 3-4, 5-8, 9-16, …
@@ -63,11 +69,10 @@ struct Trial {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
-    micros: f64,
-    /// Cycle of the last measurement; 0 for never.
+    /// Microseconds of a cycle, for each of its rows.
+    micros: Recent<RECENT>,
+    /// Cycle of the last measurement, or of the last attempt; 0 for never.
     at: u64,
-    /// Measurements since the last trial began.
-    samples: u32,
 }
 
 impl Tuner {
@@ -80,7 +85,7 @@ impl Tuner {
         let bands = vec![Band { chosen, trial: None, costs }; BANDS];
         // Optimistic, so that depth is tried before it is judged.
         let accept = vec![0.7; usize::from(limits.depth_max)];
-        Self { limits, ceiling: Ceiling::Full, accept, bands, band: 0, cycle: 0 }
+        Self { limits, ceiling: Ceiling::Full, accept, bands, band: 0, cycle: 0, fed: false }
     }
 
     /// The knobs for the next cycle.
@@ -136,6 +141,7 @@ impl Tuner {
         if report.prefilled == 0 && micros > 0.0 && report.uniform {
             self.learn_cost(report.depth, micros / report.rows as f64);
         }
+        self.fed = report.prefilled > 0;
         self.lose_patience();
         self.choose(report.prefilled > 0);
     }
@@ -144,16 +150,16 @@ impl Tuner {
         let cycle = self.cycle;
         let band = &mut self.bands[self.band];
         let Some(cost) = band.costs.get_mut(usize::from(depth)) else { return };
-        let fresh = cost.at == 0 || cycle - cost.at > STALE_CYCLES;
-        if fresh {
-            *cost = Cost { micros: micros_per_row, at: cycle, samples: 1 };
-        } else {
-            // The first few samples after a change weigh more: a plain mean until then.
-            cost.samples += 1;
-            let weight = COST_WEIGHT.max(1.0 / f64::from(cost.samples));
-            cost.micros += weight * (micros_per_row - cost.micros);
-            cost.at = cycle;
+        // Caches are cold after a prompt's chunk: better than nothing, and not to be compared with
+        // what other depths took when they were warm.
+        if self.fed && cost.micros.usual().is_some() {
+            return;
         }
+        if cycle - cost.at > STALE_CYCLES {
+            cost.micros = Recent::default();
+        }
+        cost.micros.add(micros_per_row);
+        cost.at = cycle;
         if let Some(trial) = band.trial.as_mut().filter(|t| t.depth == depth) {
             trial.left -= 1;
             if trial.left == 0 {
@@ -170,11 +176,7 @@ impl Tuner {
         trial.patience = trial.patience.saturating_sub(1);
         if trial.patience == 0 {
             // As if measured at no advantage, until it is stale again.
-            let cost = &mut band.costs[usize::from(trial.depth)];
-            if cost.at == 0 {
-                cost.micros = f64::INFINITY;
-            }
-            cost.at = cycle;
+            band.costs[usize::from(trial.depth)].at = cycle;
             band.trial = None;
         }
     }
@@ -199,12 +201,17 @@ impl Tuner {
             band.trial = Some(Trial { depth, left: TRIAL_CYCLES, patience: TRIAL_PATIENCE });
             return;
         }
-        let speed = |k: u8| expected[usize::from(k)] / band.costs[usize::from(k)].micros;
+        // A depth that was never measured has no speed at all.
+        let speed = |k: u8| {
+            let micros = band.costs[usize::from(k)].micros.usual().unwrap_or(f64::INFINITY);
+            expected[usize::from(k)] / micros
+        };
         let best = (0..=self.limits.depth_max)
             .max_by(|&a, &b| speed(a).total_cmp(&speed(b)))
             .unwrap_or(band.chosen);
-        // A chosen depth that was never measured has no speed at all.
-        if speed(best) > speed(band.chosen) * ADVANTAGE {
+        let deeper = if beside_prompts { ADVANTAGE_BESIDE } else { ADVANTAGE };
+        let margin = if best > band.chosen { deeper } else { 1.0 };
+        if speed(best) > speed(band.chosen) * margin {
             band.chosen = best;
         }
     }
@@ -319,6 +326,30 @@ mod tests {
         assert!(beside(2 * STALE_CYCLES));
         run(&mut tuner, 2, 1, 0.95, 50.0);
         assert_ne!(tuner.depth(), 4, "once the prompt is done, what is old is tried");
+    }
+
+    #[test]
+    fn a_cycle_after_a_prompt_s_chunk_is_no_measure_of_a_known_depth() {
+        let mut tuner = Tuner::new(limits());
+        run(&mut tuner, 300, 1, 0.95, 50.0);
+        for _ in 0..100 {
+            tuner.hear(&Report { rows: 1, depth: 4, prefilled: 8, ..Report::default() });
+            let phases = Phases { verify_us: 9000, ..Phases::default() };
+            tuner.hear(&Report { rows: 1, depth: 4, phases, uniform: true, ..Report::default() });
+        }
+        assert_eq!(tuner.depth(), 4);
+    }
+
+    #[test]
+    fn beside_prompts_only_a_large_advantage_deepens_drafts() {
+        // Depth 4 promises 17 % more than 3 and twice as much as 1.
+        for (chosen, prefilled, settled) in [(3, 8, 3), (3, 0, 4), (1, 8, 4)] {
+            let mut tuner = Tuner::new(limits());
+            run(&mut tuner, 300, 1, 0.95, 50.0);
+            tuner.bands[band_of(1)].chosen = chosen;
+            tuner.hear(&Report { rows: 1, depth: chosen, prefilled, ..Report::default() });
+            assert_eq!(tuner.depth(), settled, "from {chosen} beside {prefilled}");
+        }
     }
 
     #[test]
