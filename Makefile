@@ -58,7 +58,7 @@ judges: .native/judges/stamp ## real clients for the tests, from PyPI
 judges-js: .native/judges-js/stamp ## the same for JavaScript, from npm
 
 # Modules are looked for beside the script that wants them.
-.native/judges-js/stamp: tests/judges/package.json tests/judges/agent_clients.mjs
+.native/judges-js/stamp: tests/judges/package.json $(wildcard tests/judges/*.mjs)
 	@mkdir -p $(@D)
 	@cp $^ $(@D)
 	@cd $(@D) && npm install --silent --no-audit --no-fund
