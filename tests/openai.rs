@@ -1,16 +1,44 @@
-//! The official OpenAI client for Python, from PyPI, against the real server.
+//! The official clients of OpenAI and Anthropic, for Python from PyPI and for JavaScript from npm,
+//! against the real server.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::house::{House, question, root};
 
-/// A Python with the judges installed; made once below the checkout.
-pub fn judges() -> PathBuf {
-    let made = Command::new("make").arg("--silent").arg("judges").current_dir(root()).output();
+fn make(target: &str) {
+    let made = Command::new("make").args(["--silent", target]).current_dir(root()).output();
     let made = made.unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// A Python with the judges installed; made once below the checkout.
+pub fn judges() -> PathBuf {
+    make("judges");
     root().join(".native/judges/bin/python")
+}
+
+/// Runs a judge of both clients against the server.
+fn judged(program: PathBuf, script: &str) {
+    let house = House::shared();
+    let out = Command::new(program).arg(root().join(script)).arg(&house.url).output().unwrap();
+    let said = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    assert!(out.status.success(), "{}", said.concat());
+}
+
+#[test]
+fn both_official_clients_for_python_are_served() {
+    judged(judges(), "tests/judges/real_server.py");
+}
+
+#[test]
+fn both_official_clients_for_javascript_are_served() {
+    if Command::new("node").arg("--version").output().is_err() {
+        println!("NOT JUDGED: there is no node on this machine");
+        return;
+    }
+    make("judges-js");
+    judged("node".into(), ".native/judges-js/real_server.mjs");
 }
 
 #[test]

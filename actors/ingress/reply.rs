@@ -146,6 +146,9 @@ impl Parser {
     /// closers is complete too. One that was cut off stays as it is: nobody must run half of it.
     pub(crate) fn finish(&mut self, complete: bool) -> Vec<Delta> {
         let held = std::mem::take(&mut self.held);
+        if let State::Call(call) = &mut self.state {
+            call.cut(&held, &mut self.out);
+        }
         match std::mem::replace(&mut self.state, State::Over) {
             State::Start | State::Text => self.text(&held),
             State::Reasoning => {
@@ -331,13 +334,15 @@ impl Parser {
     fn after_call(&mut self) -> bool {
         let rest = self.held.trim_start();
         let blank = self.held.len() - rest.len();
-        if rest.starts_with(CALLED) {
-            self.held.drain(..blank + CALLED.len());
+        // Brackets that close nothing are part of a call in JSON, and no text.
+        let closer = rest.trim_start_matches(|c: char| matches!(c, '}' | ']') || c.is_whitespace());
+        if closer.starts_with(CALLED) {
+            self.held.drain(..self.held.len() - closer.len() + CALLED.len());
             (self.state, self.fresh) = (State::Text, true);
         } else if rest.starts_with(FUNCTION) {
             self.held.drain(..blank + FUNCTION.len());
             self.begin(Call::xml());
-        } else if is_beginning(rest, CALLED) || is_beginning(rest, FUNCTION) {
+        } else if is_beginning(closer, CALLED) || is_beginning(rest, FUNCTION) {
             return false;
         } else {
             (self.state, self.fresh) = (State::Text, true);

@@ -220,8 +220,7 @@ impl Choice {
             self.chars += new.chars().count();
             let stopped_by = self.read(&new, deltas);
             if stopped_by.is_some() {
-                add(deltas, self.parser.finish(false));
-                return Some(Ok(self.end(FinishReason::Stop, stopped_by)));
+                return Some(Ok(self.stopped(stopped_by)));
             }
             if self.parser.is_over() {
                 return Some(Ok(self.end(FinishReason::ToolCalls, None)));
@@ -236,11 +235,42 @@ impl Choice {
         None
     }
 
-    /// Reads text; the stop string in it, if there is one.
+    /// Reads text; the stop string in its answer, if there is one.
     fn read(&mut self, text: &str, deltas: &mut Vec<Delta>) -> Option<String> {
-        let scanned = self.scan.push(text);
-        add(deltas, self.parser.push(&scanned.text));
-        scanned.stopped_by
+        let new = self.parser.push(text);
+        self.search(new, deltas)
+    }
+
+    /// Passes on what comes before a stop string. That is looked for in the answer's text: thoughts
+    /// and arguments hold what the client does not show, or did not expect to be text.
+    fn search(&mut self, new: Vec<Delta>, deltas: &mut Vec<Delta>) -> Option<String> {
+        for delta in new {
+            let Delta::Text(text) = delta else {
+                self.show_held(deltas);
+                add(deltas, vec![delta]);
+                continue;
+            };
+            let scanned = self.scan.push(&text);
+            show(scanned.text, deltas);
+            if scanned.stopped_by.is_some() {
+                return scanned.stopped_by;
+            }
+        }
+        None
+    }
+
+    /// What might have begun a stop string did not.
+    fn show_held(&mut self, deltas: &mut Vec<Delta>) {
+        show(self.scan.finish(), deltas);
+    }
+
+    /// By a stop string. Where tools were called before it, they are what the client has to see to.
+    fn stopped(&self, by: Option<String>) -> End {
+        if self.parser.has_called() {
+            self.end(FinishReason::ToolCalls, None)
+        } else {
+            self.end(FinishReason::Stop, by)
+        }
     }
 
     fn close_thinking(&mut self, deltas: &mut Vec<Delta>) -> Option<Result<End, Interrupted>> {
@@ -255,20 +285,20 @@ impl Choice {
         self.detokenizer.forget();
         self.generated += tokens.len();
         self.reasoning += tokens.len();
-        // What might have begun a stop string did not.
-        let held = self.scan.finish();
-        add(deltas, self.parser.push(&held));
-        add(deltas, self.parser.push(&text));
+        // It ends in thoughts, where no stop string is looked for.
+        self.read(&text, deltas);
         None
     }
 
     fn finish(&mut self, finish: Finish, deltas: &mut Vec<Delta>) -> Result<End, Interrupted> {
-        let held = self.scan.finish();
-        add(deltas, self.parser.push(&held));
-        add(deltas, self.parser.finish(finish == Finish::Stop));
+        let last = self.parser.finish(finish == Finish::Stop);
+        let stopped_by = self.search(last, deltas);
+        if stopped_by.is_none() {
+            self.show_held(deltas);
+        }
         match finish {
-            Finish::Stop if self.parser.has_called() => Ok(self.end(FinishReason::ToolCalls, None)),
-            Finish::Stop => Ok(self.end(FinishReason::Stop, None)),
+            Finish::Stop => Ok(self.stopped(stopped_by)),
+            Finish::Length if stopped_by.is_some() => Ok(self.stopped(stopped_by)),
             Finish::Length => Ok(self.end(FinishReason::Length, None)),
             // We are still here, so it was not our client who cancelled.
             Finish::Cancelled | Finish::Fault => Err(Interrupted::Engine),
@@ -278,6 +308,12 @@ impl Choice {
     fn end(&self, reason: FinishReason, stopped_by: Option<String>) -> End {
         let Self { generated, reasoning, cost, .. } = *self;
         End { reason, stopped_by, generated, reasoning, cost, pace: self.watch.pace() }
+    }
+}
+
+fn show(text: String, deltas: &mut Vec<Delta>) {
+    if !text.is_empty() {
+        add(deltas, vec![Delta::Text(text)]);
     }
 }
 

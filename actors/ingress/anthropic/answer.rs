@@ -6,7 +6,7 @@ use super::error::error_body;
 use crate::ingress::openai::ApiError;
 use crate::ingress::openai::logprobs::Told;
 use crate::ingress::random;
-use crate::ingress::reply::{self, Block, Delta, Reply};
+use crate::ingress::reply::{Block, Delta, Reply};
 use crate::ingress::stream::{Cost, End, FinishReason, Piece};
 use crate::ingress::wire::{self, Frames, Wire};
 
@@ -193,10 +193,20 @@ fn block(block: &Block) -> Option<Value> {
         Block::Text(text) => json!({"type": "text", "text": text}),
         Block::Call { complete: false, .. } => return None,
         Block::Call { name, arguments, complete: true } => {
-            let input = reply::object(arguments);
+            let input = input(arguments);
             json!({"type": "tool_use", "id": tool_use_id(), "name": name, "input": input})
         }
     })
+}
+
+/// Arguments as the object that they must be. What is broken is handed over under the name that
+/// Anthropic's guide has for it, which no tool takes for its own. In a stream it stands as it is:
+/// clients of eager streams have to expect that, too.
+fn input(arguments: &str) -> Value {
+    match serde_json::from_str(arguments) {
+        Ok(input @ Value::Object(_)) => input,
+        Ok(_) | Err(_) => json!({"INVALID_JSON": arguments}),
+    }
 }
 
 fn reason(end: &End) -> &'static str {

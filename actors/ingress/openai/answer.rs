@@ -50,13 +50,15 @@ enum Said {
     Text(usize),
     /// The call of this index.
     Call(usize),
+    /// It has ended, and must not be heard of again.
+    Over,
 }
 
 impl Said {
     /// Calls so far.
     fn calls(self) -> usize {
         match self {
-            Self::Nothing | Self::Reasoning => 0,
+            Self::Nothing | Self::Reasoning | Self::Over => 0,
             Self::Text(calls) => calls,
             Self::Call(index) => index + 1,
         }
@@ -248,6 +250,7 @@ impl Wire for Answer {
     }
 
     fn end(&mut self, index: usize, end: &End, out: &mut Frames) {
+        self.last[index] = Said::Over;
         let mut last = self.chunk(self.choice(index, &json!({}), Some(end.reason)));
         // Who asked for the usage finds them there.
         if self.last.len() == 1 && !self.include_usage {
@@ -272,10 +275,11 @@ impl Wire for Answer {
     }
 
     fn alive(&mut self, out: &mut Frames) {
-        let talking = self.last.iter().position(|said| *said != Said::Nothing);
+        let talks = |said: &Said| !matches!(said, Said::Nothing | Said::Over);
+        let talking = self.last.iter().position(talks);
         let delta = match talking.map(|index| (index, self.last[index])) {
             _ if self.shape == Shape::Completions => None,
-            None | Some((_, Said::Nothing)) => None,
+            None | Some((_, Said::Nothing | Said::Over)) => None,
             Some((index, Said::Reasoning)) => Some((index, json!({"reasoning_content": ""}))),
             Some((index, Said::Text(_))) => Some((index, json!({"content": ""}))),
             Some((index, Said::Call(call))) => Some((index, more_arguments(call, ""))),

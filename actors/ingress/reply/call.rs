@@ -54,7 +54,16 @@ impl Call {
         }
     }
 
-    /// The text ended here, by the model's will.
+    /// The text ended with what is held, for whatever reason.
+    pub(super) fn cut(&mut self, held: &str, out: &mut Vec<Delta>) {
+        match self {
+            Self::Xml(xml) => xml.cut(held, out),
+            // A brace says at once what it closes.
+            Self::Hermes(_) => {}
+        }
+    }
+
+    /// That was the model's will.
     pub(super) fn finish(&mut self, out: &mut Vec<Delta>) {
         match self {
             Self::Xml(xml) => xml.finish(out),

@@ -1,10 +1,12 @@
 //! Calls as the Hermes format writes them: `{"name": "f", "arguments": {…}}`. The arguments are
-//! passed on as they come; bare line breaks within strings, which are no JSON, are mended.
+//! passed on as they come. What is no JSON, but can be read in one way only, is mended: bare
+//! control characters and wrong escapes within strings, Python's words, commas before a closer,
+//! brackets that were forgotten. What is broken otherwise is passed on as it is: nobody takes it
+//! for whole.
 
-use serde_json::{Map, Value};
-
-use super::Delta;
 use super::call::{Step, argue, object};
+use super::scan::is_beginning;
+use super::{CALL, CALLED, Delta};
 
 /// A call in the making.
 #[derive(Debug, Default)]
@@ -18,7 +20,10 @@ pub(super) struct Hermes {
     /// What closes the brackets that are open within the value.
     closers: Vec<char>,
     string: bool,
-    escaped: bool,
+    /// An escape within a string, as far as it was read.
+    escape: String,
+    /// Words, commas and white space between strings and brackets of a value.
+    between: String,
     /// Whether the call has been announced.
     named: bool,
     /// Arguments that came before the name.
@@ -43,11 +48,19 @@ impl Hermes {
     pub(super) fn step(&mut self, held: &mut String, out: &mut Vec<Delta>) -> Step {
         let mut read = 0;
         for c in held.chars() {
-            // A tag outside of strings: the object lacks its end.
-            if c == '<' && !self.string {
-                held.drain(..read);
-                self.finish(out);
-                return Step::End;
+            if c == '<' {
+                match self.is_over(&held[read..]) {
+                    None => {
+                        held.drain(..read);
+                        return Step::More;
+                    }
+                    Some(true) => {
+                        held.drain(..read);
+                        self.finish(out);
+                        return Step::End;
+                    }
+                    Some(false) => {}
+                }
             }
             self.take(c, out);
             read += c.len_utf8();
@@ -59,6 +72,19 @@ impl Hermes {
         }
         held.clear();
         Step::More
+    }
+
+    /// Whether `rest`, which begins with a bracket, says that the object lacks its end: by a tag
+    /// outside of strings, or within one by a closer and then the end or another call. Nothing if
+    /// that cannot be told yet.
+    fn is_over(&self, rest: &str) -> Option<bool> {
+        if let Some(after) = rest.strip_prefix(CALLED).filter(|_| self.string) {
+            let after = after.trim_start();
+            return if is_beginning(after, CALL) { None } else { Some(after.starts_with(CALL)) };
+        }
+        let tags: &[&str] = if self.string { &[CALLED] } else { &[CALLED, CALL] };
+        let open = tags.iter().any(|tag| is_beginning(rest, tag));
+        if open { None } else { Some(tags.iter().any(|tag| rest.starts_with(tag))) }
     }
 
     fn take(&mut self, c: char, out: &mut Vec<Delta>) {
@@ -96,26 +122,12 @@ impl Hermes {
     /// A character of a value.
     fn value(&mut self, c: char, out: &mut Vec<Delta>) {
         if self.string {
-            match c {
-                '\n' => self.keep("\\n", out),
-                '\r' => self.keep("\\r", out),
-                '\t' => self.keep("\\t", out),
-                _ => self.keep(c.encode_utf8(&mut [0; 4]), out),
-            }
-            match c {
-                _ if self.escaped => self.escaped = false,
-                '\\' => self.escaped = true,
-                '"' => {
-                    self.string = false;
-                    self.end_value_if_closed(out);
-                }
-                _ => {}
-            }
-            return;
+            return self.quoted(c, out);
         }
         let closes = matches!(c, '}' | ']');
         if self.closers.is_empty() && (closes || c == ',') {
             // The end of a bare word is the object's own.
+            self.flush(false, out);
             self.end_value(out);
             return self.take(c, out);
         }
@@ -123,13 +135,81 @@ impl Hermes {
             '"' => self.string = true,
             '{' => self.closers.push('}'),
             '[' => self.closers.push(']'),
-            _ => {}
+            '}' | ']' | ':' => {}
+            _ => return self.between.push(c),
+        }
+        self.flush(closes, out);
+        if closes && self.closers.contains(&c) {
+            while let Some(closer) = self.closers.pop() {
+                self.keep(closer.encode_utf8(&mut [0; 4]), out);
+                if closer == c {
+                    break;
+                }
+            }
+            return self.end_value_if_closed(out);
         }
         self.keep(c.encode_utf8(&mut [0; 4]), out);
-        if closes {
-            self.closers.pop();
-            self.end_value_if_closed(out);
+    }
+
+    /// A character of a string.
+    fn quoted(&mut self, c: char, out: &mut Vec<Delta>) {
+        match self.escape.len() {
+            0 => {}
+            1 if c == 'u' => return self.escape.push(c),
+            1 if matches!(c, '"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't') => {
+                self.escape.clear();
+                return self.keep(&format!("\\{c}"), out);
+            }
+            2..6 if c.is_ascii_hexdigit() => {
+                self.escape.push(c);
+                if self.escape.len() == 6 {
+                    let escape = std::mem::take(&mut self.escape);
+                    self.keep(&escape, out);
+                }
+                return;
+            }
+            _ => self.end_escape(c, out),
         }
+        match c {
+            '\\' => self.escape.push(c),
+            '"' => {
+                self.string = false;
+                self.keep("\"", out);
+                self.end_value_if_closed(out);
+            }
+            c if c.is_ascii_control() => self.keep(&escaped(c), out),
+            c => self.keep(c.encode_utf8(&mut [0; 4]), out),
+        }
+    }
+
+    /// Ends an escape that is none: a backslash before a quotation mark of another kind is not
+    /// wanted, any other was meant as such.
+    fn end_escape(&mut self, next: char, out: &mut Vec<Delta>) {
+        let escape = std::mem::take(&mut self.escape);
+        let unwanted = escape == "\\" && next == '\'';
+        if !escape.is_empty() && !unwanted {
+            self.keep(&format!("\\{escape}"), out);
+        }
+    }
+
+    /// Passes on what stands between strings and brackets; `closes` if a closing one follows.
+    fn flush(&mut self, closes: bool, out: &mut Vec<Delta>) {
+        let between = std::mem::take(&mut self.between);
+        let shown = between.trim_end();
+        let blank = &between[shown.len()..];
+        let shown = if closes { shown.strip_suffix(',').unwrap_or(shown) } else { shown };
+        for piece in shown.split_inclusive([',', ' ', '\n', '\r', '\t']) {
+            let word = piece.trim_end_matches([',', ' ', '\n', '\r', '\t']);
+            let json = match word {
+                "True" => "true",
+                "False" => "false",
+                "None" => "null",
+                other => other,
+            };
+            self.keep(json, out);
+            self.keep(&piece[word.len()..], out);
+        }
+        self.keep(blank, out);
     }
 
     fn keep(&mut self, text: &str, out: &mut Vec<Delta>) {
@@ -164,8 +244,7 @@ impl Hermes {
             // Some write the object as a string.
             let inner: Option<String> = serde_json::from_str(&raw).ok();
             let raw = inner.unwrap_or(raw);
-            let is_object = serde_json::from_str::<Map<String, Value>>(&raw).is_ok();
-            let json = if is_object { raw } else { object(&raw).to_string() };
+            let json = if raw.starts_with('{') { raw } else { object(&raw).to_string() };
             if self.named {
                 self.argued = true;
                 argue(out, &json);
@@ -190,8 +269,10 @@ impl Hermes {
     pub(super) fn finish(&mut self, out: &mut Vec<Delta>) {
         if self.stage == Stage::Value {
             if std::mem::take(&mut self.string) {
+                self.end_escape('"', out);
                 self.keep("\"", out);
             }
+            self.flush(true, out);
             while let Some(closer) = self.closers.pop() {
                 self.keep(closer.encode_utf8(&mut [0; 4]), out);
             }
@@ -199,5 +280,15 @@ impl Hermes {
         }
         self.stage = Stage::Done;
         self.close(out);
+    }
+}
+
+/// A control character within a JSON string.
+fn escaped(c: char) -> String {
+    match c {
+        '\n' => "\\n".into(),
+        '\r' => "\\r".into(),
+        '\t' => "\\t".into(),
+        c => format!("\\u{:04x}", u32::from(c)),
     }
 }

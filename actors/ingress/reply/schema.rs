@@ -42,6 +42,11 @@ impl Tools {
         self.0.contains_key(name)
     }
 
+    /// Whether somebody said what this parameter may be.
+    pub(super) fn declares(&self, tool: &str, key: &str) -> bool {
+        self.0.get(tool).is_some_and(|keys| keys.contains_key(key))
+    }
+
     /// What a parameter may be; anything, if nobody said.
     pub(super) fn kinds(&self, tool: &str, key: &str) -> Kinds {
         self.0.get(tool).and_then(|keys| keys.get(key)).copied().unwrap_or(Kinds::ANY)

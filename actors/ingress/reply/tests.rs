@@ -206,6 +206,89 @@ fn values_may_hold_anything_but_their_own_end() {
     assert_eq!(calls, [call("write", json!({"content": body}))]);
 }
 
+/// A call that writes this.
+fn written(body: &str) -> String {
+    format!(
+        "<tool_call>\n<function=write>\n<parameter=content>\n{body}\n</parameter>\n</function>\n\
+         </tool_call>"
+    )
+}
+
+#[test]
+fn a_written_file_may_hold_the_markup_of_calls() {
+    for body in [
+        "fn a() {}\n</function>\nmore",
+        "</function>",
+        "\n</function>\n",
+        "<call>\n</tool_call>\nmore",
+        "</parameter>",
+        "<plugin>\n<parameter>\nx\n</parameter>\n</parameters>\n</plugin>",
+        "one</parameter>\n\ntwo\n</parameter>\nthree",
+        "<parameter=zeal>\n<parameter=content>\n<parameter=",
+        "<function=write>\n<parameter=content>\nx\n</parameter",
+        "</parameter></parameter></function",
+    ] {
+        let (text, _, calls) = meaning(&manner(false), &written(body));
+        assert_eq!(calls, [call("write", json!({"content": body}))], "{body}");
+        assert_eq!(text, "");
+    }
+    let far = format!("</parameter>{}</function>", " ".repeat(65));
+    let calls = meaning(&manner(false), &written(&far)).2;
+    assert_eq!(calls, [call("write", json!({"content": far}))]);
+}
+
+#[test]
+fn what_can_be_read_in_one_way_only_is_mended_in_json() {
+    for (said, read) in [
+        (
+            "{\"deep\": True, \"map\": {\"a\": None, \"b\": [False ,True]}}",
+            json!({"deep": true, "map": {"a": null, "b": [false, true]}}),
+        ),
+        ("{\"line\": 1, }", json!({"line": 1})),
+        ("{\"list\": [\"a\", \"b\",\n], \"line\": 1,}", json!({"list": ["a", "b"], "line": 1})),
+        ("{\"list\": [\"a\", \"b\"}", json!({"list": ["a", "b"]})),
+        ("{\"map\": {\"a\": [{\"b\": 1]}}", json!({"map": {"a": [{"b": 1}]}})),
+        (
+            "{\"path\": \"a\\d \\'b\\' C:\\users \\u00e4\\\\\\\"\"}",
+            json!({"path": "a\\d 'b' C:\\users ä\\\""}),
+        ),
+        ("{\"path\": \"a \\\n  b\u{1}\"}", json!({"path": "a \\\n  b\u{1}"})),
+        ("{\"path\": \"True, None,}\"}", json!({"path": "True, None,}"})),
+        ("{\"path\": \"</tool_call> <tool\"}", json!({"path": "</tool_call> <tool"})),
+        ("{\"line\": 1}}}]", json!({"line": 1})),
+    ] {
+        let text =
+            format!("<tool_call>{{\"name\": \"read\", \"arguments\": {said}}}</tool_call>ok");
+        let (text, _, calls) = meaning(&manner(false), &text);
+        assert_eq!(calls, [call("read", read)], "{said}");
+        assert_eq!(text, "ok", "{said}");
+    }
+}
+
+#[test]
+fn json_that_is_broken_is_passed_on_as_it_is() {
+    for said in [
+        "{'line': 1}",
+        "{\"path\": \"a \"b\" c\"}",
+        "{\"line\" 1}",
+        "{\"line\": <x>}",
+        "{\"a\": 1]}",
+    ] {
+        for text in [
+            format!("<tool_call>{{\"name\": \"read\", \"arguments\": {said}}}</tool_call>"),
+            format!("<tool_call>{{\"arguments\": {said}, \"name\": \"read\"}}</tool_call>"),
+        ] {
+            let mut reply = Reply::default();
+            every_split(&manner(false), &text, true).iter().for_each(|delta| {
+                reply.take(delta);
+            });
+            let calls: Vec<_> = reply.calls().collect();
+            assert_eq!(calls, [("read", said)], "{text}");
+            assert_eq!(reply.text(), "", "{text}");
+        }
+    }
+}
+
 #[test]
 fn a_call_that_was_cut_off_stays_incomplete() {
     for (begun, arguments) in [
@@ -303,6 +386,13 @@ fn soup() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..14).prop_map(|pieces| pieces.concat())
 }
 
+/// Characters of any kind, also such as JSON and markup are made of.
+fn any_string() -> impl Strategy<Value = String> {
+    let special = prop::sample::select(vec!['"', '\\', '<', '{', '}', '\n', '\u{7f}', ',']);
+    prop::collection::vec(prop_oneof![any::<char>(), special], 0..10)
+        .prop_map(|chars| chars.into_iter().collect())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None,
         ..ProptestConfig::default() })]
@@ -317,11 +407,33 @@ proptest! {
 
     #[test]
     fn any_string_survives_a_call(body in "[a-z<>/=\\n\" {}ä]{0,40}") {
-        prop_assume!(!body.contains("</parameter>"));
-        let text = format!(
-            "<tool_call>\n<function=write>\n<parameter=content>\n{body}\n</parameter>\n\
-             </function>\n</tool_call>");
-        let calls = meaning(&manner(false), &text).2;
+        let calls = meaning(&manner(false), &written(&body)).2;
         prop_assert_eq!(calls, [call("write", json!({"content": body}))]);
+    }
+
+    #[test]
+    fn any_file_survives_a_call_that_is_not_a_call_to_its_end(body in soup()) {
+        // What reads like the rest of this call is it; nobody could tell them apart.
+        let dense: String = format!("{body}</parameter>").split_whitespace().collect();
+        let ends = ["<parameter=", "</function>", "</tool_call>", "<function=", "<tool_call>"];
+        prop_assume!(!ends.iter().any(|tag| dense.contains(&format!("</parameter>{tag}"))));
+        prop_assume!(!dense.contains("</function></tool_call>"));
+        prop_assume!(!dense.contains("</tool_call><tool_call>"));
+        prop_assume!(!["path", "line", "note"].iter().any(|key| {
+            body.contains(&format!("\n<parameter={key}>"))
+                || body.starts_with(&format!("<parameter={key}>"))
+        }));
+        let calls = meaning(&manner(false), &written(&body)).2;
+        prop_assert_eq!(calls, [call("write", json!({"content": body}))]);
+    }
+
+    #[test]
+    fn any_json_survives_a_call(
+        path in any_string(), list in prop::collection::vec(any_string(), 0..3),
+    ) {
+        let arguments = json!({"path": path, "list": list, "map": {"k": [true, null, 1.5, {}]}});
+        let text = json!({"name": "read", "arguments": arguments}).to_string();
+        let text = format!("<tool_call>\n{text}\n</tool_call>");
+        prop_assert_eq!(meaning(&manner(false), &text).2, [call("read", arguments)]);
     }
 }

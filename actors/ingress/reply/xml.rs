@@ -8,29 +8,54 @@
 //! </function>
 //! ```
 //!
-//! A value is the text between the tags without one line break at either end. Its closer ends it;
-//! where that is missing, a tag at the beginning of a line does.
+//! A value is the text between the tags without one line break at either end. What is written into
+//! files holds such tags, too, so a tag alone ends nothing: a closer does where a tag of the call
+//! or the end of the text follows it. Where closers are missing, the next parameter ends a value if
+//! it was declared and not yet given, and the end of the call does if all of it is there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::call::{Step, argue};
-use super::scan::{Found, find};
-use super::schema::{Kinds, Tools};
+use super::scan::{Found, find, is_beginning};
+use super::schema::{Kinds, NAME_MAX, Tools};
 use super::value::Value;
 use super::{CALL, CALLED, Delta, FUNCTION};
 
 const PARAMETER: &str = "<parameter=";
+const PARAMETER_END: &str = "</parameter>";
 const END: &str = "</function>";
 const BETWEEN: [&str; 5] = [PARAMETER, END, CALLED, FUNCTION, CALL];
-/// What ends a value, and how much of it is read with the value.
-const AFTER: [(&str, usize); 5] = [
-    ("\n</parameter>", 13),
-    ("</parameter>", 12),
-    ("\n<parameter=", 1),
-    ("\n</function>", 1),
-    ("\n</tool_call>", 1),
+/// What may end a value.
+const AFTER: [(&str, Tag); 5] = [
+    ("\n</parameter>", Tag::Closer),
+    ("</parameter>", Tag::Closer),
+    ("\n<parameter=", Tag::Next),
+    ("\n</function>", Tag::End),
+    ("\n</tool_call>", Tag::Called),
 ];
+/// More white space than this between two tags makes them text.
+const BLANK_MAX: usize = 64;
+
+/// A tag that may end a value.
+#[derive(Clone, Copy, Debug)]
+enum Tag {
+    Closer,
+    Next,
+    End,
+    Called,
+}
+
+/// Whether a tag ends the value before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It does.
+    Ends,
+    /// It is part of the value.
+    Text,
+    /// What follows will tell.
+    Open,
+}
 
 /// A call in the making.
 #[derive(Debug, Default)]
@@ -72,7 +97,7 @@ impl Xml {
                 self.open(key, out);
                 Step::Again
             }
-            Stage::Value { value, fresh } => {
+            Stage::Value { fresh, .. } => {
                 if *fresh {
                     if held.is_empty() {
                         return Step::More;
@@ -82,23 +107,61 @@ impl Xml {
                     }
                     *fresh = false;
                 }
-                match find(held, &AFTER.map(|(marker, _)| marker)) {
-                    Found::Marker { at, which } => {
-                        value.push(&held[..at], out);
-                        value.finish(out);
-                        held.drain(..at + AFTER[which].1);
-                        self.stage = Stage::Between;
-                        Step::Again
-                    }
-                    Found::Safe(len) => {
-                        value.push(&held[..len], out);
-                        held.drain(..len);
-                        Step::More
-                    }
-                }
+                self.read(held, out)
             }
             Stage::Done => Step::End,
         }
+    }
+
+    /// Reads on in a value.
+    fn read(&mut self, held: &mut String, out: &mut Vec<Delta>) -> Step {
+        let markers = AFTER.map(|(marker, _)| marker);
+        let mut from = 0;
+        let (until, verdict) = loop {
+            match find(&held[from..], &markers) {
+                Found::Marker { at, which } => {
+                    let at = from + at;
+                    match self.verdict(&held[at..], AFTER[which]) {
+                        // All begin with one byte.
+                        Verdict::Text => from = at + 1,
+                        verdict @ (Verdict::Ends | Verdict::Open) => break (at, verdict),
+                    }
+                }
+                Found::Safe(len) => break (from + len, Verdict::Open),
+            }
+        };
+        let Stage::Value { value, .. } = &mut self.stage else { return Step::Again };
+        value.push(&held[..until], out);
+        held.drain(..until);
+        if verdict == Verdict::Open {
+            return Step::More;
+        }
+        value.finish(out);
+        self.stage = Stage::Between;
+        Step::Again
+    }
+
+    /// Whether `rest`, which begins with this tag, goes on as a call does.
+    fn verdict(&self, rest: &str, (marker, tag): (&str, Tag)) -> Verdict {
+        let rest = &rest[marker.len()..];
+        match tag {
+            Tag::Closer => followed(rest, &BETWEEN),
+            Tag::End => followed(rest, &[CALLED]),
+            Tag::Called => followed(rest, &[CALL]),
+            Tag::Next => match rest.find(['>', '\n', '<']) {
+                Some(end) if rest[end..].starts_with('>') && self.is_due(&rest[..end]) => {
+                    Verdict::Ends
+                }
+                None if rest.len() <= NAME_MAX => Verdict::Open,
+                Some(_) | None => Verdict::Text,
+            },
+        }
+    }
+
+    /// Whether a parameter was declared, and not yet given.
+    fn is_due(&self, key: &str) -> bool {
+        let declared = self.tools.as_ref().is_some_and(|t| t.declares(&self.name, key));
+        declared && !self.keys.contains(key)
     }
 
     fn between(&mut self, held: &mut String, out: &mut Vec<Delta>) -> Step {
@@ -143,6 +206,17 @@ impl Xml {
         self.stage = Stage::Done;
     }
 
+    /// The text ended with what is held.
+    pub(super) fn cut(&mut self, held: &str, out: &mut Vec<Delta>) {
+        if let Stage::Value { value, .. } = &mut self.stage {
+            let closer = held.strip_prefix('\n').unwrap_or(held);
+            if closer.starts_with(PARAMETER_END) {
+                value.finish(out);
+                self.stage = Stage::Between;
+            }
+        }
+    }
+
     pub(super) fn finish(&mut self, out: &mut Vec<Delta>) {
         match &mut self.stage {
             Stage::Name | Stage::Done => return,
@@ -151,6 +225,20 @@ impl Xml {
             Stage::Between | Stage::Key => {}
         }
         self.close(out);
+    }
+}
+
+/// Whether white space and one of these tags follow.
+fn followed(rest: &str, tags: &[&str]) -> Verdict {
+    let tag = rest.trim_start();
+    if rest.len() - tag.len() > BLANK_MAX {
+        Verdict::Text
+    } else if tags.iter().any(|t| tag.starts_with(t)) {
+        Verdict::Ends
+    } else if tags.iter().any(|t| is_beginning(tag, t)) {
+        Verdict::Open
+    } else {
+        Verdict::Text
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{Echo, Kept, Store};
 use crate::ingress::openai::ApiError;
 use crate::ingress::openai::logprobs::Told;
-use crate::ingress::reply::{Block, Delta, Reply};
+use crate::ingress::reply::{self, Block, Delta, Reply};
 use crate::ingress::stream::{End, FinishReason, Piece};
 use crate::ingress::wire::{self, Frames, Wire};
 use crate::ingress::{random, unix_s};
@@ -218,9 +218,10 @@ impl Answer {
             said.insert("reasoning_content".into(), thought.into());
         }
         let calls = self.reply.0.iter().zip(&self.names).filter_map(|(block, name)| match block {
-            Block::Call { name: tool, arguments, .. } => {
-                // One that was cut off cannot be shown to a template; it was not run either.
-                let arguments: Value = serde_json::from_str(arguments).ok()?;
+            // One that was cut off cannot be shown to a template; it was not run either.
+            Block::Call { complete: false, .. } => None,
+            Block::Call { name: tool, arguments, complete: true } => {
+                let arguments = reply::object(arguments);
                 let function = json!({"name": tool, "arguments": arguments});
                 Some(json!({"id": name.call_id, "type": "function", "function": function}))
             }

@@ -17,15 +17,22 @@ const TASK: &str = "Write the word written into the file hello.txt";
 fn write_call(prompt: &str, file: &str) -> Option<String> {
     let shell = format!("echo written > {file}");
     let shells = json!(["bash", "-lc", shell]).to_string();
-    let ways: [(&str, &[(&str, &str)]); 5] = [
+    let ways: [(&str, &[(&str, &str)]); 6] = [
         ("Write", &[("file_path", file), ("content", "written")]),
         ("write", &[("filePath", file), ("content", "written")]),
+        ("write", &[("path", file), ("content", "written")]),
         ("exec_command", &[("cmd", &shell)]),
         ("shell_command", &[("command", &shell)]),
         ("shell", &[("command", &shells)]),
     ];
-    let has = |tool: &str| prompt.contains(&format!("{{\"name\": \"{tool}\""));
-    let (tool, arguments) = ways.iter().find(|(tool, _)| has(tool))?;
+    // Tools are declared a line each.
+    let has = |(tool, arguments): &(&str, &[(&str, &str)])| {
+        let names = format!("{{\"name\": \"{tool}\"");
+        let takes = |key: &str| format!("\"{key}\": {{");
+        let fits = |line: &str| arguments.iter().all(|(key, _)| line.contains(&takes(key)));
+        prompt.lines().any(|line| line.contains(&names) && fits(line))
+    };
+    let (tool, arguments) = ways.iter().find(|way| has(way))?;
     let parameters = arguments.iter();
     let parameters = parameters.map(|(k, v)| format!("<parameter={k}>\n{v}\n</parameter>\n"));
     let parameters: String = parameters.collect();
@@ -119,6 +126,24 @@ async fn codex_does_a_task() {
         std::fs::create_dir(home.join(".codex")).unwrap();
         std::fs::write(home.join(".codex/config.toml"), settings).unwrap();
         command.args(["exec", "--skip-git-repo-check", "-s", "danger-full-access", TASK]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pi_does_a_task() {
+    does_the_task("pi", |command, handle, home| {
+        let settings = json!({"providers": {"mtplx": {
+            "baseUrl": format!("http://{}/v1", handle.address), "apiKey": "none",
+            "api": "openai-completions",
+            "models": [{"id": "tiny", "contextWindow": 100_000, "maxTokens": 8000}],
+        }}});
+        let folder = home.join(".pi/agent");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("models.json"), settings.to_string()).unwrap();
+        command.args(["-p", TASK, "--provider", "mtplx", "--model", "tiny"]);
+        // It would look for newer versions of itself and of tools that it uses.
+        command.env("PI_OFFLINE", "1");
     })
     .await;
 }

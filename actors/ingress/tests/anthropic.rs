@@ -322,3 +322,17 @@ async fn a_silent_stream_shows_pings_and_then_real_events() {
     assert!(place("event: ping") < place("content_block_start"));
     drop(held.take());
 }
+
+#[tokio::test]
+async fn arguments_that_are_no_json_are_not_taken_for_an_input() {
+    let broken = "{'city': 1}";
+    let said = format!("<tool_call>{{\"name\": \"weather\", \"arguments\": {broken}}}</tool_call>");
+    let handle = open(config(), roomy(), speaks(&said, Finish::Stop)).await;
+    let mut body = ask(&json!({"tools": weather(), "thinking": {"type": "disabled"}}));
+    let whole = send(&handle, &body).await.json();
+    assert_eq!(whole["content"][0]["input"], json!({"INVALID_JSON": broken}));
+    body["stream"] = json!(true);
+    let events = events(&send(&handle, &body).await);
+    let pieces = events.iter().filter_map(|(_, event)| event["delta"]["partial_json"].as_str());
+    assert_eq!(pieces.collect::<String>(), broken);
+}

@@ -7,6 +7,7 @@ use mtplx_core::request::{Drafts, Finish, Usage};
 use serde_json::{Value, json};
 
 use super::harness::*;
+use crate::ingress::Handle;
 
 fn ask(extra: &Value) -> Value {
     let mut body = json!({"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]});
@@ -176,6 +177,55 @@ async fn what_a_stop_string_might_begin_with_is_shown_in_the_end() {
     for stream in [false, true] {
         let reply = chat(&handle, ask(&json!({"stop": "s.!", "stream": stream}))).await;
         assert_eq!(collected(&reply, 1)[0].0, PARIS_TEXT);
+    }
+}
+
+/// Thoughts, content, arguments and reason of an answer to a request for tools, whole or streamed.
+async fn said(handle: &Handle, extra: &Value) -> [String; 4] {
+    let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+    let function = json!({"name": "weather", "parameters": parameters});
+    let mut body = ask(&json!({"tools": [{"type": "function", "function": function}]}));
+    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    let reply = chat(handle, body).await;
+    let answers: Vec<Value> = match extra["stream"].as_bool() {
+        Some(true) => reply.events().iter().filter_map(|e| serde_json::from_str(e).ok()).collect(),
+        Some(false) | None => vec![reply.json()],
+    };
+    let mut all: [String; 4] = Default::default();
+    for choice in answers.iter().flat_map(|answer| answer["choices"].as_array().unwrap()) {
+        let part = choice.get("message").unwrap_or(&choice["delta"]);
+        let arguments = &part["tool_calls"][0]["function"]["arguments"];
+        let parts =
+            [&part["reasoning_content"], &part["content"], arguments, &choice["finish_reason"]];
+        for (all, part) in all.iter_mut().zip(parts) {
+            all.push_str(part.as_str().unwrap_or_default());
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn stop_strings_are_looked_for_in_the_answer_only() {
+    const CALL: &str = "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n\
+        </function>\n</tool_call>";
+    let arguments = "{\"city\": \"Paris\"}";
+    let text = format!("Is it Paris?\n\nYes.\n</think>\n\nIt is Paris, now. {CALL}");
+    for (text, stop, content, arguments, reason) in [
+        (text.replace("It is Paris, now. ", ""), "Paris", "", arguments, "tool_calls"),
+        (text.clone(), "Paris", "It is ", "", "stop"),
+        (text.clone(), "\n\n", "It is Paris, now.", arguments, "tool_calls"),
+        (format!("{text} In Rome, too."), "Rome", "It is Paris, now.In ", arguments, "tool_calls"),
+        // Neither do they reach from one part into another.
+        (text.clone(), ".It", "It is Paris, now.", arguments, "tool_calls"),
+        (format!("{text}x y"), "now.x", "It is Paris, now.x y", arguments, "tool_calls"),
+        (format!("{text}x y"), "w.\n", "It is Paris, now.x y", arguments, "tool_calls"),
+    ] {
+        let handle = open(config(), roomy(), speaks(&text, Finish::Stop)).await;
+        let expected = ["Is it Paris?\n\nYes.", content, arguments, reason];
+        let mut extra = json!({"stop": stop, "enable_thinking": true});
+        assert_eq!(said(&handle, &extra).await, expected, "{text}");
+        extra["stream"] = json!(true);
+        assert_eq!(said(&handle, &extra).await, expected, "{text}");
     }
 }
 

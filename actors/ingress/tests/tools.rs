@@ -5,6 +5,7 @@ use mtplx_core::request::{Finish, Usage};
 use serde_json::{Value, json};
 
 use super::harness::*;
+use crate::admission::Admission;
 use crate::ingress::text::tests::{shown, tiny};
 use crate::ingress::{Config, UnknownFields};
 
@@ -382,4 +383,69 @@ async fn a_silent_call_shows_real_events() {
         heard.push_str(std::str::from_utf8(&bytes[..n]).unwrap());
     }
     drop(held.take());
+}
+
+/// Says this token by token, slower than the door stays silent by far when taken together.
+fn murmurs(text: &str) -> impl Fn(Admission) + Send + Sync + 'static {
+    let tokens = tiny().raw(text).unwrap().tokens;
+    move |admission| {
+        let (Admission { events, permit, .. }, tokens) = (admission, tokens.clone());
+        tokio::spawn(async move {
+            for token in tokens {
+                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+                let _ = events.send(RowEvent::Tokens(vec![token], Usage::default())).await;
+            }
+            let _ = events.send(RowEvent::Finished(Finish::Stop, Usage::default())).await;
+            drop(permit);
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_shows_life_while_an_argument_is_held_back() {
+    // What type the value is can be told at its end only.
+    let number = "1".repeat(60);
+    let call = format!(
+        "<tool_call>\n<function=weather>\n<parameter=days>\n{number}\n</parameter>\n</function>\n\
+         </tool_call>"
+    );
+    let handle = open(config(), roomy(), murmurs(&call)).await;
+    let schema = ask(&json!({}))["tools"][0]["function"]["parameters"].clone();
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    let chat = ask(&json!({"stream": true, "enable_thinking": false}));
+    let responses = json!({"input": "Hi", "stream": true, "reasoning": {"effort": "none"},
+        "tools": [{"type": "function", "name": "weather", "parameters": schema}]});
+    let anthropic = json!({"model": "claude-x", "max_tokens": 500, "messages": messages,
+        "thinking": {"type": "disabled"}, "stream": true,
+        "tools": [{"name": "weather", "input_schema": schema}]});
+    for (path, body, sign) in [
+        ("chat/completions", chat, "{\"index\":0,\"function\":{\"arguments\":\"\"}}"),
+        ("responses", responses, "event: response.in_progress"),
+        ("messages", anthropic, "{\"type\":\"input_json_delta\",\"partial_json\":\"\"}"),
+    ] {
+        let line = format!("POST /v1/{path}");
+        let reply = exchange(&handle, &line, JSON, body.to_string().as_bytes()).await;
+        let signs = reply.body.matches(sign).count();
+        assert!(signs > 5, "{path}: {signs} in {}", reply.body);
+        assert!(reply.body.contains(&number), "{path}: {}", reply.body);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_choice_that_has_ended_is_not_heard_of_again() {
+    let held = Held::new();
+    let handle = open(config(), roomy(), held.keep()).await;
+    let body = ask(&json!({"stream": true, "n": 2})).to_string();
+    let client = begin(&handle, "POST /v1/chat/completions", JSON, body.as_bytes()).await;
+    held.requests(2).await;
+    let mut choices = held.take();
+    speaks("Yes.", Finish::Stop)(choices.remove(0));
+    murmurs(" ".repeat(9).as_str())(choices.remove(0));
+    let reply = end(client).await;
+    let mut over = false;
+    for chunk in chunks(&reply) {
+        let choice = &chunk["choices"][0];
+        assert!(!over || choice["index"] == 1, "{chunk}");
+        over |= choice["finish_reason"].is_string();
+    }
 }
