@@ -137,7 +137,7 @@ fn a_server_that_is_killed_while_states_go_to_disk_serves_rightly_ever_after() {
 }
 
 #[test]
-fn the_billing_line_of_claude_code_does_not_end_the_warm_prefix_and_all_tokens_are_accounted_for() {
+fn the_billing_line_does_not_end_the_warm_prefix_and_every_token_is_accounted_for() {
     let house = House::start(&[]);
     let body = |line: &str| {
         json!({"model": "claude-x", "max_tokens": 4, "temperature": 0.0,
