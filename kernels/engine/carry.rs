@@ -60,7 +60,7 @@ impl MlxEngine {
             let (cache, side, first) = match section.of {
                 Of::Pages { cache, side, first } => (cache, side, first),
                 _ if !part.bytes.is_empty() => continue,
-                of => {
+                of @ (Of::State(_) | Of::Window(_) | Of::Carry) => {
                     append(part, parked.array(of))?;
                     continue;
                 }

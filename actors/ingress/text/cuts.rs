@@ -47,7 +47,7 @@ impl Cut {
 pub(super) struct Cuts {
     /// What a piece begins with; none where texts are to be tokenized whole.
     mark: Option<String>,
-    known: Cache<Box<str>, Arc<Cut>>,
+    known: Cache<Arc<str>, Arc<Cut>>,
 }
 
 impl Cuts {
@@ -56,7 +56,7 @@ impl Cuts {
         added: impl Iterator<Item = &'a AddedToken> + Clone,
         template: Option<&str>,
     ) -> Self {
-        let weigh = |text: &Box<str>, cut: &Arc<Cut>| {
+        let weigh = |text: &Arc<str>, cut: &Arc<Cut>| {
             u32::try_from(text.len() + cut.bytes()).unwrap_or(u32::MAX)
         };
         let known = Cache::builder().weigher(weigh).max_capacity(BYTES_MAX).time_to_idle(IDLE);
