@@ -3,8 +3,8 @@
 //! * **Owns** the index of warm prefixes: names of snapshots, the tokens they cover, their bytes;
 //!   and the memory of why others are not. The tensors stay with the engine, the files with the
 //!   [`Store`], which outlives generations.
-//! * **Hears** `Open`, `Deposit`, `Used`, `Reclaim`, `Sweep` (own timer), `Read` (own tasks),
-//!   `Drain`, `Part`, `Observe`, `Manage`.
+//! * **Hears** `Open`, `Deposit`, `Used`, `Reclaim`, `Sweep` (own timer), `Read`, `Landed`,
+//!   `Late` (own tasks), `Drain`, `Part`, `Observe`, `Manage`.
 //! * **Says** `decode::Admit`, `decode::Release` exactly once for every deposit,
 //!   `decode::Reclaimed`, `decode::Export`, `decode::Import`, `decode::Drain`, `decode::Leave`.
 //! * **Dies** with its generation: its names mean nothing to the next engine.
@@ -35,6 +35,7 @@ mod tests;
 mod tiers;
 
 pub use disk::{Config as DiskConfig, Id, Label, Refused, Store};
+pub use index::Fate;
 use index::Index;
 pub use manage::{Command, Failure, Item, Listing, Pinned, handle as manage};
 
@@ -59,6 +60,10 @@ pub enum Message {
     Sweep,
     /// A file was read.
     Read(tiers::Restored),
+    /// The state of a file is in the engine, or will not be.
+    Landed(Id),
+    /// A file was waited for long enough.
+    Late(Id),
     /// Nothing will be opened after this; tell decode, behind all that was.
     Drain,
     /// Decode has finished: have written what is not, then let it leave.
@@ -139,8 +144,6 @@ pub struct State {
     store: Option<Arc<Store>>,
     /// Who waits for a file to be read.
     reading: BTreeMap<Id, tiers::Reading>,
-    /// Reads begun.
-    reads: u64,
     /// Whether decode is to be told to drain, once nobody waits for a file.
     draining: bool,
     counts: Snapshot,
@@ -169,7 +172,6 @@ impl Actor for Bank {
             identity,
             store,
             reading: BTreeMap::new(),
-            reads: 0,
             draining: false,
             counts: Snapshot::default(),
         })
@@ -194,6 +196,8 @@ impl Actor for Bank {
             }
             Message::Sweep => state.write_idle()?,
             Message::Read(restored) => state.restored(restored, &myself)?,
+            Message::Landed(id) => state.landed(id, &myself)?,
+            Message::Late(id) => state.late(id, &myself)?,
             Message::Drain => {
                 state.draining = true;
                 state.drain()?;

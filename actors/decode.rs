@@ -32,6 +32,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+use parcels::Parcels;
 pub use parcels::{Arrival, Outlet};
 use streams::Streams;
 
@@ -148,8 +149,8 @@ pub struct State<E> {
     draining: bool,
     /// Whether the bank wants to be told before the end, and whether it was.
     stay: Option<bool>,
-    /// States to be carried out once they are saved.
-    parcels: Vec<(SnapshotId, Outlet)>,
+    /// States on their way out and in.
+    parcels: Parcels,
     cycles: u64,
     /// Messages carry their sender's span, and a `Cycle` is sent from all sorts of handlers: in its
     /// own span the loop does not run in, and keep open, that of some request.
@@ -182,7 +183,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             resting: false,
             draining: false,
             stay: None,
-            parcels: Vec::new(),
+            parcels: Parcels::default(),
             cycles: 0,
             // Of the highest level, so that no filter takes it away.
             span: tracing::error_span!(parent: None, "decode"),
@@ -203,7 +204,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             Message::Release(snapshot) => state.batch.release(snapshot),
             Message::Reclaimed(found) => state.reclaimed(found),
             Message::Export(snapshot, outlet) => state.export(snapshot, outlet),
-            Message::Import(arrival) => state.import(arrival)?,
+            Message::Import(arrival) => state.import(arrival),
             Message::Stay => state.stay = Some(false),
             Message::Leave => state.stay = None,
             Message::Drain => state.draining = true,
@@ -227,9 +228,15 @@ impl<E: Engine> State<E> {
         self.home = Some(home);
     }
 
-    /// One step. False if there was nothing to do: those who wait, if any, wait for a message.
+    /// One step, and a stretch of what is carried out or in. False if there was nothing to do:
+    /// those who wait, if any, wait for a message.
     fn cycle(&mut self) -> Result<bool, ActorProcessingErr> {
         self.cycling = false;
+        let moved = self.step()?;
+        Ok(self.carry()? || moved)
+    }
+
+    fn step(&mut self) -> Result<bool, ActorProcessingErr> {
         let Some((knobs, reports)) = self.tuning.clone() else { return Ok(false) };
         let began = Instant::now();
         for id in self.streams.take_closed() {
@@ -255,7 +262,6 @@ impl<E: Engine> State<E> {
         metrics::books(&self.batch);
         tracing::trace!(step = plan.step, moves = ?plan.moves, ?report, ?ran, "step");
         self.publish(settled)?;
-        self.send_parcels();
         reports.cast(tuner::Message::Report(report))?;
         Ok(true)
     }
@@ -289,9 +295,9 @@ impl<E: Engine> State<E> {
         if self.cycling {
             return Ok(());
         }
-        if self.batch.is_busy() {
+        if self.batch.is_busy() || !self.parcels.is_empty() {
             self.resting = false;
-            if moving && self.tuning.is_some() {
+            if moving && (self.tuning.is_some() || !self.parcels.is_empty()) {
                 self.cycling = true;
                 let _own = self.span.enter();
                 myself.cast(Message::Cycle)?;

@@ -227,11 +227,15 @@ inventory! {
         "Tokens up to the place of such a miss that had to be computed.").by(&[MISS]);
     BANK_TAKEN_OVER = metric(Counter, Tokens, "mtplx_bank_taken_over_tokens_total",
         "Prompt tokens that rows took over from states which became warm after they had asked.");
+    UNACCOUNTED = metric(Counter, Count, "mtplx_prompt_unaccounted_total",
+        "Rows whose forwarded and restored tokens did not make up their prompt: a bug.");
     BANK_FILES = metric(Gauge, Count, "mtplx_bank_files", "Parked states on disk.");
     BANK_FILE_BYTES = metric(Gauge, Bytes, "mtplx_bank_files_bytes",
         "Bytes of parked states on disk.");
     BANK_FILE_EVENTS = metric(Counter, Count, "mtplx_bank_file_events_total",
         "What became of parked states on disk.").by(&[FILE]);
+    BANK_CARRIED = metric(SHORT, Seconds, "mtplx_bank_carried_seconds",
+        "Stretches of copying parked states out of the engine and into it, between two cycles.");
     BANK_DEPOSITS = metric(Counter, Count, "mtplx_bank_deposits_total",
         "States offered to the bank; dropped ones found too many alive.").by(&[DEPOSIT]);
     BANK_EVICTIONS = metric(Counter, Count, "mtplx_bank_evictions_total",

@@ -343,29 +343,29 @@ impl KvPool {
         (self.keys.shape()[1..].to_vec(), self.keys.dtype())
     }
 
-    /// Copies of the keys and of the values of these pages.
+    /// Copies of the keys (side 0) or of the values (side 1) of these pages.
     ///
     /// # Errors
     /// When MLX fails.
-    pub(crate) fn gather(&self, pages: &[i32]) -> Result<[Array; 2]> {
+    pub(crate) fn gather(&self, pages: &[i32], side: usize) -> Result<Array> {
         crate::place::eval(&self.last)?;
         let pages = Array::from_slice(pages, &[pages.len() as i32]);
-        Ok([self.keys.take_axis(&pages, 0)?, self.values.take_axis(&pages, 0)?])
+        Ok([&self.keys, &self.values][side].take_axis(&pages, 0)?)
     }
 
-    /// Writes the pages from `first` on of `[keys, values]` into the pages `run`.
+    /// Writes the pages from `first` on of keys (side 0) or values (side 1) into the pages `run`.
     ///
     /// # Errors
     /// When MLX fails.
     pub(crate) fn put(
         &mut self,
+        side: usize,
         first: usize,
         run: std::ops::Range<usize>,
-        [keys, values]: &[Array; 2],
+        values: &Array,
     ) -> Result<()> {
         crate::place::eval(&self.last)?;
-        crate::pool::put(&mut self.keys, run.clone(), first, keys)?;
-        crate::pool::put(&mut self.values, run, first, values)
+        crate::pool::put([&mut self.keys, &mut self.values][side], run, first, values)
     }
 
     /// Copies one page over another.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mlx_rs::Array;
-use mtplx_core::engine::{Engine, EngineInfo, Fault, Move, Outcome, Parcel, Phases, Plan, Rows};
+use mtplx_core::engine::{
+    Engine, EngineInfo, Fault, Move, Outcome, Parcel, Phases, Plan, Rows, Stretch,
+};
 use mtplx_core::image::{Image, Unfit};
 use mtplx_core::{Slot, SnapshotId};
 
@@ -36,6 +38,8 @@ pub struct MlxEngine {
     pools: Pools,
     slots: Vec<SlotState>,
     snapshots: BTreeMap<SnapshotId, Snapshot>,
+    /// What the last step set aside on its way.
+    aside: Option<Aside>,
     hidden: usize,
     /// Time of the running step.
     phases: Phases,
@@ -74,6 +78,15 @@ struct Snapshot {
     carry: Array,
 }
 
+/// A state in the middle of a chunk; what is recurrent of it is in the spare slot.
+#[derive(Debug)]
+struct Aside {
+    slot: usize,
+    len: usize,
+    /// Hidden state of its last token, `[1, H]`.
+    carry: Array,
+}
+
 impl Engine for MlxEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
@@ -91,12 +104,12 @@ impl Engine for MlxEngine {
         crate::memory::trim();
     }
 
-    fn export(&mut self, at: Parcel<'_>) -> Result<Image, Unfit> {
-        Ok(self.give(at)?)
+    fn export(&mut self, at: Parcel<'_>, image: &mut Image, most: usize) -> Result<bool, Unfit> {
+        Ok(self.give(at, image, most)?)
     }
 
-    fn import(&mut self, at: Parcel<'_>, image: &Image) -> Result<(), Unfit> {
-        Ok(self.take(at, image)?)
+    fn import(&mut self, at: Parcel<'_>, image: &Image, part: Stretch<'_>) -> Result<bool, Unfit> {
+        Ok(self.take(at, image, part)?)
     }
 }
 
@@ -112,6 +125,8 @@ impl MlxEngine {
         for &step in &plan.moves {
             self.carry_out(step)?;
         }
+        // What nobody saved by now is not wanted.
+        self.aside = None;
         let before = (crate::place::evaluations(), crate::gpu::gpu().compilations());
         self.take_pages(rows)?;
         let rows = self.cycle(plan, rows)?;
@@ -158,6 +173,10 @@ impl MlxEngine {
 
     fn save(&mut self, slot: Slot, id: SnapshotId, len: usize) -> Result<()> {
         let index = usize::from(slot.0);
+        if let Some(aside) = self.aside.take_if(|a| (a.slot, a.len) == (index, len)) {
+            let spare = self.info.slots;
+            return self.park(id, len, (spare, aside.carry));
+        }
         let state = &self.slots[index];
         let behind = |what: &str| Error::Plan(format!("{slot:?} cannot be saved at {len}: {what}"));
         let keep = len.checked_sub(state.committed).ok_or_else(|| behind("already past it"))?;
@@ -169,8 +188,13 @@ impl MlxEngine {
         state.committed = len;
         let tail = state.tail.as_ref().ok_or_else(|| behind("nothing was fed"))?;
         let carry = take_rows(tail, &[(len - state.head_next) as i32])?;
+        self.park(id, len, (index, carry))
+    }
+
+    /// Copies out what a slot holds.
+    fn park(&mut self, id: SnapshotId, len: usize, (slot, carry): (usize, Array)) -> Result<()> {
         let gdn: Vec<GdnSnapshot> =
-            self.pools.gdn.iter().map(|pool| pool.save(index)).collect::<Result<_>>()?;
+            self.pools.gdn.iter().map(|pool| pool.save(slot)).collect::<Result<_>>()?;
         // The copies are real before anything writes into the pools again.
         let copies = gdn.iter().flat_map(|s| [&s.state, &s.window]);
         let arrays = copies.chain([&carry]).chain(self.pools.arrays());
@@ -193,6 +217,7 @@ impl MlxEngine {
             position: state.head_next,
             keep: 0,
             commit: true,
+            mark: None,
             pages: Arc::clone(&state.pages),
         };
         if self.model.has_mtp() {

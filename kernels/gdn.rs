@@ -41,6 +41,8 @@ pub struct GdnRow {
     pub keep: usize,
     /// Prefill: the tokens stand at once and the tape is empty afterwards.
     pub commit: bool,
+    /// After so many of its tokens the state is copied to the spare slot; on the host only.
+    pub mark: Option<usize>,
 }
 
 /// Shapes of a layer.
@@ -250,7 +252,7 @@ impl Gdn {
     /// When MLX fails.
     pub fn fold(&self, slot: usize, keep: usize, pool: &mut GdnPool) -> Result<()> {
         let nothing = mlx_rs::ops::zeros_dtype(&[1, self.hidden as i32], self.place.dtype())?;
-        let row = GdnRow { slot, start: 0, len: 0, keep, commit: true };
+        let row = GdnRow { slot, start: 0, len: 0, keep, commit: true, mark: None };
         self.apply(&nothing, &[row], pool).map(drop)
     }
 }
@@ -276,7 +278,7 @@ fn apply_on_host(
     pool: &mut GdnPool,
 ) -> Result<Array> {
     let (gdn, m) = (Arc::clone(gdn), x.dim(0) as usize);
-    let rows: Vec<cpu::GdnRow> = rows.iter().map(GdnRow::host).collect();
+    let rows: Vec<cpu::GdnRow> = rows.iter().map(|row| row.host(pool.spare())).collect();
     let outputs = [
         OutputSpec::new(x.shape(), Dtype::Float32),
         in_place(&pool.state, 1),
@@ -326,9 +328,10 @@ impl HostGdn {
 
 #[cfg(target_os = "linux")]
 impl GdnRow {
-    fn host(&self) -> cpu::GdnRow {
-        let Self { slot, start, len, keep, commit } = *self;
-        cpu::GdnRow { slot, start, len, keep, commit }
+    fn host(&self, spare: usize) -> cpu::GdnRow {
+        let Self { slot, start, len, keep, commit, mark } = *self;
+        let mark = mark.map(|len| (len, spare));
+        cpu::GdnRow { slot, start, len, keep, commit, mark }
     }
 }
 
@@ -394,6 +397,12 @@ impl GdnPool {
     /// Where a slot's window is.
     fn window_row(&self, slot: usize) -> usize {
         self.fused.as_ref().map_or(slot, |f| 2 * slot + f.good[slot] as usize)
+    }
+
+    /// The slot that no sequence has: the last.
+    #[must_use]
+    pub fn spare(&self) -> usize {
+        self.state.dim(0) as usize - 1
     }
 
     /// Copies a slot's committed state out; its tape must be folded.

@@ -83,6 +83,8 @@ pub struct FeedRow {
     pub keep: usize,
     /// Whether the tokens stand at once (prefill) or wait for a verdict.
     pub commit: bool,
+    /// After so many of its tokens its recurrent state is set aside.
+    pub mark: Option<usize>,
     /// Its KV pages.
     pub pages: Arc<[u32]>,
 }
@@ -94,8 +96,8 @@ impl FeedRow {
     }
 
     fn gdn(&self) -> GdnRow {
-        let Self { slot, start, len, keep, commit, .. } = *self;
-        GdnRow { slot, start, len, keep, commit }
+        let Self { slot, start, len, keep, commit, mark, .. } = *self;
+        GdnRow { slot, start, len, keep, commit, mark }
     }
 }
 
@@ -334,6 +336,11 @@ impl Pools {
         self.kv_pools().map(KvPool::pages).min().unwrap_or(usize::MAX)
     }
 
+    /// A cache: the attention layers' in order, then the MTP head's.
+    pub(crate) fn cache_mut(&mut self, cache: usize) -> Option<&mut KvPool> {
+        self.kv.iter_mut().chain(&mut self.mtp).nth(cache)
+    }
+
     /// Makes room for `pages` pages in every cache.
     ///
     /// # Errors
@@ -350,7 +357,8 @@ impl Pools {
         self.kv.iter_mut().chain(&mut self.mtp).try_for_each(|pool| pool.copy(from, to))
     }
 
-    fn kv_pools(&self) -> impl Iterator<Item = &KvPool> {
+    /// All caches, in the order of [`Self::cache_mut`].
+    pub(crate) fn kv_pools(&self) -> impl Iterator<Item = &KvPool> {
         self.kv.iter().chain(&self.mtp)
     }
 }

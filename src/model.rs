@@ -160,10 +160,13 @@ mod tests {
     fn kv_memory_bounds_the_pages_and_with_them_the_longest_request() {
         let free = info(None);
         let tight = info(Some(10 * free.page_bytes + 1));
-        assert_eq!((tight.pages_max, tight.context_tokens_max), (10, 10 * tight.page_tokens));
+        assert_eq!((tight.rows_pages_max, tight.context_tokens_max), (10, 10 * tight.page_tokens));
+        // What the bank may hold comes on top, however few pages rows have.
+        let bank = EngineOptions::default().bank_bytes / free.page_bytes;
+        assert_eq!(tight.pages_max as u64, 10 + bank);
         // What was in use at the start is measured, and so differs.
         let wide = info(Some(u64::MAX));
         assert_eq!(EngineInfo { budget: free.budget, ..wide }, free);
-        assert_eq!(info(Some(0)).pages_max, 1);
+        assert_eq!(info(Some(0)).rows_pages_max, 1);
     }
 }

@@ -1,6 +1,7 @@
 //! The bank from outside: a second server is warm from the first one's files, and `mtplx bank`
 //! shows and manages what is warm.
 
+use std::collections::BTreeMap;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,88 @@ fn a_second_server_is_warm_from_the_files_of_the_first_and_says_the_same() {
     let taken = bank(&house, &["import", &file]);
     assert_eq!(String::from_utf8_lossy(&taken.stdout).trim(), id, "{taken:?}");
     assert!(listing(&house)["states"].as_array().unwrap().iter().any(|s| s["id"] == id));
+}
+
+/// Files of the bank whose names end like this.
+fn files(folder: &tempfile::TempDir, ending: &str) -> usize {
+    let Ok(all) = std::fs::read_dir(folder.path().join("bank")) else { return 0 };
+    all.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().ends_with(ending)).count()
+}
+
+/// How often the server is killed; the bar is 200.
+fn kills() -> u64 {
+    std::env::var("MTPLX_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(6)
+}
+
+#[test]
+fn a_server_that_is_killed_while_states_go_to_disk_serves_rightly_ever_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    // Room for two or three states: each new one sends another to disk.
+    let mut text = std::fs::read_to_string(&settings).unwrap();
+    text.push_str("bytes_max = 60_000_000\n[bank]\nbytes_max = 6_000_000\nroots_share = 0.0\n");
+    std::fs::write(&settings, text).unwrap();
+    let body = |number: u64| {
+        let words = format!("{number} dragons and a boy went to the sea to see the old clock. ");
+        json!({"messages": [{"role": "user", "content": words.repeat(10)}], "max_tokens": 4,
+            "temperature": 0.0, "ignore_eos": true})
+    };
+    let (mut said, mut halves, mut restored) = (BTreeMap::new(), 0, 0);
+    for kill in 0..=kills() {
+        let mut house = House::start(&["--config", &settings]);
+        assert_eq!(files(&folder, ".part"), 0, "after kill {kill}");
+        for number in [kill, kill + 2, kill + 5].map(|n| n % 7) {
+            let (status, answer) = house.post("/v1/chat/completions", &body(number));
+            assert_eq!(status, 200, "after kill {kill}: {answer}");
+            let message = answer["choices"][0]["message"].clone();
+            assert_eq!(*said.entry(number).or_insert(message.clone()), message, "kill {kill}");
+        }
+        restored += house.metric_of("mtplx_bank_file_events_total", "restored") as u64;
+        let refused = house.metric_of("mtplx_bank_file_events_total", "refused");
+        assert_eq!(refused, 0.0, "after kill {kill}: {:?}", house.log());
+        if kill == kills() {
+            leave(house);
+            break;
+        }
+        std::thread::sleep(Duration::from_micros(kill * 7919 % 30_000));
+        // On Unix this is SIGKILL.
+        house.child.kill().unwrap();
+        house.child.wait().unwrap();
+        halves += files(&folder, ".part");
+    }
+    println!("{halves} of {} kills left a file half written; {restored} were restored", kills());
+    assert!(restored >= kills() / 2, "{restored}");
+    assert_eq!(files(&folder, ".part"), 0);
+    let others = |e: &std::fs::DirEntry| {
+        let name = e.file_name().to_string_lossy().into_owned();
+        !name.ends_with(".state") && name != "lock"
+    };
+    let all = std::fs::read_dir(folder.path().join("bank")).unwrap().map(Result::unwrap);
+    assert_eq!(all.filter(others).count(), 0, "no stray file");
+}
+
+#[test]
+fn the_billing_line_does_not_end_the_warm_prefix_and_every_token_is_accounted_for() {
+    let house = House::start(&[]);
+    let body = |line: &str| {
+        json!({"model": "claude-x", "max_tokens": 4, "temperature": 0.0,
+            "system": [
+                {"type": "text", "text": format!("x-anthropic-billing-header: cch={line};")},
+                {"type": "text", "text": "You are a dragon who lives by the sea. ".repeat(12),
+                    "cache_control": {"type": "ephemeral"}},
+            ],
+            "messages": [{"role": "user", "content": "Who are you?"}]})
+    };
+    let (status, first) = house.post("/v1/messages", &body("0f3a"));
+    assert_eq!(status, 200, "{first}");
+    let (_, second) = house.post("/v1/messages", &body("77c1"));
+    let usage = &second["usage"];
+    assert!(usage["cache_read_input_tokens"].as_u64() > Some(60), "{usage}");
+    assert_eq!(usage["input_tokens"], 0, "{usage}");
+    assert_eq!(second["content"], first["content"]);
+    let tokens = house.metric("mtplx_prompt_tokens_total");
+    assert_eq!(tokens, house.metric("mtplx_request_prompt_tokens_sum"));
+    assert_eq!(house.metric("mtplx_prompt_unaccounted_total"), 0.0);
 }
 
 #[test]

@@ -10,10 +10,11 @@
 //! it is whole; that its directory is not synced can lose a state at a power cut, never spoil one.
 //! What is on its way to the disk is bounded in bytes: beyond that states are dropped, not queued.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File as OpenFile, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 
@@ -59,11 +60,16 @@ pub struct Store {
     shelf: Arc<Mutex<Shelf>>,
     jobs: Mutex<mpsc::Sender<Job>>,
     queued: Arc<AtomicU64>,
+    expected: Arc<Expected>,
 }
+
+/// What is on its way to the disk, each with whether it was cancelled.
+type Expected = Mutex<BTreeMap<Id, Arc<AtomicBool>>>;
 
 #[derive(Debug)]
 enum Job {
-    Write(Box<Label>, Image),
+    /// Unless it was cancelled meanwhile.
+    Write(Box<Label>, Arc<Image>, Arc<AtomicBool>),
     /// Answered when all before is written.
     Flush(mpsc::Sender<()>),
 }
@@ -83,20 +89,23 @@ impl Store {
             fs::TryLockError::Error(error) => error,
         })?;
         let mut shelf = survey(&config.path)?;
-        make_room(&config, &mut shelf, 0);
-        metrics::bank_files(shelf.all().count(), shelf.bytes());
+        let gone = make_room(&config, &mut shelf, 0);
+        evict(&config, &gone);
+        metrics::bank_files(shelf.len(), shelf.bytes());
         let (shelf, queued) = (Arc::new(Mutex::new(shelf)), Arc::new(AtomicU64::new(0)));
         let (jobs, work) = mpsc::channel();
+        let expected = Arc::default();
         let writer = Writer {
             config: config.clone(),
             shelf: Arc::clone(&shelf),
             queued: Arc::clone(&queued),
+            expected: Arc::clone(&expected),
             _lock: lock,
         };
         std::thread::Builder::new()
             .name("bank-writer".into())
             .spawn(move || work.into_iter().for_each(|job| writer.work(job)))?;
-        Ok(Self { config, shelf, jobs: Mutex::new(jobs), queued })
+        Ok(Self { config, shelf, jobs: Mutex::new(jobs), queued, expected })
     }
 
     /// Its bounds.
@@ -115,15 +124,18 @@ impl Store {
     }
 
     /// Gives a state to the writer; never waits. False if too many bytes are on their way, or it is
-    /// there already.
-    pub fn put(&self, label: Label, image: Image) -> bool {
+    /// there or on its way already.
+    pub fn put(&self, label: Label, image: impl Into<Arc<Image>>) -> bool {
+        let (id, image) = (label.id(), image.into());
         let bytes = format::size(&label, &image);
-        if self.has(label.id()) {
+        if self.has_or_expects(id) {
             return false;
         }
         let kept = self.has_room(bytes) && {
             self.queued.fetch_add(bytes, Ordering::Relaxed);
-            self.send(Job::Write(Box::new(label), image))
+            let cancelled = Arc::default();
+            held(&self.expected).insert(id, Arc::clone(&cancelled));
+            self.send(Job::Write(Box::new(label), image, cancelled))
         };
         if !kept {
             metrics::bank_file("dropped");
@@ -131,8 +143,23 @@ impl Store {
         kept
     }
 
+    /// Whether a state has a file, or will soon.
+    #[must_use]
+    pub fn has_or_expects(&self, id: Id) -> bool {
+        held(&self.expected).contains_key(&id) || self.has(id)
+    }
+
+    /// Takes back what was given to the writer, if it is not written yet.
+    pub fn cancel(&self, id: Id) -> bool {
+        let cancelled = held(&self.expected).remove(&id);
+        if let Some(cancelled) = &cancelled {
+            cancelled.store(true, Ordering::SeqCst);
+        }
+        cancelled.is_some()
+    }
+
     fn send(&self, job: Job) -> bool {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job).is_ok()
+        held(&self.jobs).send(job).is_ok()
     }
 
     /// Waits until all that was given is written; false if that takes longer than `limit`.
@@ -211,18 +238,19 @@ impl Store {
         Ok((file, len))
     }
 
-    /// Removes a state; false if there was none.
+    /// Removes a state, also one that is still to be written; false if there was none.
     pub fn remove(&self, id: Id) -> bool {
+        let expected = self.cancel(id);
         let known = self.take_down(id);
         remove(&self.path(id));
-        known
+        known || expected
     }
 
     /// Forgets a file, which stays; false if there was none.
     fn take_down(&self, id: Id) -> bool {
         let mut shelf = self.shelf();
         let known = shelf.remove(id).is_some();
-        metrics::bank_files(shelf.all().count(), shelf.bytes());
+        metrics::bank_files(shelf.len(), shelf.bytes());
         known
     }
 
@@ -232,12 +260,16 @@ impl Store {
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.shelf)
     }
 
     fn path(&self, id: Id) -> PathBuf {
         path_of(&self.config.path, id)
     }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What people wrote is nobody else's on the machine.
@@ -324,11 +356,21 @@ fn look(path: &Path) -> Result<(SystemTime, Id, File), Refused> {
     Ok((metadata.modified()?, id, file))
 }
 
-/// Lets the files go that were not used for longest, until `more` bytes fit.
-fn make_room(config: &Config, shelf: &mut Shelf, more: u64) {
-    while shelf.bytes().saturating_add(more) > config.bytes_max {
-        let Some(id) = shelf.oldest() else { return };
+/// Takes the files down that were not used for longest, until `more` bytes fit; whoever asks
+/// removes them, and need not hold the shelf meanwhile.
+fn make_room(config: &Config, shelf: &mut Shelf, more: u64) -> Vec<Id> {
+    let mut gone = Vec::new();
+    while shelf.bytes().saturating_add(more) > config.bytes_max
+        && let Some(id) = shelf.oldest()
+    {
         shelf.remove(id);
+        gone.push(id);
+    }
+    gone
+}
+
+fn evict(config: &Config, gone: &[Id]) {
+    for &id in gone {
         remove(&path_of(&config.path, id));
         metrics::bank_file("evicted");
     }
@@ -339,6 +381,7 @@ struct Writer {
     config: Config,
     shelf: Arc<Mutex<Shelf>>,
     queued: Arc<AtomicU64>,
+    expected: Arc<Expected>,
     /// Held while it may write: two servers would remove each other's files.
     _lock: OpenFile,
 }
@@ -346,15 +389,21 @@ struct Writer {
 impl Writer {
     fn work(&self, job: Job) {
         match job {
-            Job::Write(label, image) => {
-                let written = self.write(&label, &image);
+            Job::Write(label, image, cancelled) => {
+                let written = self.write(&label, &image, &cancelled);
                 self.queued.fetch_sub(format::size(&label, &image), Ordering::Relaxed);
                 match written {
-                    Ok(()) => metrics::bank_file("written"),
+                    Ok(true) => metrics::bank_file("written"),
+                    Ok(false) => metrics::bank_file("dropped"),
                     Err(error) => {
                         tracing::warn!(%error, "cannot write a parked state");
                         metrics::bank_file("failed");
                     }
+                }
+                let mut expected = held(&self.expected);
+                // After it was cancelled the same may have been given anew.
+                if expected.get(&label.id()).is_some_and(|own| Arc::ptr_eq(own, &cancelled)) {
+                    expected.remove(&label.id());
                 }
             }
             // Whoever asked may have stopped waiting.
@@ -362,7 +411,11 @@ impl Writer {
         }
     }
 
-    fn write(&self, label: &Label, image: &Image) -> io::Result<()> {
+    /// Writes a file under its name. False if it was cancelled meanwhile.
+    fn write(&self, label: &Label, image: &Image, cancelled: &AtomicBool) -> io::Result<bool> {
+        if cancelled.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
         let id = label.id();
         let partial = self.config.path.join(format!("{id}.{PARTIAL}"));
         let written = write_file(&partial, label, image).and_then(|bytes| {
@@ -375,12 +428,20 @@ impl Writer {
                 tokens: tokens.len(),
                 bytes,
             };
-            let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
-            make_room(&self.config, &mut shelf, bytes);
-            fs::rename(&partial, path_of(&self.config.path, id))?;
+            let gone = make_room(&self.config, &mut held(&self.shelf), bytes);
+            evict(&self.config, &gone);
+            let path = path_of(&self.config.path, id);
+            fs::rename(&partial, &path)?;
+            let mut shelf = held(&self.shelf);
+            // Whoever cancels it after this finds it on the shelf.
+            if cancelled.load(Ordering::SeqCst) {
+                drop(shelf);
+                remove(&path);
+                return Ok(false);
+            }
             shelf.add(id, file);
-            metrics::bank_files(shelf.all().count(), shelf.bytes());
-            Ok(())
+            metrics::bank_files(shelf.len(), shelf.bytes());
+            Ok(true)
         });
         if written.is_err() {
             remove(&partial);

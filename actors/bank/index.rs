@@ -41,10 +41,9 @@ pub(super) struct Entry {
     /// Milliseconds from `since` to its last use.
     idle_from: AtomicU64,
     hits: AtomicU64,
-    /// Whether it was given to be written; taken back by a store that has no room for it now.
-    written: Arc<AtomicBool>,
-    /// Whether a person wants it gone: then it is not written either.
-    unwanted: AtomicBool,
+    fate: Arc<Fate>,
+    /// The use after which it was last given to be written; 0 for none.
+    written: AtomicU64,
     /// Whether it leaves its tier for another.
     moving: AtomicBool,
 }
@@ -61,27 +60,59 @@ impl Entry {
         self.hits.load(Ordering::Relaxed)
     }
 
-    /// Notes that it is on its way to disk; true the first time.
-    pub(super) fn mark_written(&self) -> bool {
-        !self.written.swap(true, Ordering::Relaxed)
+    pub(super) fn fate(&self) -> &Arc<Fate> {
+        &self.fate
     }
 
-    /// Where whoever is to write it notes that it was not taken.
-    pub(super) fn written(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.written)
+    /// Whether it was used since it was last given to be written, or was not taken then. The disk
+    /// may have let it go meanwhile, for others that were used later: it comes back with its next
+    /// use, or when memory lets it go.
+    pub(super) fn is_news(&self) -> bool {
+        let since = self.written.load(Ordering::Relaxed) < self.used.load(Ordering::Relaxed);
+        since || self.fate.in_vain.load(Ordering::Relaxed)
     }
 
-    /// Notes that it is never to be written.
-    pub(super) fn mark_unwanted(&self) {
-        self.unwanted.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_wanted(&self) -> bool {
-        !self.unwanted.load(Ordering::Relaxed)
+    pub(super) fn note_written(&self) {
+        self.written.store(self.used.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     pub(super) fn hash(&self) -> u64 {
         self.key.hash
+    }
+}
+
+/// What is to become of a state's file; whoever carries the state looks.
+#[derive(Debug, Default)]
+pub struct Fate {
+    /// Whether it is on its way to the writer.
+    leaving: AtomicBool,
+    /// Whether it was not taken when it came there.
+    in_vain: AtomicBool,
+    /// Whether a person wants it gone: then it is not written.
+    dropped: AtomicBool,
+}
+
+impl Fate {
+    /// Notes that it is on its way to the writer. False if it was.
+    pub(super) fn leave(&self) -> bool {
+        !self.leaving.swap(true, Ordering::Relaxed)
+    }
+
+    /// It came to the writer, or will not: from now on the store knows.
+    pub fn arrived(&self, taken: bool) {
+        self.in_vain.store(!taken, Ordering::Relaxed);
+        self.leaving.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes that it is never to be written.
+    pub(super) fn drop_it(&self) {
+        self.dropped.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether nobody dropped it.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        !self.dropped.load(Ordering::SeqCst)
     }
 }
 
@@ -103,7 +134,9 @@ pub(super) struct Index {
     roots_kib: u64,
     share_kib: u64,
     pinned: BTreeMap<Key, Arc<Entry>>,
-    pinned_max: u64,
+    /// Most that all may weigh, and that the pinned may of it.
+    all_kib: u64,
+    pinned_kib: u64,
     names: BTreeMap<SnapshotId, Key>,
     /// moka's listener runs inside its calls; what it saw is collected here.
     left: mpsc::Receiver<Gone>,
@@ -152,7 +185,8 @@ impl Index {
             roots_kib: roots / 1024,
             share_kib: share_kib(config),
             pinned: BTreeMap::new(),
-            pinned_max: config.bytes_max / 2,
+            all_kib: config.bytes_max / 1024,
+            pinned_kib: config.bytes_max / 2048,
             names: BTreeMap::new(),
             left,
             leaving,
@@ -208,8 +242,8 @@ impl Index {
             used: AtomicU64::new(0),
             idle_from: AtomicU64::new(0),
             hits: AtomicU64::new(0),
-            written: Arc::new(AtomicBool::new(false)),
-            unwanted: AtomicBool::new(false),
+            fate: Arc::default(),
+            written: AtomicU64::new(0),
             moving: AtomicBool::new(false),
         });
         self.touch(&entry);
@@ -217,16 +251,45 @@ impl Index {
         self.names.insert(snapshot, key);
         self.bytes += bytes;
         self.tier(&entry).insert(key, entry);
+        self.keep_within();
         true
     }
 
     /// Where a state belongs. A root that is heavier than all roots may be would be turned away
     /// there, and is as good as a chat.
     fn tier(&self, entry: &Entry) -> &Tier {
-        let fits = weight_kib(entry.bytes, self.share_kib) <= self.roots_kib;
+        let fits = self.weight(entry) <= self.roots_kib;
         match entry.label.kind {
             Kind::Root if fits => &self.roots,
             Kind::Root | Kind::Boundary | Kind::Prompt | Kind::Reply => &self.chats,
+        }
+    }
+
+    /// What a state counts: its bytes, but at least its share, which bounds their number too.
+    fn weight(&self, entry: &Entry) -> u64 {
+        weight_kib(entry.bytes, self.share_kib)
+    }
+
+    fn pinned_weight(&self) -> u64 {
+        self.pinned.values().map(|entry| self.weight(entry)).sum()
+    }
+
+    /// The tiers' own bounds do not know of what is pinned: others go until all fit together.
+    fn keep_within(&mut self) {
+        let pinned = self.pinned_weight();
+        if pinned == 0 {
+            return;
+        }
+        let mut free: Vec<Arc<Entry>> = self.all();
+        free.retain(|entry| !self.is_pinned(entry));
+        let mut held: u64 = pinned + free.iter().map(|entry| self.weight(entry)).sum::<u64>();
+        // The most recently used are first, and roots stay longest.
+        free.sort_by_key(|entry| entry.label.kind != Kind::Root);
+        while held > self.all_kib
+            && let Some(entry) = free.pop()
+        {
+            held -= self.weight(&entry);
+            self.tier(&entry).invalidate(&entry.key);
         }
     }
 
@@ -285,13 +348,13 @@ impl Index {
         };
         let key = entry.key;
         if on && !self.pinned.contains_key(&key) {
-            let held: u64 = self.pinned.values().map(|entry| entry.bytes).sum();
-            if held + entry.bytes > self.pinned_max {
+            if self.pinned_weight() + self.weight(&entry) > self.pinned_kib {
                 return Pinned::Full;
             }
             entry.moving.store(true, Ordering::Relaxed);
             self.tier(&entry).invalidate(&key);
             self.pinned.insert(key, entry);
+            self.keep_within();
         } else if !on && self.pinned.remove(&key).is_some() {
             self.tier(&entry).insert(key, entry);
         }

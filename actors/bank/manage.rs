@@ -117,7 +117,7 @@ impl State {
                 let warm = self.index.all().into_iter().find(|entry| entry.id == id);
                 // Or leaving memory would bring it to disk.
                 if let Some(entry) = &warm {
-                    entry.mark_unwanted();
+                    entry.fate().drop_it();
                 }
                 let in_memory = self.index.drop_id(id);
                 let on_disk = self.store.as_ref().is_some_and(|store| store.remove(id));
@@ -234,11 +234,11 @@ async fn carry(
     home: ActorRef<Message>,
     store: Option<Arc<Store>>,
 ) -> Result<Id, Failure> {
-    let id = label.id();
+    let (id, image) = (label.id(), Arc::new(image));
     let Label { prefix, kind, .. } = &label;
     let arrival = |told| {
         let prefix = Prefix::clone(prefix);
-        let (kind, image, told) = (*kind, image.clone(), Some(told));
+        let (kind, image) = (*kind, Arc::clone(&image));
         decode::Message::Import(decode::Arrival { prefix, kind, image, home, told })
     };
     let told = decode.call(arrival, None).await.ok().and_then(|told| told.success_or(()).ok());
@@ -246,7 +246,7 @@ async fn carry(
         Ok(true) => Ok(id),
         // Memory is full, or it is warm already; disk is the next best.
         Ok(false) => match store {
-            Some(store) if store.has(id) || store.put(label, image) => Ok(id),
+            Some(store) if store.has_or_expects(id) || store.put(label, image) => Ok(id),
             Some(_) | None => Err(Failure::NoRoom),
         },
         Err(unfit) => Err(Failure::Refused(unfit)),

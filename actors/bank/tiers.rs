@@ -7,7 +7,8 @@ use mtplx_core::batch::{Kind, Warm};
 use mtplx_core::image::Image;
 use mtplx_core::prefix::chain;
 use mtplx_core::{Tenant, Token};
-use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
 
 use super::index::Entry;
 use super::{Id, Label, Message, Refused, State};
@@ -17,23 +18,19 @@ use crate::decode;
 /// Longest wait for a file; then a request starts with what memory has.
 const READ_TIME: Duration = Duration::from_secs(5);
 
-/// Bytes of idle states that are taken out between two looks, one state at least: rows that run
-/// stand still meanwhile.
+/// Bytes of idle states that are taken out between two looks, one state at least.
 const IDLE_BYTES: u64 = 64 << 20;
 
-/// A file that is being read.
-#[derive(Debug)]
+/// A file that is being read, or whose state is on its way into the engine.
+#[derive(Debug, Default)]
 pub(super) struct Reading {
-    number: u64,
-    waiting: Vec<Admission>,
+    waiting: Vec<(Admission, Instant)>,
 }
 
 /// What came of reading a file.
 #[derive(Debug)]
 pub struct Restored {
     pub(super) id: Id,
-    /// Of the read: the time of an earlier one of the same file may be up during a later one.
-    pub(super) number: u64,
     pub(super) state: Result<(Label, Image), Refused>,
 }
 
@@ -50,80 +47,103 @@ impl State {
         store.longest(&self.identity, tenant, hashes, above)
     }
 
-    /// Reads a file beside the actor; the request goes on once it is read.
+    /// Reads a file beside the actor; the request goes on once its state is in the engine. One that
+    /// takes too long is not waited for, and read to its end: the next one finds it warm.
     pub(super) fn read(
         &mut self,
         id: Id,
         admission: Admission,
         home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        if let Some(reading) = self.reading.get_mut(&id) {
-            reading.waiting.push(admission);
+        let begun = self.reading.contains_key(&id);
+        let reading = self.reading.entry(id).or_default();
+        reading.waiting.push((admission, Instant::now() + READ_TIME));
+        home.send_after(READ_TIME, move || Message::Late(id));
+        if begun {
             return Ok(());
         }
-        self.reads += 1;
-        let number = self.reads;
-        self.reading.insert(id, Reading { number, waiting: vec![admission] });
         let store = self.store.clone().ok_or("a file without a folder")?;
-        home.send_after(READ_TIME, move || {
-            let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
-            Message::Read(Restored { id, number, state: Err(late.into()) })
-        });
         let home = home.clone();
         tokio::task::spawn_blocking(move || {
             let state = store.restore(id);
             // A bank that is gone has let its admissions go too.
-            let _ = home.cast(Message::Read(Restored { id, number, state }));
+            let _ = home.cast(Message::Read(Restored { id, state }));
         });
         Ok(())
     }
 
-    /// A file was read, or was not: its state goes to the engine first, then those who waited.
+    /// A file was read, or could not be: its state goes to the engine first, then those who wait.
     pub(super) fn restored(
         &mut self,
-        restored: Restored,
+        Restored { id, state }: Restored,
         home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        let Restored { id, number, state } = restored;
-        if self.reading.get(&id).is_none_or(|reading| reading.number != number) {
-            return Ok(());
+        let Some(reading) = self.reading.get(&id) else { return Ok(()) };
+        let Ok((label, image)) = state else { return self.landed(id, home) };
+        let fits = |(a, _): &(Admission, _)| a.request.prompt.starts_with(&label.prefix.tokens);
+        let of_use = reading.waiting.is_empty() || reading.waiting.iter().any(fits);
+        if label.identity != self.identity || !of_use {
+            return self.landed(id, home);
         }
-        let waiting = self.reading.remove(&id).map_or(Vec::new(), |reading| reading.waiting);
-        if let Ok((Label { identity, prefix, kind }, image)) = state
-            && identity == self.identity
-            && waiting.iter().any(|a| a.request.prompt.starts_with(&prefix.tokens))
-        {
-            let (home, told) = (home.clone(), self.remove_unfit(id));
-            let arrival = decode::Arrival { prefix, kind, image, home, told };
-            self.decode.cast(decode::Message::Import(arrival))?;
-        }
-        for admission in waiting {
+        let (told, answer) = tokio::sync::oneshot::channel();
+        let (prefix, kind, image) = (label.prefix, label.kind, Arc::new(image));
+        let arrival =
+            decode::Arrival { prefix, kind, image, home: home.clone(), told: told.into() };
+        self.decode.cast(decode::Message::Import(arrival))?;
+        let (home, store) = (home.clone(), self.store.clone());
+        tokio::spawn(async move {
+            // What the engine calls unfit would be read again for every prompt that it covers.
+            if let (Ok(Err(_)), Some(store)) = (answer.await, store) {
+                // Waits for nobody: who started it has gone on.
+                drop(tokio::task::spawn_blocking(move || store.remove(id)));
+            }
+            // Behind the state's name.
+            let _ = home.cast(Message::Landed(id));
+        });
+        Ok(())
+    }
+
+    /// A state is in the engine, or will not be: those who waited for it go on.
+    pub(super) fn landed(
+        &mut self,
+        id: Id,
+        home: &ActorRef<Message>,
+    ) -> Result<(), ActorProcessingErr> {
+        let reading = self.reading.remove(&id).unwrap_or_default();
+        self.go_on(reading.waiting.into_iter().map(|(admission, _)| admission).collect(), home)
+    }
+
+    /// Those who waited for a file long enough go on with what there is.
+    pub(super) fn late(
+        &mut self,
+        id: Id,
+        home: &ActorRef<Message>,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(reading) = self.reading.get_mut(&id) else { return Ok(()) };
+        let now = Instant::now();
+        let late = reading.waiting.extract_if(.., |(_, until)| *until <= now);
+        let late = late.map(|(admission, _)| admission).collect();
+        self.go_on(late, home)
+    }
+
+    fn go_on(
+        &mut self,
+        admissions: Vec<Admission>,
+        home: &ActorRef<Message>,
+    ) -> Result<(), ActorProcessingErr> {
+        for admission in admissions {
             let request = &admission.request;
             let warm = self.warm(request.sharing.tenant, &request.prompt);
-            // The state that was read has no name here yet; the batch finds it.
             let home = home.clone();
             self.decode.cast(decode::Message::Admit { admission, warm, home })?;
         }
         self.drain()
     }
 
-    /// Where the engine tells how it likes a state: what it calls unfit would be read again for
-    /// every prompt that it covers.
-    fn remove_unfit(&self, id: Id) -> Option<RpcReplyPort<Result<bool, String>>> {
-        let store = self.store.clone()?;
-        let (told, answer) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
-            if let Ok(Err(_)) = answer.await {
-                // Waits for nobody: who started it has gone on.
-                drop(tokio::task::spawn_blocking(move || store.remove(id)));
-            }
-        });
-        Some(told.into())
-    }
-
     /// Passes on that nothing will be opened any more, behind those who wait for a file.
     pub(super) fn drain(&mut self) -> Result<(), ActorProcessingErr> {
-        if !self.draining || !self.reading.is_empty() {
+        let waited_for = self.reading.values().any(|reading| !reading.waiting.is_empty());
+        if !self.draining || waited_for {
             return Ok(());
         }
         self.draining = false;
@@ -144,11 +164,12 @@ impl State {
         let long = entry.label.prefix.tokens.len() >= store.config().tokens_min;
         // One that never fits would be tried again and again.
         let fits = entry.bytes <= store.config().bytes_max;
-        let wanted = long && fits && entry.is_wanted();
-        let wanted = wanted && !store.has(entry.id) && entry.mark_written();
+        let wanted = long && fits && entry.fate().is_wanted();
+        let wanted = wanted && !store.has_or_expects(entry.id) && entry.fate().leave();
         if wanted {
+            entry.note_written();
             let (store, label) = (Arc::clone(store), entry.label.clone());
-            let outlet = decode::Outlet::Disk(store, label, entry.written());
+            let outlet = decode::Outlet::Disk(store, label, Arc::clone(entry.fate()));
             self.decode.cast(decode::Message::Export(entry.snapshot, outlet))?;
         }
         Ok(wanted)
@@ -162,7 +183,7 @@ impl State {
         let idle = Duration::from_secs(store.config().idle_s);
         let mut bytes = 0;
         for entry in self.index.all() {
-            let due = entry.label.kind != Kind::Prompt && entry.idle() >= idle;
+            let due = entry.label.kind != Kind::Prompt && entry.idle() >= idle && entry.is_news();
             if due && bytes < IDLE_BYTES && self.write(&entry)? {
                 bytes += entry.bytes;
             }

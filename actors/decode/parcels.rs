@@ -1,28 +1,35 @@
-//! States that leave the engine for the bank's files, and come back.
+//! States that leave the engine for the bank's files, and come back: a stretch of bytes between
+//! two cycles, so that nobody who reads along waits for all of a large one.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mtplx_core::SnapshotId;
-use mtplx_core::batch::Kind;
-use mtplx_core::engine::Engine;
-use mtplx_core::image::Image;
+use mtplx_core::batch::{Deposit, Kind};
+use mtplx_core::engine::{Engine, Stretch};
+use mtplx_core::image::{Image, Unfit};
 use mtplx_core::prefix::Prefix;
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use super::State;
-use crate::bank::{self, Label, Store};
+use crate::bank::{self, Fate, Label, Store};
+use crate::metrics;
 
 /// At the end of a house nothing runs that waiting for the disk could hold up; this is for each
 /// state that finds the way there full.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
+/// Bytes carried between two cycles of rows that run: about a millisecond of copying.
+const BUSY_BYTES: usize = 2 << 20;
+/// The same while nothing runs: whoever comes meanwhile waits for so many at most.
+const IDLE_BYTES: usize = 16 << 20;
+
 /// Where a state goes.
 #[derive(Debug)]
 pub enum Outlet {
-    /// To disk, by this name; the flag is cleared if there is no room on the way there now.
-    Disk(Arc<Store>, Label, Arc<AtomicBool>),
+    /// To disk, by this name, if it is still wanted there.
+    Disk(Arc<Store>, Label, Arc<Fate>),
     /// To whoever asked; `None` if it is gone.
     Answer(RpcReplyPort<Option<Image>>),
 }
@@ -35,67 +42,130 @@ pub struct Arrival {
     /// Why it was kept.
     pub kind: Kind,
     /// Its bytes.
-    pub image: Image,
+    pub image: Arc<Image>,
     /// Where its name goes.
     pub home: ActorRef<bank::Message>,
-    /// Told how it went: whether there was room, or why the engine refused.
-    pub told: Option<RpcReplyPort<Result<bool, String>>>,
+    /// Told how it went, behind the name: whether there was room, or why the engine refused.
+    pub told: RpcReplyPort<Result<bool, String>>,
+}
+
+/// States on their way out and in.
+#[derive(Debug, Default)]
+pub(super) struct Parcels {
+    leaving: VecDeque<Leaving>,
+    arriving: VecDeque<Arriving>,
+}
+
+#[derive(Debug)]
+struct Leaving {
+    snapshot: SnapshotId,
+    outlet: Outlet,
+    image: Image,
+}
+
+#[derive(Debug)]
+struct Arriving {
+    deposit: Deposit,
+    image: Arc<Image>,
+    done: u64,
+    home: ActorRef<bank::Message>,
+    told: RpcReplyPort<Result<bool, String>>,
+}
+
+impl Parcels {
+    pub(super) fn is_empty(&self) -> bool {
+        self.leaving.is_empty() && self.arriving.is_empty()
+    }
 }
 
 impl<E: Engine> State<E> {
-    /// Sends a state on its way, or notes that it is to be sent once it is saved.
+    /// Notes that a state is to be carried out once it is saved.
     pub(super) fn export(&mut self, snapshot: SnapshotId, outlet: Outlet) {
         if self.batch.hold(snapshot) {
-            self.parcels.push((snapshot, outlet));
-            self.send_parcels();
+            let image = Image::default();
+            self.parcels.leaving.push_back(Leaving { snapshot, outlet, image });
         } else {
             outlet.deliver(None);
         }
     }
 
-    /// Sends all that are saved by now.
-    pub(super) fn send_parcels(&mut self) {
-        for (snapshot, outlet) in std::mem::take(&mut self.parcels) {
-            let Some(parcel) = self.batch.parcel(snapshot) else {
-                self.parcels.push((snapshot, outlet));
-                continue;
-            };
-            let bytes = self.batch.bytes_of(parcel.tokens);
-            let wanted = outlet.wants(bytes, self.draining);
-            let image = wanted.then(|| self.engine.export(parcel));
-            let image = image.transpose().unwrap_or_else(|unfit| {
-                tracing::warn!(%unfit, "a state could not be taken out");
-                None
-            });
-            if !wanted {
-                outlet.refuse();
+    /// Takes a state in, if there is room.
+    pub(super) fn import(&mut self, arrival: Arrival) {
+        let Arrival { prefix, kind, image, home, told } = arrival;
+        match self.batch.import(prefix, kind) {
+            Some(deposit) => {
+                let arriving = Arriving { deposit, image, done: 0, home, told };
+                self.parcels.arriving.push_back(arriving);
             }
-            outlet.deliver(image);
-            self.batch.let_go(snapshot);
+            // Whoever asked may have gone.
+            None => drop(told.send(Ok(false))),
         }
     }
 
-    /// Takes a state in, if there is room.
-    pub(super) fn import(&mut self, arrival: Arrival) -> Result<(), ActorProcessingErr> {
-        let Arrival { prefix, kind, image, home, told } = arrival;
-        let mut answer = Ok(false);
-        if let Some(deposit) = self.batch.import(prefix, kind) {
-            let snapshot = deposit.snapshot;
-            let parcel = self.batch.parcel(snapshot).ok_or("a state without a place")?;
-            answer = self.engine.import(parcel, &image).map(|()| true);
-            match &answer {
-                Ok(_) => home.cast(bank::Message::Deposit(deposit))?,
-                Err(unfit) => {
-                    tracing::warn!(%unfit, "a state could not be taken in");
-                    self.batch.forget_import(snapshot);
+    /// Carries one stretch: of a state that somebody waits for first. True if anything moved.
+    pub(super) fn carry(&mut self) -> Result<bool, ActorProcessingErr> {
+        let idle = self.batch.rows().is_empty();
+        let most = if idle { IDLE_BYTES } else { BUSY_BYTES };
+        let began = std::time::Instant::now();
+        let moved = self.carry_in(most)? || self.carry_out(most);
+        if moved {
+            metrics::carried(began.elapsed());
+        }
+        Ok(moved)
+    }
+
+    fn carry_in(&mut self, most: usize) -> Result<bool, ActorProcessingErr> {
+        let Some(mut arriving) = self.parcels.arriving.pop_front() else { return Ok(false) };
+        let snapshot = arriving.deposit.snapshot;
+        let parcel = self.batch.parcel(snapshot).ok_or("a state without a place")?;
+        let stretch = Stretch { done: &mut arriving.done, most };
+        let answer = match self.engine.import(parcel, &arriving.image, stretch) {
+            Ok(false) => {
+                self.parcels.arriving.push_front(arriving);
+                return Ok(true);
+            }
+            Ok(true) => {
+                self.batch.arrived(snapshot);
+                arriving.home.cast(bank::Message::Deposit(arriving.deposit))?;
+                Ok(true)
+            }
+            Err(unfit) => {
+                tracing::warn!(%unfit, "a state could not be taken in");
+                self.batch.forget_import(snapshot);
+                Err(unfit.to_string())
+            }
+        };
+        // Whoever asked may have gone.
+        let _ = arriving.told.send(answer);
+        Ok(true)
+    }
+
+    fn carry_out(&mut self, most: usize) -> bool {
+        // One that the next step saves only waits for it; those behind it may be saved.
+        let saved = |l: &Leaving| self.batch.parcel(l.snapshot).is_some();
+        let Some(at) = self.parcels.leaving.iter().position(saved) else { return false };
+        let Some(mut leaving) = self.parcels.leaving.remove(at) else { return false };
+        let Some(parcel) = self.batch.parcel(leaving.snapshot) else { return false };
+        let bytes = self.batch.bytes_of(parcel.tokens);
+        let begun = !leaving.image.parts.is_empty();
+        let image = if begun || leaving.outlet.wants(bytes, self.draining) {
+            match self.engine.export(parcel, &mut leaving.image, most) {
+                Ok(false) if leaving.outlet.is_wanted() => {
+                    self.parcels.leaving.push_front(leaving);
+                    return true;
+                }
+                Ok(whole) => whole.then_some(leaving.image),
+                Err(Unfit(reason)) => {
+                    tracing::warn!(reason, "a state could not be taken out");
+                    None
                 }
             }
-        }
-        if let Some(told) = told {
-            // Whoever asked may have gone.
-            let _ = told.send(answer.map_err(|unfit| unfit.to_string()));
-        }
-        Ok(())
+        } else {
+            None
+        };
+        leaving.outlet.deliver(image);
+        self.batch.let_go(leaving.snapshot);
+        true
     }
 }
 
@@ -104,25 +174,29 @@ impl Outlet {
     fn wants(&self, bytes: u64, last: bool) -> bool {
         match self {
             Self::Disk(store, ..) if last && !store.has_room(bytes) => store.flush(LAST_WAIT),
-            Self::Disk(store, ..) => store.has_room(bytes),
+            Self::Disk(store, ..) => self.is_wanted() && store.has_room(bytes),
             Self::Answer(_) => true,
         }
     }
 
-    /// It may be tried again.
-    fn refuse(&self) {
-        if let Self::Disk(_, _, written) = self {
-            written.store(false, Ordering::Relaxed);
+    /// Whether nobody has changed their mind.
+    fn is_wanted(&self) -> bool {
+        match self {
+            Self::Disk(_, _, fate) => fate.is_wanted(),
+            Self::Answer(port) => !port.is_closed(),
         }
     }
 
     fn deliver(self, image: Option<Image>) {
         match self {
-            Self::Disk(store, label, written) => {
-                if let Some(image) = image
-                    && !store.put(label, image)
-                {
-                    written.store(false, Ordering::Relaxed);
+            Self::Disk(store, label, fate) => {
+                let id = label.id();
+                let taken = image.is_some_and(|image| fate.is_wanted() && store.put(label, image));
+                // What was not taken may be tried again.
+                fate.arrived(taken || store.has_or_expects(id));
+                // Whoever dropped it found nothing to cancel in the store before.
+                if !fate.is_wanted() {
+                    store.cancel(id);
                 }
             }
             // Whoever asked may have gone.

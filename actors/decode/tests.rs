@@ -11,6 +11,8 @@ use super::*;
 use crate::oracle::{Guest, admit, alone, request, script, varied};
 use crate::probe::probe;
 
+mod carrying;
+
 /// A decode between listeners.
 struct World {
     decode: ActorRef<Message>,
@@ -23,11 +25,11 @@ struct World {
 }
 
 /// It is not tuned yet: nothing runs.
-async fn world(engine: impl Fn() -> Scripted + Send + Sync + 'static) -> World {
+async fn world<E: Engine + 'static>(engine: impl Fn() -> E + Send + Sync + 'static) -> World {
     let config = Config { snapshots_max: 64, chunk_grain_tokens: 8 };
     let arguments = Arguments { open: Arc::new(move || Ok(engine())), config };
     let spawner = ThreadLocalActorSpawner::new();
-    let spawned = Decode::<Scripted>::spawn(None, arguments, spawner).await;
+    let spawned = Decode::<E>::spawn(None, arguments, spawner).await;
     let (decode, thread) = spawned.unwrap();
     let (home, banked) = probe().await;
     let (tuner, reports) = probe().await;

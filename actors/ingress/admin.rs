@@ -12,8 +12,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::body::to_bytes;
+use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -22,12 +22,18 @@ use axum::{Json, Router};
 use ractor::ActorRef;
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::admission::{House, Readiness};
 use crate::bank::{self, Command, Failure, Id, Pinned};
 
-/// Longest file that is taken in: it is held in memory while it is checked.
+/// Longest file that is taken in: it is held in memory while it is checked. A larger one goes into
+/// the folder of parked states while no server has it; at its start a server looks what is there.
 const FILE_MAX: usize = 4 << 30;
+
+/// Files are held in memory whole, so one is carried at a time; whoever comes second waits, and its
+/// file stays on its own side meanwhile.
+static CARRYING: Semaphore = Semaphore::const_new(1);
 
 /// A token that is compared in constant time and printed by nobody. What is kept is its hash.
 #[derive(Clone, Default)]
@@ -90,7 +96,6 @@ pub(super) fn routes(secret: &Secret) -> Router<Arc<House>> {
         .route("/admin/bank", get(list).post(import))
         .route("/admin/bank/{id}", get(export).delete(forget))
         .route("/admin/bank/{id}/pin", put(pin).delete(unpin))
-        .route_layer(DefaultBodyLimit::max(FILE_MAX))
         .route_layer(guard)
 }
 
@@ -108,6 +113,7 @@ fn refusal(kind: &str, message: &str) -> Json<serde_json::Value> {
 enum Sorry {
     Nobody,
     NoId,
+    TooLong,
     Failed(Failure),
     Full,
 }
@@ -120,6 +126,10 @@ impl IntoResponse for Sorry {
             }
             Self::NoId | Self::Failed(Failure::Unknown) => {
                 (StatusCode::NOT_FOUND, Failure::Unknown.to_string())
+            }
+            Self::TooLong => {
+                let text = format!("a file may have {FILE_MAX} bytes, and must come whole");
+                (StatusCode::PAYLOAD_TOO_LARGE, text)
             }
             Self::Failed(failure @ Failure::Refused(_)) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, failure.to_string())
@@ -157,12 +167,15 @@ async fn list(State(house): Shared) -> Result<Response, Sorry> {
 
 async fn export(State(house): Shared, Path(id): Path<String>) -> Result<Response, Sorry> {
     let id = named(&id)?;
+    let _turn = CARRYING.acquire().await.map_err(|_| Sorry::Nobody)?;
     let told = bank::manage(&bank(&house)?, |port| Command::Export(id, port)).await;
     let bytes = told.ok_or(Sorry::Nobody)?.map_err(Sorry::Failed)?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
-async fn import(State(house): Shared, body: Bytes) -> Result<Response, Sorry> {
+async fn import(State(house): Shared, request: Request) -> Result<Response, Sorry> {
+    let _turn = CARRYING.acquire().await.map_err(|_| Sorry::Nobody)?;
+    let body = to_bytes(request.into_body(), FILE_MAX).await.map_err(|_| Sorry::TooLong)?;
     let told = bank::manage(&bank(&house)?, |port| Command::Import(body.into(), port)).await;
     let id = told.ok_or(Sorry::Nobody)?.map_err(Sorry::Failed)?;
     Ok((StatusCode::CREATED, Json(json!({"id": id.to_string()}))).into_response())

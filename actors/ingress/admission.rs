@@ -341,7 +341,7 @@ impl House {
 /// Tokens of the longest sequence the engine can hold. One that needs more pages or more memory
 /// than there is would wait for ever.
 pub(crate) fn context(info: &EngineInfo) -> usize {
-    let pages = info.pages_max.saturating_mul(info.page_tokens);
+    let pages = info.pages_max.min(info.rows_pages_max).saturating_mul(info.page_tokens);
     info.context_tokens_max.min(pages).min(guard::tokens_max(info))
 }
 

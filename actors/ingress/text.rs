@@ -11,6 +11,7 @@ use mtplx_core::sample::Sampling;
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, DecoderWrapper, Tokenizer};
 
+use self::cuts::Cuts;
 use self::detokenize::Pieces;
 pub(crate) use self::detokenize::{Detokenizer, Spelt};
 pub(crate) use self::template::RESERVED;
@@ -19,6 +20,7 @@ use super::grammar::calls::{Calls, Form};
 use super::grammar::{Grammars, Unusable};
 
 mod clock;
+mod cuts;
 mod detokenize;
 mod python;
 mod settings;
@@ -131,6 +133,7 @@ pub struct Text {
     tokenizer: Tokenizer,
     added: BTreeMap<Token, AddedToken>,
     pieces: Arc<Pieces>,
+    cuts: Cuts,
     renderer: Option<Renderer>,
     stop_tokens: Arc<BTreeSet<Token>>,
     defaults: Sampling,
@@ -161,11 +164,13 @@ impl Text {
         if stop_tokens.is_empty() {
             return Err(TextError::Endless);
         }
+        let cuts = Cuts::new(&tokenizer, added.values(), settings.template.as_deref());
         let renderer = settings.template.map(|source| Renderer::new(source, settings.named));
         Ok(Self {
             tokenizer,
             added,
             pieces,
+            cuts,
             renderer: renderer.transpose()?,
             stop_tokens: Arc::new(stop_tokens),
             defaults: settings.sampling,
@@ -208,17 +213,16 @@ impl Text {
         let chat = &tamed(renderer, chat);
         let Rendered { text: rendered, history, thinking, thought, prefill } =
             Self::render(renderer, chat)?;
-        let encoding = self.tokenizer.encode(rendered.as_str(), false);
-        let encoding =
-            encoding.map_err(|e| wrong_messages(&format!("cannot be tokenized: {e}")))?;
-        let edges = Edges { text: self, ids: encoding.get_ids(), offsets: encoding.get_offsets() };
+        let cut = self.cuts.cut(&self.tokenizer, &rendered);
+        let cut = cut.map_err(|e| wrong_messages(&format!("cannot be tokenized: {e}")))?;
+        let edges = Edges { text: self, ids: &cut.ids, offsets: &cut.offsets };
         let mut boundaries = BTreeSet::new();
         let root = self.end_of_system(renderer, chat, &rendered, &edges);
         boundaries.extend(root);
         if let Some(history) = history {
             boundaries.extend(edges.at(history));
         }
-        let tokens = encoding.get_ids().to_vec();
+        let tokens = cut.ids;
         boundaries.retain(|&b| (1..tokens.len()).contains(&b));
         let root = root.filter(|root| boundaries.contains(root)).unwrap_or(0);
         let boundaries = boundaries.into_iter().collect();

@@ -113,6 +113,7 @@ pub fn cycle(report: &Report, wall: Duration, engine: Duration) {
     PROMPT_TOKENS.add(report.prefilled as u64, ["forwarded".into()]);
     GENERATED_TOKENS.add(report.emitted as u64, []);
     BANK_DEPOSITS.add(report.dropped_deposits as u64, ["dropped".into()]);
+    UNACCOUNTED.add(report.unaccounted as u64, []);
     BANK_TAKEN_OVER.add(report.taken_over as u64, []);
     for (i, tried) in report.positions.iter().enumerate() {
         DRAFT_JUDGED.add(tried.tried.into(), [position(i)]);
@@ -177,6 +178,11 @@ pub fn bank_file(event: &'static str) {
 pub fn bank_files(files: usize, bytes: u64) {
     BANK_FILES.set(float(files), []);
     BANK_FILE_BYTES.set(wide(bytes), []);
+}
+
+/// A stretch of a state was copied out of the engine or into it.
+pub fn carried(took: Duration) {
+    BANK_CARRIED.observe(took.as_secs_f64(), 1, []);
 }
 
 /// A state was offered; it is kept unless its prefix is here already.

@@ -137,6 +137,8 @@ pub struct GdnRow {
     pub keep: usize,
     /// Whether the tokens are certain. If not they wait in the slot for the next call's `keep`.
     pub commit: bool,
+    /// After so many of its tokens, which are certain, state and window are copied to this slot.
+    pub mark: Option<(usize, usize)>,
 }
 
 impl Gdn {
@@ -191,6 +193,7 @@ pub fn gated_delta(
     recurrence::run(tier, &layer.dims, &inputs, rows, &mut pools, out);
     gate(tier, layer, proj, rows, out);
     for row in rows {
+        settle::mark(&layer.dims, proj, row, pools.window);
         settle::window(&layer.dims, proj, row, pools.window);
         settle::tape(&layer.dims, &inputs, row, pools.tape);
     }
@@ -209,6 +212,12 @@ fn check(dims: &GdnDims, proj: &[f32], rows: &[GdnRow], pools: &GdnPools<'_>, ou
     let mut next = 0;
     let mut order: Vec<&GdnRow> = rows.iter().collect();
     order.sort_by_key(|row| row.start);
+    for (len, slot) in rows.iter().filter_map(|row| row.mark) {
+        assert!(slot < slots, "gated_delta: no slot {slot} to set aside");
+        assert!(!std::mem::replace(&mut taken[slot], true), "gated_delta: slot taken twice");
+        let fits = |row: &GdnRow| row.commit && row.len >= len && row.mark == Some((len, slot));
+        assert!(rows.iter().any(fits), "gated_delta: sets aside what is uncertain");
+    }
     for row in order {
         assert!(row.slot < slots, "gated_delta: no slot {}", row.slot);
         assert!(!std::mem::replace(&mut taken[row.slot], true), "gated_delta: slot taken twice");

@@ -1,4 +1,5 @@
-//! Parked states out of the engine and into it, as bytes: for the bank's files.
+//! Parked states out of the engine and into it, as bytes: for the bank's files. A stretch at a
+//! time, so that rows that run never wait for all of a large state.
 //!
 //! An image holds, in this order, for every cache (attention layers, then the MTP head's) the
 //! pages of its keys and of its values, for every GDN layer its state and its window, and the
@@ -6,7 +7,8 @@
 //! there what others wrote. Elements keep their bits.
 
 use mlx_rs::{Array, Dtype};
-use mtplx_core::engine::Parcel;
+use mtplx_core::Page;
+use mtplx_core::engine::{Parcel, Stretch};
 use mtplx_core::image::{Image, Part, Unfit};
 
 use super::{GdnSnapshot, MlxEngine, Snapshot};
@@ -16,78 +18,227 @@ use crate::error::{Error, Result};
 const TYPES: [(&str, Dtype, usize); 3] =
     [("f32", Dtype::Float32, 4), ("f16", Dtype::Float16, 2), ("bf16", Dtype::Bfloat16, 2)];
 
+/// What a part of an image is to be.
+struct Section {
+    name: String,
+    of: Of,
+    shape: Vec<i32>,
+    /// `None` for whatever the pass gives.
+    dtype: Option<Dtype>,
+}
+
+/// Where it comes from.
+#[derive(Clone, Copy)]
+enum Of {
+    /// A cache's keys or values, and the first position that is there.
+    Pages {
+        cache: usize,
+        side: usize,
+        first: usize,
+    },
+    State(usize),
+    Window(usize),
+    Carry,
+}
+
 impl MlxEngine {
-    pub(super) fn give(&mut self, at: Parcel<'_>) -> Result<Image> {
+    /// Adds about `most` bytes to an image. True once it is whole.
+    pub(super) fn give(&self, at: Parcel<'_>, image: &mut Image, most: usize) -> Result<bool> {
         let unknown = || Error::Plan(format!("{:?} is not parked", at.snapshot));
         let parked = self.snapshots.get(&at.snapshot).ok_or_else(unknown)?;
-        let index: Vec<i32> = at.pages.iter().map(|p| p.0 as i32).collect();
-        let mut parts = Vec::new();
-        let (layers, head) = (self.pools.kv.len(), self.pools.mtp.is_some());
-        let pools = self.pools.kv.iter().chain(&self.pools.mtp);
-        for ((name, first), pool) in names(layers, head).into_iter().zip(pools) {
-            for (side, array) in ["keys", "values"].into_iter().zip(pool.gather(&index)?) {
-                let mut part = part(format!("{name}.{side}"), &array)?;
-                clear_outside(&mut part, first..at.tokens);
-                parts.push(part);
+        let end = image.bytes() + most as u64;
+        let begun = image.parts.len().saturating_sub(1);
+        for (i, section) in self.sections(at.pages.len()).into_iter().enumerate().skip(begun) {
+            let room = end.saturating_sub(image.bytes());
+            if i == image.parts.len() {
+                if room == 0 {
+                    return Ok(false);
+                }
+                image.parts.push(section.begin());
+            }
+            let part = &mut image.parts[i];
+            let (cache, side, first) = match section.of {
+                Of::Pages { cache, side, first } => (cache, side, first),
+                _ if !part.bytes.is_empty() => continue,
+                of @ (Of::State(_) | Of::Window(_) | Of::Carry) => {
+                    append(part, parked.array(of))?;
+                    continue;
+                }
+            };
+            let page = section.bytes() / at.pages.len();
+            let done = part.bytes.len() / page;
+            let more = pages_of(room, page).min(at.pages.len() - done);
+            if more > 0 {
+                let pages: Vec<i32> =
+                    at.pages[done..done + more].iter().map(|p| p.0 as i32).collect();
+                let cache = self.pools.kv_pools().nth(cache).ok_or_else(unknown)?;
+                append(part, &cache.gather(&pages, side)?)?;
+                clear_outside(part, done, first..at.tokens);
+            }
+            if done + more < at.pages.len() {
+                return Ok(false);
             }
         }
-        for (i, gdn) in parked.gdn.iter().enumerate() {
-            parts.push(part(format!("gdn.{i}.state"), &gdn.state)?);
-            parts.push(part(format!("gdn.{i}.window"), &gdn.window)?);
-        }
-        parts.push(part("carry".into(), &parked.carry)?);
-        Ok(Image { parts })
+        Ok(true)
     }
 
-    pub(super) fn take(&mut self, at: Parcel<'_>, image: &Image) -> Result<()> {
-        let mut parts = Parts(image.parts.iter());
-        let pages = at.pages.iter().map(|p| p.0 as usize + 1).max().unwrap_or(0);
-        let (layers, head) = (self.pools.kv.len(), self.pools.mtp.is_some());
-        // All is checked before anything is written.
-        let mut caches = Vec::new();
-        for ((name, _), pool) in
-            names(layers, head).into_iter().zip(self.pools.kv.iter().chain(&self.pools.mtp))
-        {
-            let (mut shape, dtype) = pool.page();
-            shape.insert(0, at.pages.len() as i32);
-            let keys = parts.next(&format!("{name}.keys"), &shape, Some(dtype))?;
-            caches.push([keys, parts.next(&format!("{name}.values"), &shape, Some(dtype))?]);
+    /// Writes about `most` bytes of an image. True once all of it is parked.
+    pub(super) fn take(
+        &mut self,
+        at: Parcel<'_>,
+        image: &Image,
+        Stretch { done, most }: Stretch<'_>,
+    ) -> Result<bool> {
+        let sections = self.sections(at.pages.len());
+        if *done == 0 {
+            check(&sections, image)?;
+            self.make_room(at.pages.iter().map(|p| p.0 as usize + 1).max().unwrap_or(0))?;
         }
-        let mut gdn = Vec::new();
-        for (i, pool) in self.pools.gdn.iter().enumerate() {
-            let [(state, exact), (window, float)] = pool.shapes();
-            let state = parts.next(&format!("gdn.{i}.state"), &state, Some(exact))?;
-            let window = parts.next(&format!("gdn.{i}.window"), &window, Some(float))?;
-            gdn.push(GdnSnapshot { state, window });
-        }
-        let carry = parts.next("carry", &[1, self.hidden as i32], None)?;
-        if parts.0.next().is_some() {
-            return Err(Error::Plan("there is more than a state consists of".into()));
-        }
-        self.make_room(pages)?;
-        for (pool, arrays) in self.pools.kv.iter_mut().chain(&mut self.pools.mtp).zip(caches) {
-            for (first, run) in runs(at) {
-                pool.put(first, run, &arrays)?;
+        let (end, mut begin) = (*done + most as u64, 0);
+        for (section, part) in sections.iter().zip(&image.parts) {
+            let Of::Pages { cache, side, .. } = section.of else { break };
+            let page = part.bytes.len() / at.pages.len();
+            let behind = (done.saturating_sub(begin) as usize / page).min(at.pages.len());
+            begin += part.bytes.len() as u64;
+            let room = end.saturating_sub(*done);
+            let more = pages_of(room, page).min(at.pages.len() - behind);
+            if more > 0 {
+                let mut shape = section.shape.clone();
+                shape[0] = more as i32;
+                let bytes = &part.bytes[behind * page..(behind + more) * page];
+                let values = array(bytes, &part.dtype, &shape)?;
+                let unknown = || Error::Plan(format!("there is no cache {cache}"));
+                let pool = self.pools.cache_mut(cache).ok_or_else(unknown)?;
+                for (first, run) in runs(&at.pages[behind..behind + more]) {
+                    pool.put(side, first, run, &values)?;
+                }
+                crate::place::eval(pool.arrays())?;
+                *done += (more * page) as u64;
+            }
+            if behind + more < at.pages.len() {
+                return Ok(false);
             }
         }
+        self.park_image(at, &sections, image)?;
+        *done = image.bytes();
+        Ok(true)
+    }
+
+    /// The last of an image: what is not in pages.
+    fn park_image(&mut self, at: Parcel<'_>, sections: &[Section], image: &Image) -> Result<()> {
+        let (mut states, mut windows, mut carry) = (Vec::new(), Vec::new(), None);
+        for (section, part) in sections.iter().zip(&image.parts) {
+            let read = || array(&part.bytes, &part.dtype, &section.shape);
+            match section.of {
+                Of::Pages { .. } => {}
+                Of::State(_) => states.push(read()?),
+                Of::Window(_) => windows.push(read()?),
+                Of::Carry => carry = Some(read()?),
+            }
+        }
+        let carry = carry.ok_or_else(|| Error::Plan("a state without its end".into()))?;
+        let gdn = states.into_iter().zip(windows);
+        let gdn: Vec<_> = gdn.map(|(state, window)| GdnSnapshot { state, window }).collect();
         let copies = gdn.iter().flat_map(|s| [&s.state, &s.window]);
-        let arrays = copies.chain([&carry]).chain(self.pools.arrays());
-        crate::place::eval(arrays)?;
+        crate::place::eval(copies.chain([&carry]))?;
         self.snapshots.insert(at.snapshot, Snapshot { len: at.tokens, gdn, carry });
+        Ok(())
+    }
+
+    /// What an image of so many pages consists of.
+    fn sections(&self, pages: usize) -> Vec<Section> {
+        let mut sections = Vec::new();
+        let layers = self.pools.kv.len();
+        for (cache, pool) in self.pools.kv_pools().enumerate() {
+            let (mut shape, dtype) = pool.page();
+            shape.insert(0, pages as i32);
+            // The MTP head's entry 0 does not exist.
+            let head = cache == layers;
+            let name = if head { "mtp".into() } else { format!("kv.{cache}") };
+            for (side, of) in ["keys", "values"].into_iter().enumerate() {
+                sections.push(Section {
+                    name: format!("{name}.{of}"),
+                    of: Of::Pages { cache, side, first: usize::from(head) },
+                    shape: shape.clone(),
+                    dtype: Some(dtype),
+                });
+            }
+        }
+        for (i, pool) in self.pools.gdn.iter().enumerate() {
+            let [(state, exact), (window, float)] = pool.shapes();
+            let name = format!("gdn.{i}.state");
+            sections.push(Section { name, of: Of::State(i), shape: state, dtype: Some(exact) });
+            let name = format!("gdn.{i}.window");
+            sections.push(Section { name, of: Of::Window(i), shape: window, dtype: Some(float) });
+        }
+        let shape = vec![1, self.hidden as i32];
+        sections.push(Section { name: "carry".into(), of: Of::Carry, shape, dtype: None });
+        sections
+    }
+}
+
+impl Snapshot {
+    /// What is not in pages.
+    fn array(&self, of: Of) -> &Array {
+        match of {
+            Of::State(layer) => &self.gdn[layer].state,
+            Of::Window(layer) => &self.gdn[layer].window,
+            Of::Pages { .. } | Of::Carry => &self.carry,
+        }
+    }
+}
+
+impl Section {
+    /// Bytes of all of it, where its type is known.
+    fn bytes(&self) -> usize {
+        let size = TYPES.iter().find(|(_, dtype, _)| Some(*dtype) == self.dtype);
+        let elements: usize = self.shape.iter().map(|&n| n as usize).product();
+        elements * size.map_or(0, |(_, _, size)| *size)
+    }
+
+    /// An empty part of it.
+    fn begin(&self) -> Part {
+        let shape = self.shape.iter().map(|&n| n as usize).collect();
+        let bytes = Vec::with_capacity(self.bytes());
+        Part { name: self.name.clone(), dtype: String::new(), shape, bytes }
+    }
+
+    /// Whether a part is what it is to be.
+    fn check(&self, part: &Part) -> Result<()> {
+        let wrong = |what: String| Err(Error::Plan(format!("{}: {what}", self.name)));
+        if part.name != self.name {
+            return wrong(format!("is called {}", part.name));
+        }
+        let known = TYPES.iter().find(|(known, ..)| *known == part.dtype);
+        let known = known.filter(|(_, known, _)| self.dtype.is_none_or(|dtype| dtype == *known));
+        let Some((_, _, size)) = known else { return wrong(format!("is of {}", part.dtype)) };
+        let same = part.shape.len() == self.shape.len()
+            && part.shape.iter().zip(&self.shape).all(|(&a, &b)| usize::try_from(b) == Ok(a));
+        let elements = part.shape.iter().try_fold(*size, |all, &n| all.checked_mul(n));
+        if !same || elements != Some(part.bytes.len()) {
+            return wrong(format!("has the shape {:?}", part.shape));
+        }
         Ok(())
     }
 }
 
-/// Names of all caches, and the first position each has: the MTP head's entry 0 does not exist.
-fn names(layers: usize, head: bool) -> Vec<(String, usize)> {
-    let layers = (0..layers).map(|i| (format!("kv.{i}"), 0));
-    layers.chain(head.then(|| ("mtp".into(), 1))).collect()
+fn check(sections: &[Section], image: &Image) -> Result<()> {
+    if sections.len() != image.parts.len() {
+        let (own, others) = (sections.len(), image.parts.len());
+        return Err(Error::Plan(format!("a state consists of {own} parts, not of {others}")));
+    }
+    sections.iter().zip(&image.parts).try_for_each(|(section, part)| section.check(part))
 }
 
-/// Pages that follow each other: where in the state, and which.
-fn runs(at: Parcel<'_>) -> Vec<(usize, std::ops::Range<usize>)> {
+/// Pages that make so many bytes, the last of them begun; in 32 bits, as MLX counts.
+fn pages_of(bytes: u64, page: usize) -> usize {
+    (bytes.min(1 << 30) as usize).div_ceil(page.max(1))
+}
+
+/// Pages that follow each other: where in the list, and which.
+fn runs(pages: &[Page]) -> Vec<(usize, std::ops::Range<usize>)> {
     let mut runs: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
-    for (i, page) in at.pages.iter().map(|p| p.0 as usize).enumerate() {
+    for (i, page) in pages.iter().map(|p| p.0 as usize).enumerate() {
         match runs.last_mut() {
             Some((_, run)) if run.end == page => run.end += 1,
             _ => runs.push((i, page..page + 1)),
@@ -96,22 +247,26 @@ fn runs(at: Parcel<'_>) -> Vec<(usize, std::ops::Range<usize>)> {
     runs
 }
 
-fn part(name: String, array: &Array) -> Result<Part> {
+/// Puts an array's elements behind those that a part has.
+fn append(part: &mut Part, array: &Array) -> Result<()> {
     let known = TYPES.iter().find(|(_, dtype, _)| *dtype == array.dtype());
     let Some((dtype, ..)) = known else {
-        return Err(Error::Plan(format!("{name} is of type {:?}", array.dtype())));
+        return Err(Error::Plan(format!("{} is of type {:?}", part.name, array.dtype())));
     };
     let flat = array.reshape(&[-1])?.view_dtype(Dtype::Uint8)?;
     crate::place::eval([&flat])?;
-    let shape = array.shape().iter().map(|&n| n as usize).collect();
-    Ok(Part { name, dtype: (*dtype).into(), shape, bytes: flat.as_slice::<u8>().to_vec() })
+    part.dtype = (*dtype).into();
+    part.bytes.extend_from_slice(flat.as_slice::<u8>());
+    Ok(())
 }
 
-/// Zeroes all positions of pages `[pages, heads, page, D]` that are not in `kept`.
-fn clear_outside(part: &mut Part, kept: std::ops::Range<usize>) {
-    let [pages, heads, page, _] = part.shape[..] else { return };
-    let cell = part.bytes.len() / (pages * heads * page).max(1);
-    for (i, cell) in part.bytes.chunks_exact_mut(cell.max(1)).enumerate() {
+/// Zeroes all positions of pages `[pages, heads, page, D]`, from page `from` on, that are not in
+/// `kept`.
+fn clear_outside(part: &mut Part, from: usize, kept: std::ops::Range<usize>) {
+    let [_, heads, page, width] = part.shape[..] else { return };
+    let size = TYPES.iter().find(|(name, ..)| *name == part.dtype).map_or(0, |(_, _, size)| *size);
+    let cell = (width * size).max(1);
+    for (i, cell) in part.bytes.chunks_exact_mut(cell).enumerate().skip(from * heads * page) {
         let position = i / (heads * page) * page + i % page;
         if !kept.contains(&position) {
             cell.fill(0);
@@ -119,29 +274,13 @@ fn clear_outside(part: &mut Part, kept: std::ops::Range<usize>) {
     }
 }
 
-/// Parts of an image, taken one after another.
-struct Parts<'a>(std::slice::Iter<'a, Part>);
-
-impl Parts<'_> {
-    fn next(&mut self, name: &str, shape: &[i32], dtype: Option<Dtype>) -> Result<Array> {
-        let wrong = |what: String| Error::Plan(format!("{name}: {what}"));
-        let part = self.0.next().ok_or_else(|| wrong("is missing".into()))?;
-        if part.name != name {
-            return Err(wrong(format!("is called {}", part.name)));
-        }
-        let known = TYPES.iter().find(|(known, ..)| *known == part.dtype);
-        let known = known.filter(|(_, known, _)| dtype.is_none_or(|dtype| dtype == *known));
-        let (_, dtype, size) = known.ok_or_else(|| wrong(format!("is of {}", part.dtype)))?;
-        let same = part.shape.len() == shape.len()
-            && part.shape.iter().zip(shape).all(|(&a, &b)| usize::try_from(b) == Ok(a));
-        let elements = part.shape.iter().try_fold(*size, |all, &n| all.checked_mul(n));
-        let length = i32::try_from(part.bytes.len()).ok();
-        let (true, true, Some(length)) = (same, elements == Some(part.bytes.len()), length) else {
-            return Err(wrong(format!("has the shape {:?}", part.shape)));
-        };
-        let bytes = Array::from_slice(&part.bytes, &[length]);
-        Ok(bytes.view_dtype(*dtype)?.reshape(shape)?)
-    }
+/// Elements of a type, from bytes.
+fn array(bytes: &[u8], dtype: &str, shape: &[i32]) -> Result<Array> {
+    let known = TYPES.iter().find(|(known, ..)| *known == dtype);
+    let (Some((_, dtype, _)), Ok(length)) = (known, i32::try_from(bytes.len())) else {
+        return Err(Error::Plan(format!("{} bytes of {dtype}", bytes.len())));
+    };
+    Ok(Array::from_slice(bytes, &[length]).view_dtype(*dtype)?.reshape(shape)?)
 }
 
 impl From<Error> for Unfit {

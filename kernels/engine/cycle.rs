@@ -15,7 +15,7 @@ use super::drafts::Drafted;
 use super::draws::Draws;
 use super::feed::{Feed, Range, Word};
 use super::scores::{Asked, Score, Scores};
-use super::{Error, FeedRow, MlxEngine, Result, SlotState, micros, take_rows};
+use super::{Aside, Error, FeedRow, MlxEngine, Result, SlotState, micros, take_rows};
 use crate::model::join_rows;
 
 impl MlxEngine {
@@ -64,13 +64,19 @@ impl MlxEngine {
             let state = &self.slots[slot];
             let (position, keep) = (plan.position, kept(state, plan.slot, plan.position)?);
             let words = [Word::Known(row.tokens()[position])].into_iter().chain(drafted.words());
-            feed.push_words(slot, state, Range { position, keep, commit: false }, words);
+            feed.push_words(
+                slot,
+                state,
+                Range { position, keep, commit: false, mark: None },
+                words,
+            );
         }
         for &(chunk, row) in prefill.iter().filter(|(c, _)| c.end > c.start) {
             let slot = usize::from(chunk.slot.0);
             let state = &self.slots[slot];
             let (position, keep) = (chunk.start, kept(state, chunk.slot, chunk.start)?);
-            let at = Range { position, keep, commit: true };
+            let mark = chunk.mark.map(|at| at - position);
+            let at = Range { position, keep, commit: true, mark };
             feed.push(slot, state, at, &row.tokens()[chunk.start..chunk.end]);
         }
         let mut sampled = Vec::new();
@@ -96,6 +102,7 @@ impl MlxEngine {
             }
         };
         let tails = self.slots.iter().filter_map(|s| s.tail.as_ref());
+        let tails = tails.chain(self.aside.iter().map(|aside| &aside.carry));
         let wanted = asked.iter().map(Asked::array).chain(draws.arrays());
         Self::eval(&mut self.phases, wanted.chain(self.pools.arrays()).chain(tails))?;
         asked.map_or(Ok(Scores::None), Asked::read)
@@ -121,8 +128,12 @@ impl MlxEngine {
                 parts.push(take_rows(hidden, &rest)?);
             }
             if first < end {
-                let at = Range { position: from, keep: 0, commit: true };
+                let at = Range { position: from, keep: 0, commit: true, mark: None };
                 seen.push_words(row.slot, state, at, words[first..end].iter().copied());
+            }
+            if let Some(mark) = row.mark {
+                let carry = take_rows(hidden, &[(row.start + mark) as i32 - 1])?;
+                self.aside = Some(Aside { slot: row.slot, len: row.position + mark, carry });
             }
             state.committed = row.position + row.len;
             state.head_next = state.committed;

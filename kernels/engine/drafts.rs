@@ -102,7 +102,7 @@ impl MlxEngine {
                 let plan = rows[i].plan;
                 let slot = usize::from(plan.slot.0);
                 let position = plan.position + usize::from(step);
-                let at = Range { position, keep: 0, commit: true };
+                let at = Range { position, keep: 0, commit: true, mark: None };
                 feed.push_words(slot, &self.slots[slot], at, rows[i].words().last());
             }
             let (before, tokens) = (take_rows(&hidden, &kept)?, feed.tokens(&draws.tokens())?);
@@ -129,7 +129,7 @@ impl MlxEngine {
             }
             let tail = state.tail.clone().ok_or_else(|| nothing_fed(plan.slot))?;
             let position = state.head_next;
-            let at = Range { position, keep: 0, commit: true };
+            let at = Range { position, keep: 0, commit: true, mark: None };
             feed.push(index, state, at, &row.tokens()[position..=plan.position]);
             tails.push(tail);
             last.push(feed.words.len() as i32 - 1);

@@ -28,6 +28,8 @@ pub(super) struct Range {
     pub(super) position: usize,
     pub(super) keep: usize,
     pub(super) commit: bool,
+    /// As for [`FeedRow`].
+    pub(super) mark: Option<usize>,
 }
 
 impl Feed {
@@ -53,6 +55,7 @@ impl Feed {
             position: at.position,
             keep: at.keep,
             commit: at.commit,
+            mark: at.mark,
             pages: Arc::clone(&state.pages),
         });
     }

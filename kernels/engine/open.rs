@@ -1,7 +1,7 @@
 //! From a checkpoint to an engine: what it can hold and what that costs.
 
 use mlx_rs::Dtype;
-use mtplx_core::engine::{EngineInfo, Phases};
+use mtplx_core::engine::{EngineInfo, Kernel, Phases};
 use mtplx_core::guard::Budget;
 use mtplx_core::preflight::{Wish, estimate};
 
@@ -21,9 +21,9 @@ pub struct EngineOptions {
     pub depth_max: u8,
     /// Most tokens of one sequence; the model's own bound if `None`.
     pub context_tokens_max: Option<usize>,
-    /// Most bytes of KV pages, running rows and snapshots together; what they can need if `None`.
+    /// Most bytes of KV pages of running rows; what they can need if `None`.
     pub kv_bytes_max: Option<u64>,
-    /// Bytes of KV pages that snapshots may hold beyond those of running rows.
+    /// Bytes of KV pages on top, for what snapshots hold.
     pub bank_bytes: u64,
     /// What drafts are read off.
     pub draft_head: DraftHeadOptions,
@@ -64,18 +64,21 @@ impl MlxEngine {
         let model = Model::load(place, checkpoint, options.page_tokens, verify_max)?;
         let model = model.with_draft_head(place, checkpoint, options.draft_head)?;
         let mut info = facts(checkpoint, place, options, depth_max, mtp_absent);
-        let pools = model.pools(info.slots, first_pages(place, &info))?;
+        // One more, in which states are set aside.
+        let slots = info.slots + usize::from(info.marks);
+        let pools = model.pools(slots, first_pages(place, &info))?;
         crate::place::eval(pools.arrays())?;
         info.kernels = crate::gpu::tried(place.dtype());
+        info.identity = identity(checkpoint, place, options, &info.kernels);
         // Buffers that loading left behind can be had back; they are no part of what stays.
         memory::trim();
         info.budget.base = memory::used();
         memory::limit_cache(&info.budget);
         let slots = (0..info.slots).map(|_| SlotState::default()).collect();
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
-        let forced = Vec::new();
+        let (forced, aside) = (Vec::new(), None);
         let hidden = checkpoint.config.hidden;
-        Ok(Self { info, place, model, pools, slots, snapshots, hidden, phases, forced })
+        Ok(Self { info, place, model, pools, slots, snapshots, aside, hidden, phases, forced })
     }
 }
 
@@ -106,27 +109,29 @@ fn facts(
     let context = options.context_tokens_max.unwrap_or(usize::MAX).min(config.positions_max);
     let rows_pages = options.slots * context.div_ceil(options.page_tokens);
     let pages = |bytes: u64| usize::try_from(bytes / page_bytes.max(1)).unwrap_or(usize::MAX);
-    let needed = rows_pages.saturating_add(pages(options.bank_bytes));
     // One page at least: none would leave nothing to index, and its few KiB break no bound.
-    let bound = options.kv_bytes_max.map_or(usize::MAX, pages).clamp(1, u32::MAX as usize);
-    let pages_max = needed.min(bound);
+    let bound = options.kv_bytes_max.map_or(usize::MAX, pages).clamp(1, u32::MAX as usize / 2);
+    let rows_pages = rows_pages.min(bound);
+    let bank_pages = pages(options.bank_bytes).min(u32::MAX as usize / 2);
     // A sequence that needs more pages than there are would wait for ever.
-    let context = context.min(pages_max.saturating_mul(options.page_tokens));
+    let context = context.min(rows_pages.saturating_mul(options.page_tokens));
     let budget = budget(checkpoint, place, options, (context, depth_max));
     EngineInfo {
         vocab: config.vocab,
         context_tokens_max: context,
         slots: options.slots,
         page_tokens: options.page_tokens,
-        pages_max,
+        pages_max: rows_pages + bank_pages,
+        rows_pages_max: rows_pages,
         page_bytes,
         snapshot_bytes: one.snapshots,
         budget,
         depth_max,
+        marks: !matches!(place, Place::Mlx(_)),
         mtp_absent,
         device: place.name(),
         kernels: Vec::new(),
-        identity: identity(checkpoint, place, options),
+        identity: String::new(),
     }
 }
 
@@ -144,14 +149,29 @@ fn wish(options: &EngineOptions, context_tokens: usize, depth_max: u8) -> Wish {
 
 /// The checkpoint, and all that decides about bits: where and by which kernels it runs, and the
 /// layout of pages.
-fn identity(checkpoint: &Checkpoint, place: Place, options: &EngineOptions) -> String {
-    #[cfg(target_os = "linux")]
-    let kernels = crate::cpu::numerics();
-    #[cfg(not(target_os = "linux"))]
-    let kernels = "mlx";
+fn identity(
+    checkpoint: &Checkpoint,
+    place: Place,
+    options: &EngineOptions,
+    tried: &[Kernel],
+) -> String {
+    let kernels = match place {
+        #[cfg(target_os = "linux")]
+        Place::Host => crate::cpu::numerics().to_owned(),
+        Place::Mlx(_) => in_force(tried),
+    };
     let version = env!("CARGO_PKG_VERSION");
     let (checkpoint, place) = (&checkpoint.identity, place.name());
     format!("{checkpoint} {place} {kernels} {version} pages of {}", options.page_tokens)
+}
+
+/// The house's own kernels that passed their trial: beside each stands a plain path, whose bits may
+/// be others.
+fn in_force(tried: &[Kernel]) -> String {
+    let passed = tried.iter().filter(|kernel| kernel.fault.is_none());
+    let mut names: Vec<&str> = passed.map(|kernel| kernel.name.as_str()).collect();
+    names.sort_unstable();
+    format!("mlx with [{}]", names.join("; "))
 }
 
 /// What may be used, and what the largest step needs of it.
@@ -180,5 +200,22 @@ pub(super) fn checkpoint_dtype(checkpoint: &Checkpoint) -> Dtype {
         checkpoint::Dtype::F16 => Dtype::Float16,
         checkpoint::Dtype::BF16 => Dtype::Bfloat16,
         checkpoint::Dtype::F32 | checkpoint::Dtype::U32 => Dtype::Float32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_is_switched_off_makes_another_identity() {
+        let kernel = |name: &str, fault: Option<&str>| Kernel {
+            name: name.into(),
+            fault: fault.map(str::to_owned),
+        };
+        let both = in_force(&[kernel("b", None), kernel("a", None)]);
+        assert_eq!(both, in_force(&[kernel("a", None), kernel("b", None)]));
+        assert_ne!(both, in_force(&[kernel("a", None), kernel("b", Some("wrong by 1"))]));
+        assert_eq!(in_force(&[]), in_force(&[kernel("a", Some("absent"))]));
     }
 }

@@ -28,7 +28,8 @@ pub(super) fn run(shape: GdnShape, dtype: Dtype) -> Result<()> {
     let fused = Mixer::Fused(FusedGdn::new(&gpu(), &parameters, dtype)?);
     let mut pools = [pool(&shape, dtype, false)?, pool(&shape, dtype, true)?];
     let most = shape.verify_max;
-    let row = |slot, start, len, keep, commit| GdnRow { slot, start, len, keep, commit };
+    let row =
+        |slot, start, len, keep, commit| GdnRow { slot, start, len, keep, commit, mark: None };
     let calls = [
         vec![row(2, 0, 11, 0, true), row(0, 11, 2, 0, true)],
         vec![row(0, 0, most, 0, false), row(2, most, 1, 0, false)],

@@ -117,7 +117,7 @@ impl Set {
         chain(x, |i, y| {
             // Each replays all that it wrote down the time before.
             let keep = if calls < BLOCKS { 0 } else { len };
-            let row = |r| GdnRow { slot: r, start: r * len, len, keep, commit: false };
+            let row = |r| GdnRow { slot: r, start: r * len, len, keep, commit: false, mark: None };
             calls += 1;
             self.gdn[i].apply(y, &(0..rows).map(row).collect::<Vec<_>>(), &mut self.states[i])
         })

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use mtplx_core::accept::Rule;
 use mtplx_core::batch::{Deposit, Kind, Warm};
-use mtplx_core::engine::Engine;
-use mtplx_core::image::Image;
+use mtplx_core::engine::{Engine, Parcel, Stretch};
+use mtplx_core::image::{Image, Unfit};
 use mtplx_core::prefix::Prefix;
 use mtplx_core::request::{Drafts, Limits, Request, Sharing};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, SnapshotId, Tenant, Token};
+use mtplx_kernels::MlxEngine;
 
 use crate::house::{House, Q8, engine, prompts};
 
@@ -51,7 +52,25 @@ fn image(house: &mut House, snapshot: SnapshotId) -> Image {
         house.step(2);
     }
     let parcel = house.batch.parcel(snapshot).unwrap();
-    house.engine.export(parcel).unwrap()
+    given(&mut house.engine, parcel, usize::MAX >> 1)
+}
+
+/// A state taken out in stretches of about so many bytes.
+fn given(engine: &mut MlxEngine, at: Parcel<'_>, most: usize) -> Image {
+    let mut image = Image::default();
+    while !engine.export(at, &mut image, most).unwrap() {}
+    image
+}
+
+/// Brings a state in, in stretches of about so many bytes.
+fn taken(house: &mut House, at: SnapshotId, image: &Image, most: usize) -> Result<(), Unfit> {
+    let parcel = house.batch.parcel(at).unwrap();
+    let mut done = 0;
+    while !house.engine.import(parcel, image, Stretch { done: &mut done, most })? {
+        assert!(done > 0, "each call brings something");
+    }
+    house.batch.arrived(at);
+    Ok(())
 }
 
 /// What a request came to: its text, and its states at the ends of prompt and reply.
@@ -117,14 +136,15 @@ fn a_state_that_was_let_go_and_comes_back_into_another_engine_is_the_same_to_the
         let prefix = Prefix { tenant: Tenant(tenant), ..deposit.prefix.clone() };
         let len = prefix.tokens.len();
         let back = house.batch.import(prefix, deposit.kind).unwrap();
-        let parcel = house.batch.parcel(back.snapshot).unwrap();
-        house.engine.import(parcel, image).unwrap();
+        // A page at a time, and all at once.
+        taken(&mut house, back.snapshot, image, [1, 1 << 30][tenant as usize % 2]).unwrap();
         let id = house.admit(request(tenant, &second, &[]), None);
         let warm = end(&mut house, tenant, id);
         assert_eq!(house.told(id).usage.cached, len, "{:?}", deposit.kind);
         assert!(warm == cold, "{:?} leads elsewhere", deposit.kind);
         let parcel = house.batch.parcel(back.snapshot).unwrap();
-        assert!(house.engine.export(parcel).unwrap() == *image, "it stays as it was");
+        let again = given(&mut house.engine, parcel, [20_000, 1][tenant as usize % 2]);
+        assert!(again == *image, "it stays as it was");
     }
 }
 
@@ -177,8 +197,7 @@ fn an_image_that_is_not_what_the_engine_would_give_is_refused() {
         spoil(&mut image);
         let prefix = Prefix { tenant: Tenant(9), ..deposits[2].prefix.clone() };
         let back = house.batch.import(prefix, Kind::Prompt).unwrap().snapshot;
-        let parcel = house.batch.parcel(back).unwrap();
-        assert!(house.engine.import(parcel, &image).is_err(), "{i}");
+        assert!(taken(&mut house, back, &image, 1).is_err(), "{i}");
         house.batch.forget_import(back);
     }
     house.batch.check_integrity().unwrap();

@@ -88,7 +88,7 @@ impl Bench {
 
     pub fn row(len: usize, position: usize) -> FeedRow {
         let pages: Arc<[u32]> = (2..14).rev().collect();
-        FeedRow { slot: 1, start: 0, len, position, keep: 0, commit: true, pages }
+        FeedRow { slot: 1, start: 0, len, position, keep: 0, commit: true, mark: None, pages }
     }
 
     pub fn logits(&self, hidden: &Array) -> Vec<f32> {

@@ -126,6 +126,9 @@ pub struct Report {
     pub taken_over: usize,
     /// Tokens settled.
     pub emitted: usize,
+    /// Rows that began to decode though what was fed and what was restored do not make up their
+    /// prompt: a bug.
+    pub unaccounted: usize,
     /// States not kept because too many are alive already.
     pub dropped_deposits: usize,
     /// Largest depth of the step.
@@ -184,6 +187,7 @@ impl Batch {
     #[must_use]
     pub fn new(info: EngineInfo, limits: BatchLimits) -> Self {
         let ledger = Ledger::new(info.slots, info.page_tokens, info.pages_max);
+        let ledger = ledger.with_rows_max(info.rows_pages_max);
         let (rows, waiting) = (Rows::new(), VecDeque::new());
         Self {
             info,
@@ -334,12 +338,21 @@ impl Batch {
         let mut prefill = Vec::new();
         let mut slots = self.turns();
         slots.sort_unstable();
-        let mut must = budget > 0;
+        let (mut must, mut marks) = (budget > 0, self.info.marks);
         for (_, _, _, slot) in slots {
             let Some(row) = self.rows.get_mut(&slot) else { continue };
             let start = row.computed;
             // Only the first may go beyond a budget that is below the grain.
-            let end = row.chunk_end(budget, must, self.limits.chunk_grain);
+            let end = row.chunk_end(start, budget, (must, self.limits.chunk_grain));
+            // Where the engine sets a state aside on its way, one chunk need not end there.
+            let mark = Some(end).filter(|&end| marks && end > start);
+            let further = mark.map_or(end, |mark| {
+                let left = budget.saturating_sub(mark - start);
+                row.chunk_end(mark, left, (false, self.limits.chunk_grain))
+            });
+            let mark = mark.filter(|&mark| further > mark && row.is_kept_at(mark));
+            let end = if mark.is_some() { further } else { end };
+            marks &= mark.is_none();
             let sample = end == row.request.prompt.len();
             if end == start && !sample {
                 continue;
@@ -348,7 +361,7 @@ impl Batch {
                 (budget, must) = (budget.saturating_sub(end - start), false);
             }
             self.ledger.grow(&mut row.holding, end);
-            prefill.push(Prefill { slot, start, end, sample });
+            prefill.push(Prefill { slot, start, end, sample, mark });
         }
         prefill
     }

@@ -34,22 +34,36 @@ pub trait Engine {
     /// Gives back what it keeps for later use only.
     fn trim(&mut self) {}
 
-    /// A parked state, as bytes.
+    /// Takes more of a parked state out, as bytes: behind what `image` holds of it already, and
+    /// about `most` bytes, so that nobody waits for all of a large one. True once it is whole.
     ///
     /// # Errors
     /// [`Unfit`] when it cannot; the engine goes on.
-    fn export(&mut self, at: Parcel<'_>) -> Result<Image, Unfit> {
-        Err(Unfit(format!("this engine gives no {:?}", at.snapshot)))
+    fn export(&mut self, at: Parcel<'_>, image: &mut Image, most: usize) -> Result<bool, Unfit> {
+        let bytes = image.bytes();
+        Err(Unfit(format!("this engine gives no {:?} ({bytes}, {most})", at.snapshot)))
     }
 
-    /// Parks a state that [`Engine::export`] gave, maybe in another process, under a new name and
-    /// in these pages.
+    /// Brings more of a state in that [`Engine::export`] gave, maybe in another process, into these
+    /// pages: behind the first `done` bytes, and about `most`. It is checked as a whole before the
+    /// first. True once it is parked under its name.
     ///
     /// # Errors
     /// [`Unfit`] when it is not what this engine would have given; nothing is parked then.
-    fn import(&mut self, at: Parcel<'_>, image: &Image) -> Result<(), Unfit> {
-        Err(Unfit(format!("this engine takes no {:?} of {}", at.snapshot, image.bytes())))
+    fn import(&mut self, at: Parcel<'_>, image: &Image, part: Stretch<'_>) -> Result<bool, Unfit> {
+        let Stretch { done, most } = part;
+        let bytes = image.bytes();
+        Err(Unfit(format!("this engine takes no {:?} ({bytes}, {done}, {most})", at.snapshot)))
     }
+}
+
+/// How much of an image is brought in, and how much more is to be.
+#[derive(Debug)]
+pub struct Stretch<'a> {
+    /// Bytes that are; counted on by whoever brings more.
+    pub done: &'a mut u64,
+    /// Bytes of one call, about.
+    pub most: usize,
 }
 
 /// Where a state is parked that leaves the engine or comes into it.
@@ -76,6 +90,9 @@ pub struct EngineInfo {
     pub page_tokens: usize,
     /// Pages in all.
     pub pages_max: usize,
+    /// Of these, pages that running rows may have for themselves; the rest is the bank's, so that
+    /// neither takes the other's.
+    pub rows_pages_max: usize,
     /// Bytes of one page over all layers.
     pub page_bytes: u64,
     /// Bytes of a snapshot besides its pages: recurrent state, conv window, carry.
@@ -84,6 +101,9 @@ pub struct EngineInfo {
     pub budget: Budget,
     /// Most tokens it can draft a cycle; 0 without an MTP head.
     pub depth_max: u8,
+    /// Whether it can set a state aside in the middle of a chunk, so that no chunk has to end for
+    /// a state to be kept.
+    pub marks: bool,
     /// Why there is no MTP head, if there is none.
     pub mtp_absent: Option<String>,
     /// What it runs on, for people: device, numerics.
@@ -138,7 +158,8 @@ pub enum Move {
         slot: Slot,
         /// The new snapshot's name.
         snapshot: SnapshotId,
-        /// Tokens it covers: at most one verify cycle behind what was computed.
+        /// Tokens it covers: at most one verify cycle behind what was computed, or where the last
+        /// step set the state aside.
         len: usize,
     },
     /// A page is copied because a second row is going to write into it.
@@ -166,6 +187,9 @@ pub struct Prefill {
     pub end: usize,
     /// Whether the prompt ends here, so that the first token is to be drawn.
     pub sample: bool,
+    /// A position within, at which the state is set aside for the next step to save; for one
+    /// chunk of a plan at most, and only where the engine [marks](EngineInfo::marks).
+    pub mark: Option<usize>,
 }
 
 /// Drafts `depth` tokens and verifies them together with the pending token at `position`.

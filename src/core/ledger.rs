@@ -19,6 +19,9 @@ pub struct Ledger {
     pages_free: BTreeSet<Page>,
     /// Pages promised to running rows and not yet taken.
     promised: usize,
+    /// Pages that running rows were ever promised, taken or not; and how many may be.
+    owned: usize,
+    owned_max: usize,
     /// Pages up to the highest ever taken: the engine has memory for these.
     highest: usize,
     snapshots: BTreeMap<SnapshotId, Parked>,
@@ -33,11 +36,17 @@ struct Parked {
     holds: u32,
     /// Whether the bank's is among them: only what it keeps is found by others.
     banked: bool,
+    /// Whether it is still being brought in: nobody may start from it yet.
+    arriving: bool,
 }
 
 impl Parked {
     fn len(&self) -> usize {
         self.prefix.tokens.len()
+    }
+
+    fn is_found(&self) -> bool {
+        self.banked && !self.arriving
     }
 }
 
@@ -46,6 +55,8 @@ impl Parked {
 pub struct Holding {
     pages: Vec<Page>,
     promised: usize,
+    /// Of its own, taken or promised, beside those that it shares with where it started.
+    own: usize,
 }
 
 impl Holding {
@@ -78,10 +89,25 @@ impl Ledger {
             holders: vec![0; pages_max],
             pages_free: (0..pages_max).map(page).collect(),
             promised: 0,
+            owned: 0,
+            owned_max: usize::MAX,
             highest: 0,
             snapshots: BTreeMap::new(),
             snapshot_next: 0,
         }
+    }
+
+    /// Bounds the pages that running rows have for themselves.
+    #[must_use]
+    pub fn with_rows_max(mut self, pages: usize) -> Self {
+        self.owned_max = pages;
+        self
+    }
+
+    /// Whether running rows may have so many more pages for themselves.
+    #[must_use]
+    pub fn may_own(&self, pages: usize) -> bool {
+        self.owned + pages <= self.owned_max
     }
 
     /// Takes a slot and the promise of pages for `tokens_max` tokens, the first `len` of them from
@@ -95,7 +121,7 @@ impl Ledger {
         let len = parked.map_or(0, Parked::len);
         let whole = len / self.page_tokens;
         let own = tokens_max.div_ceil(self.page_tokens).saturating_sub(whole);
-        if own > self.pages_free.len().saturating_sub(self.promised) {
+        if own > self.pages_free.len().saturating_sub(self.promised) || !self.may_own(own) {
             return None;
         }
         let slot = self.slots_free.pop_first()?;
@@ -104,8 +130,8 @@ impl Ledger {
         for &page in &shared {
             *self.holder(page) += 1;
         }
-        self.promised += own;
-        let mut holding = Holding { pages: shared, promised: own };
+        (self.promised, self.owned) = (self.promised + own, self.owned + own);
+        let mut holding = Holding { pages: shared, promised: own, own };
         let copy = self.own_partial(partial, &mut holding);
         Some((slot, holding, copy))
     }
@@ -174,6 +200,7 @@ impl Ledger {
     pub fn close(&mut self, slot: Slot, holding: Holding) {
         assert!(self.slots_free.insert(slot), "a slot is given back once");
         self.promised -= holding.promised;
+        self.owned -= holding.own;
         for page in holding.pages {
             self.drop_page(page);
         }
@@ -194,13 +221,14 @@ impl Ledger {
         rows: impl Iterator<Item = (Slot, &'a Holding)>,
     ) -> Result<(), String> {
         let mut holders = vec![0_u32; self.holders.len()];
-        let mut promised = 0;
+        let (mut promised, mut owned) = (0, 0);
         let mut used = BTreeSet::new();
         for (slot, holding) in rows {
             if self.slots_free.contains(&slot) || !used.insert(slot) {
                 return Err(format!("{slot:?} is free or used twice"));
             }
             promised += holding.promised;
+            owned += holding.own;
             holding.pages.iter().for_each(|p| holders[p.0 as usize] += 1);
         }
         for parked in self.parked().values() {
@@ -211,6 +239,9 @@ impl Ledger {
         }
         if promised != self.promised || promised > self.pages_free.len() {
             return Err(format!("{promised} pages promised, {} booked", self.promised));
+        }
+        if owned != self.owned || owned > self.owned_max {
+            return Err(format!("{owned} pages are rows' own, {} booked", self.owned));
         }
         for (i, (&want, &have)) in holders.iter().zip(&self.holders).enumerate() {
             let page = Page(u32::try_from(i).map_err(|e| e.to_string())?);

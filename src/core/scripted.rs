@@ -8,7 +8,7 @@ use crate::accept::{draft, draw, verdict};
 use crate::batch::Row;
 use crate::engine::{
     Emitted, Engine, EngineInfo, Fault, Move, Outcome, Parcel, Plan, Prefill, RowOutcome, Rows,
-    Verify,
+    Stretch, Verify,
 };
 use crate::guard::Budget;
 use crate::image::{Image, Part, Unfit};
@@ -47,6 +47,8 @@ pub struct Scripted {
     script: Script,
     slots: BTreeMap<Slot, Sequence>,
     parked: BTreeMap<SnapshotId, Vec<Token>>,
+    /// What the last step set aside on its way, and whose slot it was.
+    aside: Option<(Slot, Vec<Token>)>,
     /// What each page holds: the token fed at each of its positions.
     pages: BTreeMap<Page, Vec<Option<Token>>>,
     /// What a step takes, in microseconds; nothing, unless a test says otherwise.
@@ -71,7 +73,8 @@ impl Scripted {
     #[must_use]
     pub fn new(info: EngineInfo, script: Script) -> Self {
         let (slots, parked, pages) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { info, script, slots, parked, pages, pace: |_| 0, fault_at_step: None }
+        let aside = None;
+        Self { info, script, slots, parked, aside, pages, pace: |_| 0, fault_at_step: None }
     }
 
     /// A small engine for tests.
@@ -83,10 +86,12 @@ impl Scripted {
             slots: 8,
             page_tokens: 16,
             pages_max: 400,
+            rows_pages_max: usize::MAX,
             page_bytes: 1024,
             snapshot_bytes: 4096,
             budget: Budget::NONE,
             depth_max: 4,
+            marks: true,
             mtp_absent: None,
             device: "scripted".into(),
             kernels: Vec::new(),
@@ -139,6 +144,14 @@ impl Scripted {
                 self.slots.insert(slot, Sequence { owner: None, fed, committed });
             }
             Move::Save { slot, snapshot, len } => {
+                if self
+                    .aside
+                    .as_ref()
+                    .is_some_and(|(from, text)| (*from, text.len()) == (slot, len))
+                {
+                    self.parked.extend(self.aside.take().map(|(_, text)| (snapshot, text)));
+                    return Ok(());
+                }
                 let holds = |s: &&mut Sequence| (s.committed..=s.fed.len()).contains(&len);
                 let sequence = self.slots.get_mut(&slot).filter(holds);
                 let sequence =
@@ -200,6 +213,9 @@ impl Scripted {
         self.feed(chunk.slot, row, chunk.start, new)?;
         if let Some(sequence) = self.slots.get_mut(&chunk.slot) {
             sequence.committed = chunk.end;
+            if let Some(mark) = chunk.mark {
+                self.aside = Some((chunk.slot, sequence.fed[..mark].to_vec()));
+            }
         }
         if !chunk.sample {
             return Ok(None);
@@ -275,30 +291,42 @@ impl Engine for Scripted {
         self.info.budget.base + pages * self.info.page_bytes + parked
     }
 
-    /// An image is the text itself.
-    fn export(&mut self, at: Parcel<'_>) -> Result<Image, Unfit> {
+    /// An image is the text itself, token by token.
+    fn export(&mut self, at: Parcel<'_>, image: &mut Image, most: usize) -> Result<bool, Unfit> {
         let parked = self.parked.get(&at.snapshot);
         let parked = parked.ok_or_else(|| Unfit(format!("{:?} is not parked", at.snapshot)))?;
-        let bytes = parked.iter().flat_map(|token| token.to_le_bytes()).collect();
-        let (name, dtype) = ("text".into(), "u32".into());
-        Ok(Image { parts: vec![Part { name, dtype, shape: vec![parked.len()], bytes }] })
+        if image.parts.is_empty() {
+            let (name, dtype) = ("text".into(), "u32".into());
+            image.parts.push(Part { name, dtype, shape: vec![parked.len()], bytes: Vec::new() });
+        }
+        let bytes = &mut image.parts[0].bytes;
+        let more = parked[bytes.len() / 4..].iter().take(most.div_ceil(4).max(1));
+        bytes.extend(more.flat_map(|token| token.to_le_bytes()));
+        Ok(bytes.len() == 4 * parked.len())
     }
 
-    fn import(&mut self, at: Parcel<'_>, image: &Image) -> Result<(), Unfit> {
-        let [part] = image.parts.as_slice() else { return Err(Unfit("one part".into())) };
-        let words = part.bytes.chunks_exact(4).map(|w| [w[0], w[1], w[2], w[3]]);
+    fn import(&mut self, at: Parcel<'_>, image: &Image, part: Stretch<'_>) -> Result<bool, Unfit> {
+        let [text] = image.parts.as_slice() else { return Err(Unfit("one part".into())) };
+        let words = text.bytes.chunks_exact(4).map(|w| [w[0], w[1], w[2], w[3]]);
         let text: Vec<Token> = words.map(Token::from_le_bytes).collect();
         if text.len() != at.tokens {
             return Err(Unfit(format!("{} tokens, not {}", text.len(), at.tokens)));
         }
         let size = self.info.page_tokens;
-        for (page, tokens) in at.pages.iter().zip(text.chunks(size)) {
+        let first = *part.done as usize / 4 / size;
+        let pages = part.most.div_ceil(4 * size).max(1);
+        let stretch = at.pages.iter().zip(text.chunks(size)).skip(first).take(pages);
+        for (page, tokens) in stretch {
             let mut cells: Vec<Option<Token>> = tokens.iter().copied().map(Some).collect();
             cells.resize(size, None);
             self.pages.insert(*page, cells);
+            *part.done += 4 * size as u64;
         }
-        self.parked.insert(at.snapshot, text);
-        Ok(())
+        let whole = first + pages >= at.pages.len();
+        if whole {
+            self.parked.insert(at.snapshot, text);
+        }
+        Ok(whole)
     }
 
     fn run(&mut self, plan: &Plan, rows: &Rows) -> Result<Outcome, Fault> {
@@ -308,6 +336,7 @@ impl Engine for Scripted {
         for &step in &plan.moves {
             self.carry_out(step)?;
         }
+        self.aside = None;
         let row = |slot: Slot| rows.get(&slot).ok_or_else(|| Fault(format!("no row in {slot:?}")));
         let mut outcome = Outcome::default();
         outcome.phases.verify_us = (self.pace)(plan);

@@ -254,27 +254,30 @@ fn read_sum(from: &mut impl Read) -> io::Result<blake3::Hash> {
 /// # Errors
 /// [`Refused`]; only `Damaged` is the file's fault.
 pub(in crate::bank) fn read(from: &mut impl Read, len: u64) -> Result<(Label, Image), Refused> {
-    let (head, sum, body) = open(from, len)?;
-    // As large as the file is, so not larger than somebody's disk.
-    let mut bytes = vec![0; body];
-    from.read_exact(&mut bytes)?;
+    let (head, sum, _) = open(from, len)?;
     let mut hasher = blake3::Hasher::new();
-    hasher.update(sum.as_bytes()).update(&bytes);
+    hasher.update(sum.as_bytes());
+    // All sizes together are the file's, so not larger than somebody's disk.
+    let mut next = |bytes: usize| -> io::Result<Vec<u8>> {
+        let mut own = vec![0; bytes];
+        from.read_exact(&mut own)?;
+        hasher.update(&own);
+        Ok(own)
+    };
+    let tokens = next(4 * head.tokens)?;
+    let words = tokens.chunks_exact(4).map(|w| [w[0], w[1], w[2], w[3]]);
+    let tokens: Arc<[Token]> = words.map(Token::from_le_bytes).collect();
+    let mut parts = Vec::with_capacity(head.parts.len());
+    for Shape { name, dtype, shape, bytes } in &head.parts {
+        let (name, dtype, shape) = (name.clone(), dtype.clone(), shape.clone());
+        parts.push(Part { name, dtype, shape, bytes: next(*bytes)? });
+    }
     if hasher.finalize() != read_sum(from)? {
         return Err(Refused::Damaged("the checksum of its body is wrong"));
     }
-    let (tokens, mut rest) = bytes.split_at(4 * head.tokens);
-    let words = tokens.chunks_exact(4).map(|w| [w[0], w[1], w[2], w[3]]);
-    let tokens: Arc<[Token]> = words.map(Token::from_le_bytes).collect();
     let kind = head.kind().ok_or(Refused::Damaged("its kind is unknown"))?;
     if head.hash() != chain(&tokens).last().copied() || tokens.is_empty() {
         return Err(Refused::Damaged("its head speaks of other tokens"));
-    }
-    let mut parts = Vec::with_capacity(head.parts.len());
-    for Shape { name, dtype, shape, bytes } in head.parts {
-        let (own, others) = rest.split_at(bytes);
-        rest = others;
-        parts.push(Part { name, dtype, shape, bytes: own.to_vec() });
     }
     let prefix = Prefix { tenant: Tenant(head.tenant), tokens };
     Ok((Label { identity: head.identity.into(), prefix, kind }, Image { parts }))

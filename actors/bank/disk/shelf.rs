@@ -37,6 +37,10 @@ impl Shelf {
         self.files.contains_key(&id)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }

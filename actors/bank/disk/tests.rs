@@ -176,6 +176,31 @@ fn what_cannot_be_read_now_is_not_removed_and_not_looked_for_again() {
     assert_eq!(open(&bounds).restore(id).unwrap(), state(1));
 }
 
+#[test]
+fn what_is_dropped_before_it_is_written_is_never_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let bounds = Config { queue_bytes_max: 64 << 20, bytes_max: 64 << 20, ..config(&folder) };
+    let store = open(&bounds);
+    let mut gone = 0;
+    for number in 1..=200 {
+        let (label, image) = state(number);
+        let id = label.id();
+        assert!(store.put(label, image) && store.has_or_expects(id));
+        // At once, or while it is being written.
+        std::thread::sleep(Duration::from_micros(number % 8 * 50));
+        if number % 2 == 0 {
+            assert!(store.remove(id) && !store.has_or_expects(id));
+            gone += 1;
+        }
+    }
+    // One that is given again after it was dropped is kept.
+    assert!(store.put(state(2).0, state(2).1));
+    assert!(store.flush(Duration::from_secs(60)));
+    assert_eq!(names(&bounds, ".state"), 200 - gone + 1);
+    assert_eq!(store.all().len(), 200 - gone + 1);
+    assert_eq!(store.restore(state(2).0.id()).unwrap(), state(2));
+}
+
 #[cfg(unix)]
 #[test]
 fn files_are_their_owners_alone() {

@@ -3,7 +3,6 @@
 use mtplx_core::image::{Image, Part};
 use tempfile::TempDir;
 
-use super::tiers::Restored;
 use super::*;
 
 const PROMPT: [Token; 6] = [1, 2, 3, 4, 5, 6];
@@ -44,7 +43,7 @@ async fn a_whole_file_that_the_engine_calls_unfit_is_removed() {
     world.open(&PROMPT).await;
     let arrival = world.arrived().await;
     assert!(store.has(id));
-    arrival.told.unwrap().send(Err("of other shapes".into())).unwrap();
+    arrival.told.send(Err("of other shapes".into())).unwrap();
     while store.has(id) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -52,36 +51,92 @@ async fn a_whole_file_that_the_engine_calls_unfit_is_removed() {
 }
 
 #[tokio::test]
-async fn the_time_of_an_earlier_read_does_not_end_a_later_one() {
-    let (mut world, _store, id, _folder) = filed().await;
-    for number in 1..=2 {
-        world.open(&PROMPT).await;
-        // Those before this one are over; whether it comes before the file or after, it is nothing.
-        let state = Err(Refused::Read(std::io::ErrorKind::TimedOut.into()));
-        let late = Restored { id, number: number - 1, state };
-        world.bank.cast(Message::Read(late)).unwrap();
-        world.arrived().await;
-        assert_eq!(world.warm().await, None);
+async fn whoever_waits_for_a_file_starts_from_its_state() {
+    let (mut world, _store, _id, _folder) = filed().await;
+    world.open(&PROMPT).await;
+    world.open(&PROMPT[..5]).await;
+    let arrival = world.arrived().await;
+    assert_eq!(arrival.image.bytes(), 2);
+    world.deposit(7, &PROMPT[..4], 10);
+    arrival.told.send(Ok(true)).unwrap();
+    assert_eq!((world.warm().await, world.warm().await), (warm(7, 4), warm(7, 4)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_comes_late_is_waited_for_no_longer_and_is_warm_once_it_came() {
+    let (mut world, _store, _id, _folder) = filed().await;
+    world.open(&PROMPT).await;
+    let arrival = world.arrived().await;
+    // The engine takes its time.
+    assert_eq!(world.warm().await, None);
+    // Who comes meanwhile waits for the same and starts no second read.
+    world.open(&PROMPT).await;
+    world.deposit(7, &PROMPT[..4], 10);
+    arrival.told.send(Ok(true)).unwrap();
+    assert_eq!(world.warm().await, warm(7, 4));
+}
+
+/// The fate of the next state that is to be written.
+async fn leaving(world: &mut World) -> Arc<Fate> {
+    match world.heard.recv().await {
+        Some(decode::Message::Export(_, decode::Outlet::Disk(_, _, fate))) => fate,
+        other => panic!("expected an export, heard {other:?}"),
     }
+}
+
+async fn leaves(world: &mut World) {
+    let heard = world.heard.recv().await;
+    assert!(matches!(heard, Some(decode::Message::Leave)), "{heard:?}");
 }
 
 #[tokio::test]
 async fn a_state_that_found_the_way_to_disk_full_is_written_later() {
     let (mut world, _store, _id, _folder) = filed().await;
     world.deposit(1, &[9, 9, 9], 10);
-    let mut written = async |again: bool| {
+    for _ in 0..2 {
         world.bank.cast(Message::Part).unwrap();
-        match world.heard.recv().await {
-            Some(decode::Message::Export(_, decode::Outlet::Disk(_, _, written))) => {
-                // As decode does.
-                written.store(!again, std::sync::atomic::Ordering::Relaxed);
-            }
-            other => panic!("expected an export, heard {other:?}"),
-        }
-        assert!(matches!(world.heard.recv().await, Some(decode::Message::Leave)));
-    };
-    written(true).await;
-    written(false).await;
+        // As decode does where there is no room.
+        leaving(&mut world).await.arrived(false);
+        leaves(&mut world).await;
+    }
     world.bank.cast(Message::Part).unwrap();
-    assert!(matches!(world.heard.recv().await, Some(decode::Message::Leave)), "it was taken");
+    let _on_its_way = leaving(&mut world).await;
+    leaves(&mut world).await;
+    world.bank.cast(Message::Part).unwrap();
+    leaves(&mut world).await;
+}
+
+#[tokio::test]
+async fn a_state_that_the_disk_let_go_is_written_again_when_memory_lets_it_go() {
+    let (mut world, store, _id, _folder) = filed().await;
+    world.deposit(1, &[9, 9, 9], 10);
+    world.bank.cast(Message::Part).unwrap();
+    let fate = leaving(&mut world).await;
+    leaves(&mut world).await;
+    let prefix = Prefix { tenant: Tenant(0), tokens: [9, 9, 9].into() };
+    let label = Label { identity: "a model".into(), prefix, kind: Kind::Reply };
+    let id = label.id();
+    assert!(store.put(label, Image::default()));
+    fate.arrived(true);
+    world.bank.cast(Message::Part).unwrap();
+    leaves(&mut world).await;
+    assert!(store.flush(Duration::from_secs(30)) && store.remove(id));
+    world.bank.cast(Message::Reclaim).unwrap();
+    leaving(&mut world).await;
+    assert_eq!(world.released().await, 1);
+}
+
+#[tokio::test]
+async fn a_state_that_is_dropped_on_its_way_to_the_disk_is_not_wanted_there() {
+    let (mut world, _store, _id, _folder) = filed().await;
+    world.deposit(1, &[9, 9, 9], 10);
+    world.bank.cast(Message::Part).unwrap();
+    let fate = leaving(&mut world).await;
+    leaves(&mut world).await;
+    assert!(fate.is_wanted());
+    let prefix = Prefix { tenant: Tenant(0), tokens: [9, 9, 9].into() };
+    let id = Label { identity: "a model".into(), prefix, kind: Kind::Reply }.id();
+    let dropped = manage(&world.bank, |port| Command::Drop(id, port)).await;
+    assert!(dropped == Some(true) && !fate.is_wanted());
+    assert_eq!(world.released().await, 1);
 }

@@ -91,19 +91,38 @@ async fn what_is_pinned_stays_until_nothing_else_is_left() {
         world.deposit(id, &[id as Token], 30 << 10);
     }
     let mut released = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..5 {
         released.push(world.released().await);
     }
-    assert_eq!(released, [2, 3, 4, 5]);
+    assert_eq!(released, [2, 3, 4, 5, 6], "what is pinned counts among all");
     world.open(&[1]).await;
     assert_eq!(world.warm().await, warm(1, 1));
-    for gone in [6, 7, 8, 1] {
+    for gone in [7, 8, 1] {
         world.bank.cast(Message::Reclaim).unwrap();
         assert_eq!(world.released().await, gone);
         assert!(matches!(world.heard.recv().await, Some(decode::Message::Reclaimed(true))));
     }
     let seen = world.observe().await;
     assert_eq!((seen.entries, seen.bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn however_small_pinned_states_are_half_of_all_places_stay_free() {
+    let mut world = world(Config { entries_max: 8, ..ROOMY }).await;
+    let mut pinned = 0;
+    for id in 1..=8 {
+        world.deposit(id, &[id as Token], 1);
+        let prefix = Prefix { tenant: Tenant(0), tokens: [id as Token].into() };
+        let id = Label { identity: "a model".into(), prefix, kind: Kind::Reply }.id();
+        let told = manage(&world.bank, |port| Command::Pin(id, true, port)).await;
+        pinned += u32::from(told == Some(Pinned::Done));
+    }
+    assert_eq!(pinned, 4);
+    for id in 9..=20 {
+        world.deposit(id, &[id as Token], 1);
+        assert!(world.observe().await.entries <= 8);
+    }
+    assert_eq!(world.released().await, 5);
 }
 
 #[tokio::test]

@@ -73,12 +73,24 @@ impl Block<'_> {
         self.fold(simd, key_dim, state);
         if row.commit {
             for token in row.start..row.start + row.len {
+                self.set_aside(token, state);
                 let delta = self.look(simd, key_dim, token, state);
                 let (k, rates) = self.key(token);
                 advance(simd, state, &k[..key_dim], &delta, rates.decay);
             }
         } else {
             self.verify(simd, key_dim, state);
+        }
+    }
+
+    /// Copies the state before `token` where it is to be kept.
+    #[inline(always)]
+    fn set_aside(&self, token: usize, state: &[f32]) {
+        let Some((len, slot)) = self.row.mark else { return };
+        if token == self.row.start + len {
+            let at = slot * self.dims.state_len() + self.first * self.dims.key_dim;
+            // SAFETY: blocks are disjoint, and nobody else has this slot.
+            unsafe { self.state.part(at, state.len()) }.copy_from_slice(state);
         }
     }
 

@@ -24,6 +24,14 @@ pub(super) fn window(dims: &GdnDims, proj: &[f32], row: &GdnRow, windows: &mut [
     (0..new).for_each(|i| put(window, old + i, row.len - new + i));
 }
 
+/// Copies the window as it is after the row's marked token to the slot that is set aside for it.
+pub(super) fn mark(dims: &GdnDims, proj: &[f32], row: &GdnRow, windows: &mut [f32]) {
+    let Some((len, slot)) = row.mark else { return };
+    let size = dims.window_len();
+    windows.copy_within(row.slot * size..(row.slot + 1) * size, slot * size);
+    window(dims, proj, &GdnRow { slot, len, mark: None, ..*row }, windows);
+}
+
 /// Writes keys and decays of uncertain tokens to the tape; their d is there already.
 pub(super) fn tape(dims: &GdnDims, inputs: &Inputs, row: &GdnRow, tapes: &mut [f32]) {
     if row.commit {

@@ -135,7 +135,7 @@ impl Memory {
 }
 
 fn commit(slot: usize, start: usize, len: usize) -> GdnRow {
-    GdnRow { slot, start, len, keep: 0, commit: true }
+    GdnRow { slot, start, len, keep: 0, commit: true, mark: None }
 }
 
 fn tokens(random: &mut Random, dims: &GdnDims, count: usize) -> Vec<f32> {
@@ -177,6 +177,37 @@ fn tiers_agree() {
         };
         assert_same_on_all_tiers(run, &format!("{dims:?}"));
     }
+}
+
+#[test]
+fn what_is_set_aside_on_the_way_is_the_state_of_a_shorter_call_and_changes_nothing_else() {
+    on_all_tiers(|| {
+        let mut random = Random::new(42);
+        for len in 1..12 {
+            let sample = Sample::random(&mut random);
+            let dims = sample.layer.dims;
+            let proj = tokens(&mut random, &dims, 12);
+            // After four tokens of its own, two of them kept from a verify.
+            let run = |last: GdnRow| {
+                let mut memory = Memory::new(&dims, 3);
+                memory.begin(&dims, 1);
+                let verify = GdnRow { commit: false, ..commit(1, 2, dims.verify_max.min(2)) };
+                memory.run(&sample.layer, &proj, &[commit(1, 0, 2)]);
+                memory.run(&sample.layer, &proj, &[verify]);
+                let out = memory.run(&sample.layer, &proj, &[last]);
+                (memory, out)
+            };
+            let last = GdnRow { keep: 1, ..commit(1, 0, 12) };
+            let (plain, out) = run(last);
+            let (short, _) = run(GdnRow { len, ..last });
+            let (marked, same) = run(GdnRow { mark: Some((len, 2)), ..last });
+            assert_eq!(same, out);
+            assert_eq!(marked.state(&dims, 1), plain.state(&dims, 1));
+            assert_eq!(marked.history(&dims, 1), plain.history(&dims, 1));
+            assert_eq!(marked.state(&dims, 2), short.state(&dims, 1), "after {len}");
+            assert_eq!(marked.history(&dims, 2), short.history(&dims, 1), "after {len}");
+        }
+    });
 }
 
 /// A sequence decoded one committed token at a time: what every other way must equal.
@@ -243,7 +274,8 @@ fn live(random: &mut Random, sample: &Sample, sequences: usize, steps: usize) {
             let from = sequence.done * dims.projection();
             proj.extend(&sequence.oracle.proj[from..][..right * dims.projection()]);
             proj.extend(tokens(random, &dims, len - right));
-            rows.push(GdnRow { slot: sequence.slot, start, len, keep, commit });
+            let (slot, mark) = (sequence.slot, None);
+            rows.push(GdnRow { slot, start, len, keep, commit, mark });
             checks.push((i as usize, start, sequence.done, right));
             sequence.right = if commit { 0 } else { right };
             sequence.done += if commit { len } else { 0 };

@@ -163,8 +163,9 @@ fn time_gdn() -> Result<()> {
         let tokens = rows * len;
         let proj = values(tokens * dims.projection(), 5);
         let mut out = vec![0.0; tokens * dims.value_heads * dims.value_dim];
-        let rows: Vec<GdnRow> =
-            (0..rows).map(|slot| GdnRow { slot, start: slot * len, len, keep, commit }).collect();
+        let rows: Vec<GdnRow> = (0..rows)
+            .map(|slot| GdnRow { slot, start: slot * len, len, keep, commit, mark: None })
+            .collect();
         let seconds = shortest(|| {
             let pools = GdnPools { state: &mut state, window: &mut window, tape: &mut tape };
             gated_delta(&layer, &proj, &rows, pools, &mut out);

@@ -16,6 +16,8 @@ pub struct Row {
     pub(super) holding: Holding,
     pub(super) seen: Seen,
     pub(super) usage: Usage,
+    /// Tokens of its prompt that were fed.
+    pub(super) fed: usize,
     /// Prompt tokens that had been fed to everybody when it got its slot.
     pub(super) since: u64,
     /// Whose state it waits for, instead of computing the same.
@@ -110,6 +112,7 @@ impl Row {
             holding,
             seen,
             usage,
+            fed: 0,
             since,
             follows: None,
             stops: Vec::new(),
@@ -136,10 +139,20 @@ impl Row {
         (!self.is_decoding()).then_some((left > 0, due, self.request.id, slot))
     }
 
-    /// Where the next chunk ends: at a multiple of the grain, a boundary to keep, or the prompt's
-    /// end; not beyond the budget, unless nothing would be fed and something must.
-    pub(super) fn chunk_end(&self, budget: usize, must: bool, grain: usize) -> usize {
-        let (start, prompt) = (self.computed, self.request.prompt.len());
+    /// Whether its state after `at` tokens of its prompt is to be kept.
+    pub(super) fn is_kept_at(&self, at: usize) -> bool {
+        self.request.boundaries.iter().chain(&self.stops).any(|&b| b == at)
+    }
+
+    /// Where a chunk from `start` on ends: at a multiple of the grain, a boundary to keep, or the
+    /// prompt's end; not beyond the budget, unless nothing would be fed and something must.
+    pub(super) fn chunk_end(
+        &self,
+        start: usize,
+        budget: usize,
+        (must, grain): (bool, usize),
+    ) -> usize {
+        let prompt = self.request.prompt.len();
         let places = self.request.boundaries.iter().chain(&self.stops).copied();
         let boundary = places.filter(|&b| b > start).min();
         let stop = boundary.unwrap_or(prompt).min(prompt);

@@ -64,7 +64,10 @@ impl Batch {
         let ((states, pages), (_, free)) = (self.ledger.idle(), self.ledger.free());
         let used = self.used().saturating_sub(states as u64 * self.info.snapshot_bytes);
         let needed = guard::needed(&self.info, self.ledger.rise_after(pages, own));
-        own <= free + pages && guard::check(&self.info, used, needed).is_ok()
+        // Where rows have all that is theirs, only the end of one of them helps.
+        self.ledger.may_own(own)
+            && own <= free + pages
+            && guard::check(&self.info, used, needed).is_ok()
     }
 
     /// Takes out the first in the queue if it would wait for ever, because nothing runs, no state

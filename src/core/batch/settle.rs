@@ -54,13 +54,13 @@ impl Batch {
     fn settle_chunk(&mut self, chunk: &Prefill, settled: &mut Settled) {
         let Some(row) = self.rows.get_mut(&chunk.slot) else { return };
         row.computed = chunk.end;
+        row.fed += chunk.end - chunk.start;
         // The prompt's end is kept once its first token shows that the state is sound.
-        let places = || row.request.boundaries.iter().chain(&row.stops);
-        let boundary = !chunk.sample && places().any(|&b| b == chunk.end);
-        if boundary && chunk.end > chunk.start {
-            let root = row.request.sharing.root == chunk.end;
-            let kind = if root { Kind::Root } else { Kind::Boundary };
-            self.keep((chunk.slot, chunk.end), kind, settled);
+        let boundary = !chunk.sample && chunk.end > chunk.start && row.is_kept_at(chunk.end);
+        let (root, end) = (row.request.sharing.root, chunk.end);
+        for at in chunk.mark.into_iter().chain(boundary.then_some(end)) {
+            let kind = if root == at { Kind::Root } else { Kind::Boundary };
+            self.keep((chunk.slot, at), kind, settled);
         }
     }
 
@@ -72,6 +72,9 @@ impl Batch {
             return self.finish(slot, Finish::Fault, settled);
         };
         let prompt = row.request.prompt.len();
+        if !row.is_decoding() && row.fed + row.usage.cached != prompt {
+            settled.report.unaccounted += 1;
+        }
         if !row.is_decoding() && prompt > row.usage.cached {
             self.keep((slot, prompt), Kind::Prompt, settled);
         }
@@ -147,12 +150,12 @@ impl Batch {
         self.info.snapshot_bytes + pages * self.info.page_bytes
     }
 
-    /// Takes pages and a name for a state that comes from outside; the engine is to be given it
-    /// before the next plan runs. `None` if there is no room, or it is here already.
+    /// Takes pages and a name for a state that comes from outside; nobody starts from it before
+    /// [`Batch::arrived`]. `None` if there is no room, or it is here already or on its way.
     pub fn import(&mut self, prefix: Prefix, kind: Kind) -> Option<Deposit> {
         let rise = self.ledger.rise(prefix.tokens.len(), None);
         let fits = guard::check(&self.info, self.used(), guard::needed(&self.info, rise)).is_ok();
-        let here = self.ledger.same(&prefix).is_some();
+        let here = self.ledger.same(&prefix).is_some() || self.ledger.is_arriving(&prefix);
         if !fits || !self.has_room() || here || self.reads_freed_pages() {
             return None;
         }
@@ -171,6 +174,11 @@ impl Batch {
             Move::Save { snapshot, .. } => self.ledger.parcel(*snapshot).is_none(),
             Move::Clear { .. } | Move::Restore { .. } | Move::Forget { .. } => false,
         })
+    }
+
+    /// The engine has all of a state that [`Batch::import`] made room for.
+    pub fn arrived(&mut self, snapshot: SnapshotId) {
+        self.ledger.arrived(snapshot);
     }
 
     /// Undoes [`Batch::import`] of a state that the engine refused.

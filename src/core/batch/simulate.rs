@@ -14,9 +14,11 @@ use crate::scripted::{Script, Scripted};
 
 mod guests;
 mod invariants;
+mod porters;
 
 use guests::{Rng, alone, anybody};
 use invariants::*;
+use porters::Porters;
 
 /// Steps of all seeds together.
 const STEPS: u64 = 100_000;
@@ -46,6 +48,10 @@ struct Tally {
     nonsense: usize,
     generations: usize,
     stalls: usize,
+    carried_out: usize,
+    carried_in: usize,
+    roots: usize,
+    marks: usize,
 }
 
 struct World {
@@ -54,6 +60,7 @@ struct World {
     engine: Scripted,
     batch: Batch,
     shelf: Shelf,
+    porters: Porters,
     stems: Vec<Vec<Token>>,
     asked: BTreeMap<RequestId, Request>,
     told: BTreeMap<RequestId, Vec<Token>>,
@@ -110,6 +117,8 @@ impl Setup {
         let info = EngineInfo {
             budget: Budget { bytes, base: 1 << 20, step: 1 << 10 },
             pages_max: pick(&[400, 24], 1),
+            marks: pick(&[1, 0], 7) == 1,
+            rows_pages_max: pick(&[usize::MAX, 40], 3),
             context_tokens_max: pick(&[512, 150], 2),
             ..Scripted::small(script).info().clone()
         };
@@ -137,6 +146,7 @@ impl World {
             engine,
             batch,
             shelf: Shelf::default(),
+            porters: Porters::default(),
             stems,
             asked: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -207,6 +217,7 @@ impl World {
         self.batch.measured(self.engine.memory());
         let (before, left) = (self.batch.rows().len(), prompts_left(&self.batch));
         let plan = self.batch.plan(knobs);
+        self.tally.marks += plan.prefill.iter().filter(|chunk| chunk.mark.is_some()).count();
         for row in self.batch.rows().values() {
             let own = (row.request.prompt.len() - row.usage.cached) as u64;
             self.left.entry(row.request.id).or_insert((own, left));
@@ -238,6 +249,7 @@ impl World {
             }
         }
         self.last = plan;
+        self.carry();
         memory_stays_within_the_budget(&self.engine);
         the_ledger_is_clean(&self.batch);
     }
@@ -245,9 +257,11 @@ impl World {
     fn settle(&mut self, plan: &Plan, outcome: Outcome) {
         let settled = self.batch.settle(plan, outcome);
         self.tally.taken_over += settled.report.taken_over;
+        assert_eq!(settled.report.unaccounted, 0, "what was fed and restored is the prompt");
         equal_states_are_kept_once(&settled.deposits, &self.shelf.0);
         for deposit in &settled.deposits {
             self.owners.insert(deposit.snapshot, deposit.prefix.tenant);
+            self.tally.roots += usize::from(deposit.kind == Kind::Root);
         }
         tokens_out_equal_tokens_settled(&settled);
         for (id, event) in settled.events {
@@ -270,7 +284,7 @@ impl World {
             self.evict();
         }
         // Everybody here would fit alone, as the door sees to.
-        if self.batch.rows().is_empty() && self.shelf.0.is_empty() {
+        if self.batch.rows().is_empty() && self.batch.ledger().snapshots() == 0 {
             self.batch.measured(self.engine.memory());
             assert_eq!(self.batch.give_up(), None, "{:?}", self.batch.shortage());
         }
@@ -298,6 +312,7 @@ impl World {
     fn next_generation(&mut self) {
         (self.engine, self.batch) = self.setup.open();
         self.shelf = Shelf::default();
+        self.put_down();
         self.queue.clear();
         self.left.clear();
         self.forwarded.clear();
@@ -323,6 +338,7 @@ impl World {
             self.step();
         }
         assert!(self.asked.is_empty(), "L5: {:?} never ended", self.asked.keys());
+        self.come_to_rest();
         while !self.shelf.0.is_empty() {
             self.evict();
         }
@@ -354,11 +370,17 @@ fn whatever_happens_the_invariants_hold() {
         sum.nonsense += tally.nonsense;
         sum.generations += tally.generations;
         sum.stalls += tally.stalls;
+        sum.carried_out += tally.carried_out;
+        sum.carried_in += tally.carried_in;
+        sum.roots += tally.roots;
+        sum.marks += tally.marks;
     }
     // A simulation in which nothing happens proves nothing.
     assert!(sum.steps >= STEPS, "{sum:?}");
     assert!(sum.finished > 10_000 && sum.cached > 50_000 && sum.cancelled > 1_000, "{sum:?}");
     assert!(sum.taken_over > 10_000, "{sum:?}");
+    assert!(sum.carried_out > 500 && sum.carried_in > 500, "{sum:?}");
+    assert!(sum.roots > 500 && sum.marks > 500, "{sum:?}");
     assert!(sum.nonsense > 200 && sum.generations > 100 && sum.stalls > 100, "{sum:?}");
 }
 

@@ -14,23 +14,43 @@ impl Ledger {
         self.name(pages, prefix)
     }
 
-    /// Takes pages for a state that comes from outside, held once (by the bank). `None` if too few
-    /// are free that nobody was promised.
+    /// Takes pages for a state that comes from outside, held once (by the bank); nobody finds it
+    /// before [`Self::arrived`]. `None` if too few are free that nobody was promised.
     pub fn import(&mut self, prefix: Prefix) -> Option<SnapshotId> {
         let own = prefix.tokens.len().div_ceil(self.page_tokens);
         if own > self.pages_free.len().saturating_sub(self.promised) {
             return None;
         }
         self.promised += own;
-        let mut holding = Holding { pages: Vec::new(), promised: own };
+        let mut holding = Holding { pages: Vec::new(), promised: own, own: 0 };
         self.grow(&mut holding, prefix.tokens.len());
-        Some(self.name(holding.pages, prefix))
+        let id = self.name(holding.pages, prefix);
+        if let Some(parked) = self.snapshots.get_mut(&id) {
+            parked.arriving = true;
+        }
+        Some(id)
+    }
+
+    /// A state from outside is all there.
+    pub fn arrived(&mut self, id: SnapshotId) {
+        if let Some(parked) = self.snapshots.get_mut(&id) {
+            parked.arriving = false;
+            // Who has looked already may look again.
+            self.snapshot_next += 1;
+        }
+    }
+
+    /// Whether a state of exactly this prefix is being brought in.
+    #[must_use]
+    pub fn is_arriving(&self, prefix: &Prefix) -> bool {
+        self.snapshots.values().any(|p| p.arriving && p.prefix == *prefix)
     }
 
     fn name(&mut self, pages: Vec<Page>, prefix: Prefix) -> SnapshotId {
         self.snapshot_next += 1;
         let id = SnapshotId(self.snapshot_next);
-        self.snapshots.insert(id, Parked { pages, prefix, holds: 1, banked: true });
+        self.snapshots
+            .insert(id, Parked { pages, prefix, holds: 1, banked: true, arriving: false });
         id
     }
 
@@ -71,7 +91,7 @@ impl Ledger {
         let mut best: Option<(SnapshotId, usize)> = None;
         for (&id, parked) in &self.snapshots {
             let longer = parked.len() > best.map_or(0, |(_, len)| len);
-            if parked.banked
+            if parked.is_found()
                 && longer
                 && parked.prefix.tenant == tenant
                 && prompt.starts_with(&parked.prefix.tokens)
@@ -86,7 +106,7 @@ impl Ledger {
     #[must_use]
     pub fn same(&self, prefix: &Prefix) -> Option<SnapshotId> {
         let mut parked = self.snapshots.iter();
-        parked.find(|(_, p)| p.banked && p.prefix == *prefix).map(|(&id, _)| id)
+        parked.find(|(_, p)| p.is_found() && p.prefix == *prefix).map(|(&id, _)| id)
     }
 
     /// Names given so far: while this stays, so does what [`Self::find`] can find, or it is less.
@@ -115,12 +135,13 @@ impl Ledger {
             *self.holder(page) += 1;
         }
         self.promised -= holding.promised;
+        self.owned -= holding.own;
         for page in std::mem::take(holding).pages {
             self.drop_page(page);
         }
         let own = tokens_max.div_ceil(self.page_tokens).saturating_sub(whole);
-        self.promised += own;
-        *holding = Holding { pages: shared, promised: own };
+        (self.promised, self.owned) = (self.promised + own, self.owned + own);
+        *holding = Holding { pages: shared, promised: own, own };
         self.own_partial(partial, holding)
     }
 
@@ -142,7 +163,7 @@ impl Ledger {
     pub fn idle(&self) -> (usize, usize) {
         let mut states = 0;
         let mut holders = vec![0_u32; self.holders.len()];
-        for parked in self.snapshots.values().filter(|p| p.banked && p.holds == 1) {
+        for parked in self.snapshots.values().filter(|p| p.is_found() && p.holds == 1) {
             states += 1;
             parked.pages.iter().for_each(|page| holders[page.0 as usize] += 1);
         }

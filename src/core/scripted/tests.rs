@@ -41,7 +41,7 @@ fn fault(engine: &mut Scripted, plan: &Plan, batch: &Batch) -> String {
 fn a_rewind_of_more_than_one_cycle_is_a_fault() {
     let (mut engine, batch, last) = decoding();
     let slot = last.verify[0].slot;
-    let back = |start| Prefill { slot, start, end: start, sample: false };
+    let back = |start| Prefill { slot, start, end: start, sample: false, mark: None };
     // To where the last cycle began is what a verdict may ask for.
     let here = Plan { prefill: vec![back(last.verify[0].position)], ..Plan::default() };
     engine.run(&here, batch.rows()).unwrap();

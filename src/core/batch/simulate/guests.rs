@@ -64,6 +64,7 @@ pub(super) fn anybody(rng: &mut Rng, id: u64, stems: &[Vec<Token>]) -> Request {
     if prompt.is_empty() {
         prompt.push(3);
     }
+    let root = if rng.chance(2) && boundary < prompt.len() { boundary } else { 0 };
     let greedy = rng.chance(3);
     let penalised = rng.chance(4);
     let sampling = Sampling {
@@ -87,7 +88,7 @@ pub(super) fn anybody(rng: &mut Rng, id: u64, stems: &[Vec<Token>]) -> Request {
             new_tokens_max: 1 + rng.below(60) as usize,
             stop_tokens: Arc::new(BTreeSet::from([7])),
         },
-        sharing: Sharing { tenant: Tenant(rng.below(2)), background: rng.chance(8), root: 0 },
+        sharing: Sharing { tenant: Tenant(rng.below(2)), background: rng.chance(8), root },
         draft_tokens: [Drafts::Tuned, Drafts::AtLeast(1), Drafts::Exactly(0), Drafts::Exactly(3)]
             [rng.below(4) as usize],
     }

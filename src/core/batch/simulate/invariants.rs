@@ -88,7 +88,13 @@ pub(super) fn chunks_are_cut_where_they_may(plan: &Plan, batch: &Batch) {
         let worth = request.boundaries.contains(&chunk.end);
         assert!(on_grain || worth || chunk.end == request.prompt.len(), "{chunk:?}");
         assert_eq!(chunk.sample, chunk.end == request.prompt.len(), "{chunk:?}");
+        // None runs over a place that is to be kept, but for one that keeps it on its way.
+        let over = request.boundaries.iter().filter(|&&b| chunk.start < b && b < chunk.end);
+        assert!(over.copied().all(|b| Some(b) == chunk.mark), "{chunk:?}");
+        assert!(chunk.mark.is_none_or(|at| chunk.start < at && at < chunk.end), "{chunk:?}");
     }
+    let marks = plan.prefill.iter().filter(|chunk| chunk.mark.is_some()).count();
+    assert!(marks <= usize::from(batch.info.marks), "{plan:?}");
 }
 
 /// Nobody drafts deeper than its request, the knobs and its room allow, but for drafts that its
