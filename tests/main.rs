@@ -5,6 +5,7 @@
 //! * `cli`: what the command line says, above all when something is wrong;
 //! * `config`: every file in config/ parses and checks;
 //! * `dashboards`: every metric that is drawn exists;
+//! * `openapi`: schemathesis against the real server, by its own document;
 //! * `openai`: the official Python client against the real server;
 //! * `leaving`: a client that goes away takes its row along;
 //! * `memory`: what is needed is said beforehand, what does not fit is refused;
@@ -30,5 +31,6 @@ mod leaving;
 mod memory;
 mod metrics;
 mod openai;
+mod openapi;
 mod structure;
 mod tidy;
