@@ -13,7 +13,6 @@ use std::num::{NonZeroU16, NonZeroUsize};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::serve::ListenerExt;
 use mtplx_core::engine::EngineInfo;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::{Deserialize, Serialize};
@@ -27,9 +26,12 @@ use crate::bank;
 mod admin;
 mod admission;
 mod anthropic;
+mod body;
+mod docs;
 mod grammar;
+mod listen;
 mod openai;
-
+mod openapi;
 mod reply;
 mod responses;
 mod routes;
@@ -39,14 +41,12 @@ mod thinking;
 mod tokenize;
 mod unknown;
 mod wire;
+mod work;
 
 pub use self::admin::Secret;
 use self::admission::{House, Readiness};
 pub use self::text::{Chat, Files, Must, Prompt, Text, TextError};
 pub use self::unknown::UnknownFields;
-
-/// Work on more bytes than this leaves the connection's thread.
-const LONG_BYTES: usize = 4 * 1024;
 
 /// What the ingress hears.
 #[derive(Debug)]
@@ -236,19 +236,8 @@ impl Actor for Ingress {
         let house = Arc::new(House::new(config, text, seen));
         let app = routes::router(Arc::clone(&house), render);
         let (stop, stopped) = oneshot::channel::<()>();
-        // Small events go out at once: waiting to fill a segment costs a client up to 40 ms.
-        let listener = listener.tap_io(|connection| {
-            if let Err(error) = connection.set_nodelay(true) {
-                tracing::debug!(%error, "cannot set TCP_NODELAY");
-            }
-        });
-        let server = axum::serve(listener, app).with_graceful_shutdown(async {
-            let _ = stopped.await;
-        });
         tokio::spawn(async move {
-            if let Err(error) = server.await {
-                tracing::error!(%error, "the listener failed");
-            }
+            listen::serve(listener, app, stopped).await;
             let _ = myself.cast(Message::Closed);
         });
         Ok(State { house, readiness, stop: Some(stop), drains: Vec::new() })
@@ -295,24 +284,6 @@ impl State {
         if self.stop.is_some() {
             self.readiness.send_replace(readiness());
         }
-    }
-}
-
-/// Runs `work` on `bytes` of input, off this thread if that may take long.
-async fn off_thread<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    if bytes < LONG_BYTES {
-        return work();
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        // Only a runtime that is shutting down cancels; then nobody waits for this either.
-        Err(ended) => match ended.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

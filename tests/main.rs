@@ -6,6 +6,7 @@
 //! * `config`: every file in config/ parses and checks;
 //! * `dashboards`: every metric that is drawn exists;
 //! * `openai`: the official clients for Python and JavaScript against the real server;
+//! * `openapi`: schemathesis against the real server, by its own document;
 //! * `openwebui`: Open WebUI in a browser against the real server, where that was asked for;
 //! * `leaving`: a client that goes away takes its row along;
 //! * `memory`: what is needed is said beforehand, what does not fit is refused;
@@ -31,6 +32,7 @@ mod leaving;
 mod memory;
 mod metrics;
 mod openai;
+mod openapi;
 mod openwebui;
 mod structure;
 mod tidy;

@@ -13,11 +13,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::body::to_bytes;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{MethodRouter, get, put};
 use axum::{Json, Router};
 use ractor::ActorRef;
 use serde::{Deserialize, Deserializer};
@@ -25,6 +25,8 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::admission::{House, Readiness};
+use super::body::Named;
+use super::openapi::answers::{Imported, OpenAiError};
 use crate::bank::{self, Command, Failure, Id, Pinned};
 
 /// Longest file that is taken in: it is held in memory while it is checked. A larger one goes into
@@ -92,11 +94,18 @@ pub(super) fn routes(secret: &Secret) -> Router<Arc<House>> {
             }
         }
     });
-    Router::new()
-        .route("/admin/bank", get(list).post(import))
-        .route("/admin/bank/{id}", get(export).delete(forget))
-        .route("/admin/bank/{id}/pin", put(pin).delete(unpin))
-        .route_layer(guard)
+    let app =
+        table().into_iter().fold(Router::new(), |app, (path, method)| app.route(path, method));
+    app.route_layer(guard)
+}
+
+/// What answers at which path.
+pub(super) fn table() -> Vec<(&'static str, MethodRouter<Arc<House>>)> {
+    vec![
+        ("/admin/bank", get(list).post(import)),
+        ("/admin/bank/{id}", get(export).delete(forget)),
+        ("/admin/bank/{id}/pin", put(pin).delete(unpin)),
+    ]
 }
 
 fn opens(secret: &Secret, request: &Request) -> bool {
@@ -110,7 +119,7 @@ fn refusal(kind: &str, message: &str) -> Json<serde_json::Value> {
 }
 
 /// Why there is nothing else to say.
-enum Sorry {
+pub(super) enum Sorry {
     Nobody,
     NoId,
     TooLong,
@@ -160,12 +169,20 @@ fn named(id: &str) -> Result<Id, Sorry> {
     Id::parse(id).ok_or(Sorry::NoId)
 }
 
-async fn list(State(house): Shared) -> Result<Response, Sorry> {
+/// All states, in memory and on disk.
+#[utoipa::path(get, path = "/admin/bank", tag = "admin", security(("admin" = [])),
+    responses((status = 200, description = "The list.", body = serde_json::Value)))]
+pub(super) async fn list(State(house): Shared) -> Result<Response, Sorry> {
     let listing = bank::manage(&bank(&house)?, Command::List).await.ok_or(Sorry::Nobody)?;
     Ok(Json(listing).into_response())
 }
 
-async fn export(State(house): Shared, Path(id): Path<String>) -> Result<Response, Sorry> {
+/// A state as a file.
+#[utoipa::path(get, path = "/admin/bank/{id}", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path, description = "The name of a state.")),
+    responses((status = 200, description = "The file.", body = Vec<u8>,
+        content_type = "application/octet-stream")))]
+pub(super) async fn export(State(house): Shared, Named(id): Named) -> Result<Response, Sorry> {
     let id = named(&id)?;
     let _turn = CARRYING.acquire().await.map_err(|_| Sorry::Nobody)?;
     let told = bank::manage(&bank(&house)?, |port| Command::Export(id, port)).await;
@@ -173,7 +190,13 @@ async fn export(State(house): Shared, Path(id): Path<String>) -> Result<Response
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
-async fn import(State(house): Shared, request: Request) -> Result<Response, Sorry> {
+/// Takes such a file.
+#[utoipa::path(post, path = "/admin/bank", tag = "admin", security(("admin" = [])),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 201, description = "It was taken in.", body = Imported),
+        (status = 413, description = "It is too long.", body = OpenAiError),
+        (status = 422, description = "It is no such file.", body = OpenAiError)))]
+pub(super) async fn import(State(house): Shared, request: Request) -> Result<Response, Sorry> {
     let _turn = CARRYING.acquire().await.map_err(|_| Sorry::Nobody)?;
     let body = to_bytes(request.into_body(), FILE_MAX).await.map_err(|_| Sorry::TooLong)?;
     let told = bank::manage(&bank(&house)?, |port| Command::Import(body.into(), port)).await;
@@ -181,7 +204,11 @@ async fn import(State(house): Shared, request: Request) -> Result<Response, Sorr
     Ok((StatusCode::CREATED, Json(json!({"id": id.to_string()}))).into_response())
 }
 
-async fn forget(State(house): Shared, Path(id): Path<String>) -> Result<Response, Sorry> {
+/// Lets a state go.
+#[utoipa::path(delete, path = "/admin/bank/{id}", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path, description = "The name of a state.")),
+    responses((status = 204, description = "It is gone.")))]
+pub(super) async fn forget(State(house): Shared, Named(id): Named) -> Result<Response, Sorry> {
     let id = named(&id)?;
     let told = bank::manage(&bank(&house)?, |port| Command::Drop(id, port)).await;
     match told.ok_or(Sorry::Nobody)? {
@@ -190,19 +217,23 @@ async fn forget(State(house): Shared, Path(id): Path<String>) -> Result<Response
     }
 }
 
-async fn pin(house: Shared, id: Path<String>) -> Result<Response, Sorry> {
+/// Keeps a state from going by itself.
+#[utoipa::path(put, path = "/admin/bank/{id}/pin", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path, description = "The name of a state.")),
+    responses((status = 204, description = "It is kept.")))]
+pub(super) async fn pin(house: Shared, id: Named) -> Result<Response, Sorry> {
     set_pin(house, id, true).await
 }
 
-async fn unpin(house: Shared, id: Path<String>) -> Result<Response, Sorry> {
+/// Lets a state go by itself again.
+#[utoipa::path(delete, path = "/admin/bank/{id}/pin", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path, description = "The name of a state.")),
+    responses((status = 204, description = "It may go.")))]
+pub(super) async fn unpin(house: Shared, id: Named) -> Result<Response, Sorry> {
     set_pin(house, id, false).await
 }
 
-async fn set_pin(
-    State(house): Shared,
-    Path(id): Path<String>,
-    on: bool,
-) -> Result<Response, Sorry> {
+async fn set_pin(State(house): Shared, Named(id): Named, on: bool) -> Result<Response, Sorry> {
     let id = named(&id)?;
     let told = bank::manage(&bank(&house)?, |port| Command::Pin(id, on, port)).await;
     match told.ok_or(Sorry::Nobody)? {

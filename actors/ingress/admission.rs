@@ -14,16 +14,18 @@ use mtplx_core::request::{Drafts, Limits, Refusal, Request, Sharing};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Token};
 use ractor::ActorRef;
+use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::grammar::{Compiled, Structure};
+use super::Config;
+use super::grammar::{Bound, Cache, Compiled, Structure};
 use super::openai::error::RETRY_AFTER_S;
 use super::openai::{Drafting, Reading, Source, Wanted};
 use super::reply::Manner;
 use super::responses::Store;
 use super::stream::{Choice, Choices, Making, Thinking, Watch};
 use super::text::{Prompt, Text};
-use super::{Config, off_thread};
+use super::work::{Turns, off_thread};
 use crate::admission::Admission;
 use crate::{bank, metrics};
 
@@ -51,9 +53,17 @@ pub(crate) struct House {
     /// When the door opened, in seconds since 1970.
     pub(crate) started_s: u64,
     permits: Arc<Semaphore>,
+    /// For work on texts.
+    pub(crate) turns: Turns,
+    /// Places of those who have texts looked at without asking for an answer.
+    asking: Arc<Semaphore>,
     compiling: Arc<Semaphore>,
+    grammars: Arc<Cache>,
     last_id: Arc<AtomicU64>,
 }
+
+/// A grammar, and the parameter that asked for it.
+type Asked = (Arc<Compiled>, &'static str);
 
 /// An admitted request: the choices on their way, and the lengths of its prompts.
 pub(crate) struct Admitted {
@@ -61,6 +71,8 @@ pub(crate) struct Admitted {
     pub(crate) prompts: Vec<usize>,
     /// Whether they end within thinking.
     pub(crate) thinking: bool,
+    /// What of the request was read more loosely than it was written.
+    pub(crate) looser: Vec<String>,
 }
 
 impl House {
@@ -74,8 +86,20 @@ impl House {
         let idle = Duration::from_secs(config.responses_idle_s.into());
         let responses = Arc::new(Store::new(config.responses_bytes_max, idle));
         let compiling = Arc::new(Semaphore::new(COMPILING_MAX));
-        let last_id = Arc::default();
-        Self { config, text, responses, readiness, started_s, permits, compiling, last_id }
+        let asking = Arc::new(Semaphore::new(config.requests_max.get().into()));
+        Self {
+            config,
+            text,
+            responses,
+            readiness,
+            started_s,
+            permits,
+            turns: Turns::new(),
+            asking,
+            compiling,
+            grammars: Arc::new(Cache::new()),
+            last_id: Arc::default(),
+        }
     }
 
     pub(crate) fn readiness(&self) -> Readiness {
@@ -112,10 +136,11 @@ impl House {
         let sharing = wanted.sharing;
         let mut permits = self.permits(&wanted)?;
         let sources = std::mem::take(&mut wanted.sources);
+        let declared = declared(&wanted, &sources);
         let fields: Vec<_> = sources.iter().map(Source::field).collect();
         let prompts = self.prompts(sources).await?;
         let limits = self.limits(&wanted);
-        let structure = self.demanded(&mut wanted, &prompts)?;
+        let structure = self.demanded(&mut wanted, &prompts, &declared)?;
         let compiled = self.compiled(structure, info.vocab).await?;
         let mut admissions = Vec::new();
         for (prompt, field) in prompts.iter().zip(fields) {
@@ -128,13 +153,12 @@ impl House {
                 // in it only, in blocks of 32.
                 let each = 1 + usize::from(wanted.sampling.logprobs.is_some());
                 let (events, receiver) = mpsc::channel(each * room + 2);
+                let kept_to = compiled.as_ref().map(|c| self.constraint(c, prompt, &info));
+                let (grammar, bound) = kept_to.unzip();
                 let request = Request {
                     id: RequestId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1),
                     prompt: Arc::clone(&tokens),
-                    sampling: Sampling {
-                        grammar: compiled.as_ref().map(|c| self.constraint(c, prompt, &info)),
-                        ..seeded(&wanted.sampling, index)
-                    },
+                    sampling: Sampling { grammar, ..seeded(&wanted.sampling, index) },
                     limits: Limits { new_tokens_max: room, ..limits.clone() },
                     draft_tokens: wanted.drafting.tokens,
                     boundaries: prompt.boundaries.clone(),
@@ -144,21 +168,24 @@ impl House {
                 let thinking = self.thinking(&wanted, &request, &bank);
                 let manner = self.manner(&wanted, prompt);
                 let admission = Admission { request, events, permit };
-                admissions.push((admission, receiver, (manner, thinking)));
+                admissions.push((admission, receiver, (manner, thinking, bound)));
             }
         }
         let mut list = Vec::with_capacity(admissions.len());
-        for (admission, receiver, (manner, thinking)) in admissions {
+        for (admission, receiver, (manner, thinking, bound)) in admissions {
             bank.cast(bank::Message::Open(admission))
                 .map_err(|_| Refusal::Unavailable { reason: "it is being restarted".into() })?;
             let watch = Watch::new(route, arrived);
             let (detokenizer, stops) = (self.text.detokenizer(), wanted.stops.as_slice());
-            let making = Making { detokenizer, stops, manner: &manner, thinking, watch };
+            let making = Making { detokenizer, stops, manner: &manner, thinking, bound, watch };
             list.push(Choice::new(receiver, making));
         }
         let thinking = prompts.iter().any(|prompt| prompt.thinking);
         let prompts = prompts.iter().map(|p| p.tokens.len()).collect();
-        Ok(Admitted { choices: Choices::new(list), prompts, thinking })
+        let looser = compiled.and_then(|(compiled, field)| Some((field, compiled.looser?)));
+        let looser = looser.map(|(field, what)| format!("{field} {what}"));
+        let (choices, looser) = (Choices::new(list), looser.into_iter().collect());
+        Ok(Admitted { choices, prompts, thinking, looser })
     }
 
     /// How a reply to this prompt is read.
@@ -198,9 +225,23 @@ impl House {
     }
 
     /// Tokens of a request's prompts, which need not be served for it.
-    pub(crate) async fn count(&self, sources: Vec<Source>) -> Result<usize, Refusal> {
+    pub(crate) async fn count(&self, wanted: &mut Wanted) -> Result<usize, Refusal> {
+        // Who asks would be refused with the very same body otherwise.
+        let vocab = match self.readiness() {
+            Readiness::Serving(_, info) => info.vocab,
+            Readiness::Between(_) => usize::MAX,
+        };
+        wanted.sampling.check(vocab)?;
+        let _place = self.place()?;
+        let sources = std::mem::take(&mut wanted.sources);
         let prompts = self.prompts(sources).await?;
         Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
+    }
+
+    /// A place for one who has a text looked at without asking for an answer, of which there are as
+    /// many as of answers.
+    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.asking).try_acquire_owned().map_err(|_| overloaded())
     }
 
     /// One for each choice, all or none: a request that got half of them could wait forever.
@@ -221,7 +262,7 @@ impl House {
         let text = Arc::clone(&self.text);
         let size = sources.iter().map(Source::size).sum();
         let began = Instant::now();
-        let prompts = off_thread(size, move || {
+        let prompts = self.turns.run(size, move || {
             sources.into_iter().map(|source| prompt_of(&text, source, true)).collect()
         });
         let prompts = prompts.await;
@@ -234,16 +275,21 @@ impl House {
         &self,
         wanted: &mut Wanted,
         prompts: &[Prompt],
+        declared: &[Value],
     ) -> Result<Option<Structure>, Refusal> {
         let structure = wanted.structure.take();
         let tools = std::mem::take(&mut wanted.reading.demanded);
         if tools.is_empty() {
             return match structure {
-                // No call fits it: the tools would be declared for nothing.
-                Some(Structure { field, .. }) if wanted.reading.tools.is_some() => {
-                    let reason = "leaves no room for calls of the tools; set tool_choice to \
-                                  \"none\", or leave this or the tools out";
-                    Err(Refusal::Invalid { field, reason: reason.into() })
+                // Either the answer or calls.
+                Some(Structure { field, language, written }) if !declared.is_empty() => {
+                    let calls = self.text.calls(declared, wanted.reading.one_call);
+                    let language = calls.or(&language).ok_or_else(|| {
+                        let reason = "leaves no room for calls of the tools; set tool_choice to \
+                                      \"none\", or leave this or the tools out";
+                        Refusal::Invalid { field, reason: reason.into() }
+                    })?;
+                    Ok(Some(Structure { field, language, written }))
                 }
                 structure => Ok(structure),
             };
@@ -264,21 +310,26 @@ impl House {
         &self,
         structure: Option<Structure>,
         vocab: usize,
-    ) -> Result<Option<Compiled>, Refusal> {
+    ) -> Result<Option<Asked>, Refusal> {
         let Some(structure) = structure else { return Ok(None) };
         let field = structure.field;
+        let key = Cache::key(&structure, vocab);
+        if let Some(compiled) = self.grammars.get(&key) {
+            return Ok(Some((compiled, field)));
+        }
+        let cache = Arc::clone(&self.grammars);
         let text = Arc::clone(&self.text);
         let deadline = tokio::time::Instant::now() + COMPILE_TIME_MAX;
         let turn = Arc::clone(&self.compiling).acquire_owned();
         let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| overloaded())?;
-        let work = off_thread(usize::MAX, move || {
-            // Kept until the work is done, also where nobody waits for it any more.
-            let _turn = turn;
+        let work = off_thread(turn.ok(), move || {
             let grammars = text.grammars(vocab).map_err(|unusable| {
                 let reason = format!("this model's tokens cannot be constrained: {}", unusable.0);
                 Refusal::Invalid { field, reason }
             })?;
-            grammars.compile(&structure)
+            let compiled = Arc::new(grammars.compile(&structure)?);
+            cache.keep(key, &compiled);
+            Ok(compiled)
         });
         let compiled = tokio::time::timeout_at(deadline, work).await;
         compiled
@@ -286,20 +337,27 @@ impl House {
                 let reason = "takes too long to compile; make it simpler".into();
                 Err(Refusal::Invalid { field, reason })
             })
-            .map(Some)
+            .map(|compiled| Some((compiled, field)))
     }
 
     /// The grammar of one answer to this prompt. Where that leaves the model thinking, it holds
     /// from the end of the thoughts on, and the text cannot end before.
-    fn constraint(&self, compiled: &Compiled, prompt: &Prompt, info: &EngineInfo) -> Constraint {
-        let constraint = Constraint::new(Arc::new(compiled.open()));
-        match self.text.thinking_ends() {
+    fn constraint(
+        &self,
+        (compiled, field): &Asked,
+        prompt: &Prompt,
+        info: &EngineInfo,
+    ) -> (Constraint, Bound) {
+        let (grammar, bound) = compiled.bind(field);
+        let constraint = Constraint::new(Arc::new(grammar));
+        let constraint = match self.text.thinking_ends() {
             Some(end) if prompt.thinking => {
                 let stops = self.text.stop_tokens().iter().copied();
                 constraint.after([end].into(), Mask::all_but(info.vocab, stops))
             }
             Some(_) | None => constraint,
-        }
+        };
+        (constraint, bound)
     }
 
     fn limits(&self, wanted: &Wanted) -> Limits {
@@ -343,6 +401,16 @@ impl House {
 pub(crate) fn context(info: &EngineInfo) -> usize {
     let pages = info.pages_max.min(info.rows_pages_max).saturating_mul(info.page_tokens);
     info.context_tokens_max.min(pages).min(guard::tokens_max(info))
+}
+
+/// The tools that may be called beside an answer whose structure is asked for; they are rendered
+/// with their conversation, so they are copied only where they are needed once more.
+fn declared(wanted: &Wanted, sources: &[Source]) -> Vec<Value> {
+    let both = wanted.structure.is_some() && wanted.reading.tools.is_some();
+    match sources {
+        [Source::Chat(chat), ..] if both => chat.tools.clone(),
+        _ => Vec::new(),
+    }
 }
 
 fn overloaded() -> Refusal {

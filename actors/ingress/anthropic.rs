@@ -4,29 +4,42 @@
 use mtplx_core::sample::Sampling;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use super::openai::tools::{ToolChoice, checked, demand_declared, hosted, unique};
+use super::grammar::Structure;
+use super::openai::structure::flat_format;
+use super::openai::tools::{ToolChoice, checked, demand_declared, unique};
 use super::openai::{ApiError, Shared, Source, Wanted, neutral};
+use super::openapi::asked;
 use super::text::Chat;
 use super::thinking::Effort;
+use super::unknown::Ignored;
 
 pub(crate) mod answer;
 pub(crate) mod error;
 mod message;
 
 /// The body of `POST /v1/messages`, and of its `count_tokens`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object")]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub(crate) struct MessagesBody {
     model: Option<String>,
+    #[schema(required, nullable = false, min_items = 1)]
     messages: Option<Vec<message::Message>>,
+    #[schema(schema_with = asked::system)]
     system: Option<Value>,
+    /// Most tokens of the answer; must be given but to count tokens.
+    #[schema(minimum = 1)]
     max_tokens: Option<usize>,
     stop_sequences: Option<Vec<String>>,
     stream: Option<bool>,
+    #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f32>,
+    #[schema(minimum = 0, maximum = 1)]
     top_p: Option<f32>,
+    #[schema(minimum = -1)]
     top_k: Option<i64>,
+    #[schema(schema_with = asked::message_tools)]
     tools: Option<Vec<Value>>,
     tool_choice: Option<Choice>,
     thinking: Option<Thinking>,
@@ -36,16 +49,22 @@ pub(crate) struct MessagesBody {
     _metadata: Option<Value>,
     // Accepted where they ask for nothing, or named in a warning.
     service_tier: Option<Value>,
+    #[schema(schema_with = asked::never)]
     container: Option<Value>,
+    #[schema(schema_with = asked::none_of_them)]
     mcp_servers: Option<Value>,
     context_management: Option<Value>,
     speed: Option<Value>,
     inference_geo: Option<Value>,
     output_format: Option<Value>,
+    cache_control: Option<Value>,
+    diagnostics: Option<Value>,
+    user_profile_id: Option<Value>,
+    workspace_id: Option<Value>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = MessagesToolChoice)]
 struct Choice {
     #[serde(rename = "type")]
     kind: ChoiceKind,
@@ -53,8 +72,9 @@ struct Choice {
     disable_parallel_tool_use: Option<bool>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = MessagesToolChoiceKind)]
 enum ChoiceKind {
     Auto,
     Any,
@@ -62,8 +82,8 @@ enum ChoiceKind {
     None,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = MessagesThinking)]
 struct Thinking {
     #[serde(rename = "type")]
     kind: ThinkingKind,
@@ -71,45 +91,57 @@ struct Thinking {
     display: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = MessagesThinkingKind)]
 enum ThinkingKind {
     Enabled,
     Adaptive,
     Disabled,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = MessagesOutputConfig)]
 struct OutputConfig {
     effort: Option<String>,
+    #[schema(schema_with = asked::format)]
     format: Option<Value>,
 }
 
 impl MessagesBody {
     /// Checks and maps the body of a request for an answer.
-    pub(crate) fn wanted(self, defaults: &Sampling) -> Result<Wanted, ApiError> {
+    pub(crate) fn wanted(
+        self,
+        defaults: &Sampling,
+        ignored: &mut Ignored,
+    ) -> Result<Wanted, ApiError> {
         if self.max_tokens.is_none() {
             let reason = "must be given: most tokens of the answer";
             return Err(ApiError::invalid("max_tokens", reason));
         }
-        self.counted(defaults)
+        self.counted(defaults, ignored)
     }
 
     /// Checks and maps the body of a question for its length.
-    pub(crate) fn counted(mut self, defaults: &Sampling) -> Result<Wanted, ApiError> {
-        let mut ignored = self.refuse_what_is_not_supported()?;
+    pub(crate) fn counted(
+        mut self,
+        defaults: &Sampling,
+        ignored: &mut Ignored,
+    ) -> Result<Wanted, ApiError> {
+        self.refuse_what_is_not_supported()?;
+        self.name_hints(ignored);
+        let structure = self.structure(ignored)?;
         let messages = self
             .messages
             .take()
             .ok_or_else(|| ApiError::invalid("messages", "must be given: an array of messages"))?;
-        let mut chat = Chat { tools: self.tools(&mut ignored)?, ..Chat::default() };
-        chat.messages = message::into_template(self.system.take(), messages)?;
+        let mut chat = Chat { tools: self.tools(ignored)?, ..Chat::default() };
+        chat.messages = message::into_template(self.system.take(), messages, ignored)?;
         // To go on with a last message of the assistant's is what it is for in this API.
         let last = chat.messages.last().filter(|last| last["role"] == "assistant");
         let text = last.filter(|last| last.get("tool_calls").is_none());
         chat.continues = text.and_then(|m| m["content"].as_str()).is_some_and(|t| !t.is_empty());
-        let effort = self.effort(&mut ignored)?;
+        let effort = self.effort(ignored)?;
         effort.tell(&mut chat.kwargs, "thinking")?;
         let (choice, parallel) = self.choice(&chat.tools)?;
         let reading = choice.apply(&mut chat, parallel);
@@ -123,14 +155,14 @@ impl MessagesBody {
             top_k: self.top_k,
             ..Shared::default()
         };
-        let wanted = shared.wanted(vec![Source::Chat(chat)], defaults);
+        let wanted = shared.wanted(vec![Source::Chat(chat)], defaults, ignored);
         let mut wanted = wanted.map_err(|error| error.renamed("stop", "stop_sequences"))?;
         wanted.thinking_tokens_max = effort.bound(None);
-        (wanted.reading, wanted.ignored) = (reading, ignored);
+        (wanted.reading, wanted.structure) = (reading, structure);
         Ok(wanted)
     }
 
-    fn tools(&mut self, ignored: &mut Vec<String>) -> Result<Vec<Value>, ApiError> {
+    fn tools(&mut self, ignored: &mut Ignored) -> Result<Vec<Value>, ApiError> {
         let mut out = Vec::new();
         for (i, tool) in self.tools.take().unwrap_or_default().into_iter().enumerate() {
             let path = format!("tools[{i}]");
@@ -140,7 +172,10 @@ impl MessagesBody {
             match tool.remove("type") {
                 None | Some(Value::Null) => {}
                 Some(kind) if kind == "custom" => {}
-                Some(kind) => return Err(hosted(&path, kind.as_str().unwrap_or_default())),
+                Some(kind) => {
+                    ignored.tool(&path, kind.as_str().unwrap_or_default())?;
+                    continue;
+                }
             }
             // Hints: what is warm is found, and arguments are streamed, without being asked to.
             tool.remove("cache_control");
@@ -177,7 +212,7 @@ impl MessagesBody {
         Ok((choice, disable_parallel_tool_use.map(|disable| !disable)))
     }
 
-    fn effort(&mut self, ignored: &mut Vec<String>) -> Result<Effort, ApiError> {
+    fn effort(&mut self, ignored: &mut Ignored) -> Result<Effort, ApiError> {
         let word = self.output_config.as_ref().and_then(|config| config.effort.as_deref());
         let word = word.map(|word| {
             let named = Effort::named(word);
@@ -189,7 +224,7 @@ impl MessagesBody {
             return Ok(word.unwrap_or_else(|| Effort::budget(false, None)));
         };
         if display.is_some_and(|display| display == "omitted") {
-            ignored.push("thinking.display".into());
+            ignored.hint("thinking.display");
         }
         match (kind, budget_tokens) {
             (ThinkingKind::Disabled, _) => Ok(Effort::budget(false, None)),
@@ -201,25 +236,44 @@ impl MessagesBody {
         }
     }
 
-    fn refuse_what_is_not_supported(&self) -> Result<Vec<String>, ApiError> {
+    /// What the answer is to be; the older of the two names is that of a beta.
+    fn structure(&mut self, ignored: &mut Ignored) -> Result<Option<Structure>, ApiError> {
+        let new = self.output_config.as_mut().and_then(|config| config.format.take());
+        let (field, format) = match (new, self.output_format.take()) {
+            (Some(_), Some(_)) => {
+                let reason = "cannot be had together with output_config.format; send one of them";
+                return Err(ApiError::invalid("output_format", reason));
+            }
+            (Some(format), None) => ("output_config.format", format),
+            (None, Some(format)) => ("output_format", format),
+            (None, None) => return Ok(None),
+        };
+        flat_format(field, format, ignored)
+    }
+
+    fn refuse_what_is_not_supported(&self) -> Result<(), ApiError> {
         let never = |_: &Value| false;
         let empty = |v: &Value| *v == json!([]);
         let unsupported = "not supported; leave it out";
         neutral("container", self.container.as_ref(), never, unsupported)?;
-        neutral("mcp_servers", self.mcp_servers.as_ref(), empty, unsupported)?;
-        let format = self.output_config.as_ref().and_then(|config| config.format.as_ref());
-        neutral("output_config.format", format, never, "not supported yet; leave it out")?;
-        neutral("output_format", self.output_format.as_ref(), never, unsupported)?;
-        // They ask for less or faster work, not for other text, and some clients always ask.
+        neutral("mcp_servers", self.mcp_servers.as_ref(), empty, unsupported)
+    }
+
+    /// They ask for less or faster work, not for other text, and some clients always ask.
+    fn name_hints(&self, ignored: &mut Ignored) {
         let hints = [
             ("service_tier", &self.service_tier, json!("auto")),
             ("context_management", &self.context_management, json!({"edits": []})),
             ("speed", &self.speed, json!("standard")),
             ("inference_geo", &self.inference_geo, Value::Null),
+            ("cache_control", &self.cache_control, Value::Null),
+            ("diagnostics", &self.diagnostics, Value::Null),
+            ("user_profile_id", &self.user_profile_id, Value::Null),
+            ("workspace_id", &self.workspace_id, Value::Null),
         ];
         let asked = hints.into_iter().filter(|(_, value, nothing)| {
             value.as_ref().is_some_and(|value| value != nothing && *value != "standard_only")
         });
-        Ok(asked.map(|(name, ..)| name.to_owned()).collect())
+        asked.for_each(|(name, ..)| ignored.hint(name));
     }
 }

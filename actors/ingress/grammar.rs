@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
@@ -13,11 +13,13 @@ use mtplx_core::Token;
 use mtplx_core::request::Refusal;
 use serde_json::{Value, json};
 
+mod cache;
 pub(crate) mod calls;
 mod matched;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::cache::Cache;
 use self::matched::Matched;
 
 /// Longest source of a grammar.
@@ -75,8 +77,25 @@ pub(crate) struct Grammars {
 
 /// A grammar that compiled: any number of sequences can be made after it.
 pub(crate) struct Compiled {
-    fresh: Matcher,
+    /// Copied only, never moved on; a lock because a parser may not be looked at by two threads.
+    fresh: Mutex<Matcher>,
     ends: Arc<BTreeSet<Token>>,
+    /// Where it takes more than was asked for, in words.
+    pub(crate) looser: Option<&'static str>,
+}
+
+/// What a reply is kept to.
+pub(crate) struct Bound {
+    /// The parameter that asked for it.
+    pub(crate) field: &'static str,
+    gave_up: Arc<OnceLock<String>>,
+}
+
+impl Bound {
+    /// Whether the grammar did not come to the reply's end.
+    pub(crate) fn gave_up(&self) -> bool {
+        self.gave_up.get().is_some()
+    }
 }
 
 impl Grammars {
@@ -135,7 +154,11 @@ impl Grammars {
             let short: String = first.chars().take(REASON_CHARS_MAX).collect();
             wrong(format!("cannot be compiled: {short}"))
         })?;
-        Ok(Compiled { fresh, ends: Arc::clone(&self.ends) })
+        let mut fresh = fresh;
+        // The only thing that is read more loosely than it is written.
+        let warned = fresh.grammar_warnings().iter().any(|warning| warning.contains("oneOf"));
+        let looser = warned.then_some("oneOf (read as anyOf)");
+        Ok(Compiled { fresh: Mutex::new(fresh), ends: Arc::clone(&self.ends), looser })
     }
 }
 
@@ -143,7 +166,15 @@ impl Compiled {
     /// The grammar of one sequence. It shares nothing with others, so what it allows depends on
     /// its text alone.
     pub(crate) fn open(&self) -> Matched {
-        Matched::new(self.fresh.deep_clone(), Arc::clone(&self.ends))
+        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        Matched::new(fresh.deep_clone(), Arc::clone(&self.ends))
+    }
+
+    /// The same, with the knowledge of whether it will have given up.
+    pub(crate) fn bind(&self, field: &'static str) -> (Matched, Bound) {
+        let matched = self.open();
+        let gave_up = matched.gave_up();
+        (matched, Bound { field, gave_up })
     }
 }
 

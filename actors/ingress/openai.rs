@@ -12,9 +12,12 @@ use mtplx_core::sample::Sampling;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::grammar::Structure;
+use super::openapi::asked;
 use super::text::{Chat, Must};
+use super::unknown::{Ignored, shown};
 
 pub(crate) mod answer;
 pub(crate) mod chat;
@@ -24,7 +27,7 @@ pub(crate) mod logprobs;
 mod message;
 mod one_or_many;
 mod source;
-mod structure;
+pub(crate) mod structure;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tokenize;
@@ -117,7 +120,7 @@ pub(crate) struct Delivery {
 /// Declares the bodies of requests: each has the shared parameters and its own. A macro, because
 /// serde's `flatten` forgets at which field it failed and cannot refuse unknown ones.
 macro_rules! bodies {
-    (@shared { $($field:ident: $type:ty,)* }) => {
+    (@shared { $($(#[$about:meta])* $field:ident: $type:ty,)* }) => {
         /// The parameters that every endpoint takes.
         #[derive(Debug, Default)]
         pub(crate) struct Shared {
@@ -125,13 +128,13 @@ macro_rules! bodies {
         }
     };
     (@body $(#[$meta:meta])* $name:ident { $($(#[$own_meta:meta])* $own:ident: $own_type:ty,)* }
-     { $($field:ident: $type:ty,)* }) => {
+     { $($(#[$about:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$meta])*
-        #[derive(Debug, Deserialize)]
-        #[serde(deny_unknown_fields, expecting = "an object")]
+        #[derive(Debug, Deserialize, ToSchema)]
+        #[serde(expecting = "an object")]
         pub(crate) struct $name {
             $($(#[$own_meta])* pub(super) $own: Option<$own_type>,)*
-            $($field: Option<$type>,)*
+            $($(#[$about])* $field: Option<$type>,)*
         }
 
         impl $name {
@@ -150,25 +153,37 @@ macro_rules! bodies {
 bodies! {
     {
         model: String,
+        #[schema(minimum = 1)]
         max_tokens: usize,
+        #[schema(minimum = 1, maximum = 8)]
         n: usize,
         stream: bool,
         stream_options: StreamOptions,
+        #[schema(schema_with = asked::strings)]
         stop: OneOrMany<String>,
         seed: i64,
+        #[schema(minimum = 0, maximum = 2)]
         temperature: f32,
+        #[schema(minimum = 0, maximum = 1)]
         top_p: f32,
+        #[schema(minimum = -2, maximum = 2)]
         presence_penalty: f32,
+        #[schema(minimum = -2, maximum = 2)]
         frequency_penalty: f32,
         logit_bias: BTreeMap<String, f32>,
         // Extensions, by the names that vLLM and others gave them.
+        #[schema(minimum = -1)]
         top_k: i64,
+        #[schema(minimum = 0, maximum = 1)]
         min_p: f32,
+        #[schema(minimum = 0)]
         repetition_penalty: f32,
         stop_token_ids: Vec<Token>,
         ignore_eos: bool,
         // What the answer is to be, in OpenAI's words and in vLLM's.
+        #[schema(schema_with = asked::format)]
         response_format: Value,
+        #[schema(schema_with = asked::schema)]
         guided_json: Value,
         guided_regex: String,
         guided_choice: Vec<String>,
@@ -176,11 +191,14 @@ bodies! {
         structured_outputs: structure::StructuredOutputs,
         // Extensions of our own.
         generation_mode: GenerationMode,
+        #[schema(minimum = 0, maximum = 4)]
         draft_tokens: u64,
     }
     /// The body of `POST /v1/chat/completions`.
     ChatBody {
+        #[schema(required, nullable = false, min_items = 1)]
         messages: Vec<message::Message>,
+        #[schema(minimum = 1)]
         max_completion_tokens: usize,
         chat_template_kwargs: serde_json::Map<String, Value>,
         // Bookkeeping of the client's, or hints for caches.
@@ -194,7 +212,9 @@ bodies! {
         prompt_cache_key: Value,
         #[expect(dead_code, reason = "no effect on the output")]
         prompt_cache_retention: Value,
+        #[schema(schema_with = asked::chat_tools)]
         tools: Vec<Value>,
+        #[schema(schema_with = asked::tool_choice)]
         tool_choice: Value,
         parallel_tool_calls: bool,
         reasoning_effort: String,
@@ -205,20 +225,32 @@ bodies! {
         // An extension of our own.
         max_thinking_tokens: usize,
         // Accepted where they ask for nothing.
+        #[schema(schema_with = asked::no)]
         store: Value,
         service_tier: Value,
+        #[schema(schema_with = asked::none_of_them)]
         functions: Value,
+        #[schema(schema_with = asked::no_call)]
         function_call: Value,
         logprobs: bool,
         top_logprobs: u64,
+        #[schema(schema_with = asked::text_only)]
         modalities: Value,
+        #[schema(schema_with = asked::never)]
         audio: Value,
         prediction: Value,
+        #[schema(schema_with = asked::medium)]
         verbosity: Value,
+        #[schema(schema_with = asked::never)]
         web_search_options: Value,
+        #[schema(schema_with = asked::never)]
+        moderation: Value,
+        // Named in a warning.
+        prompt_cache_options: Value,
     }
     /// The body of `POST /v1/completions`.
     CompletionsBody {
+        #[schema(schema_with = asked::prompts)]
         prompt: OneOrMany<completions::Item>,
         #[expect(dead_code, reason = "no effect on the output")]
         user: Value,
@@ -226,12 +258,13 @@ bodies! {
         best_of: usize,
         echo: bool,
         logprobs: u64,
+        #[schema(schema_with = asked::no_text)]
         suffix: Value,
     }
 }
 
 /// How tokens are generated.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum GenerationMode {
     /// One by one.
@@ -241,32 +274,40 @@ pub(crate) enum GenerationMode {
 }
 
 /// What a stream holds besides the answer.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(default)]
 pub(crate) struct StreamOptions {
     include_usage: Option<bool>,
     include_obfuscation: Option<bool>,
 }
 
-/// Reads a body; what is wrong with it is told by its path.
-pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+/// Reads a body in one pass; what is wrong with it, or unknown, is told by its path.
+pub(crate) fn parse<T: DeserializeOwned>(
+    body: &[u8],
+    ignored: &mut Ignored,
+) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|e| {
-        let path = e.path().to_string();
-        let inner = e.into_inner();
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    let mut told = Ok(());
+    let parsed = serde_ignored::deserialize(tracked, |path| {
+        if told.is_ok() {
+            told = ignored.field(shown(&path));
+        }
+    });
+    let parsed = parsed.map_err(|inner: serde_json::Error| {
+        let path = track.path().to_string();
         let reason = inner.to_string();
         // The JSON is well-formed, but the number is beyond all floats.
         let huge = reason.starts_with("number out of range");
         if path == "." || !(inner.is_data() || huge) {
             ApiError::Json(reason)
-        } else if reason.starts_with("unknown field") {
-            ApiError::unknown(path)
         } else {
             ApiError::invalid(path, &reason)
         }
     })?;
     json.end().map_err(|e| ApiError::Json(e.to_string()))?;
-    Ok(parsed)
+    told.map(|()| parsed)
 }
 
 impl Shared {
@@ -275,6 +316,7 @@ impl Shared {
         mut self,
         sources: Vec<Source>,
         defaults: &Sampling,
+        ignored: &mut Ignored,
     ) -> Result<Wanted, ApiError> {
         let choices = self.n.unwrap_or(1);
         if !(1..=CHOICES_MAX).contains(&choices) {
@@ -299,7 +341,7 @@ impl Shared {
             reading: Reading::default(),
             thinking_tokens_max: None,
             ignored: Vec::new(),
-            structure: self.structure()?,
+            structure: self.structure(ignored)?,
             echo: false,
             sharing: Sharing::default(),
         })

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use mtplx_core::sample::Sampling;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
-use super::openai::tools::{self, checked, hosted, unique};
+use super::openai::structure::flat_format;
+use super::openai::tools::{self, checked, unique};
 use super::openai::{ApiError, Shared, Source, Wanted, neutral};
+use super::openapi::asked;
 use super::text::Chat;
 use super::thinking::Effort;
+use super::unknown::Ignored;
 
 pub(crate) mod answer;
 mod item;
@@ -19,20 +23,26 @@ mod store;
 pub(crate) use self::store::{Kept, Store};
 
 /// The body of `POST /v1/responses`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object")]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub(crate) struct ResponsesBody {
     model: Option<String>,
+    #[schema(schema_with = asked::items, required)]
     input: Option<Value>,
     instructions: Option<String>,
     previous_response_id: Option<String>,
     store: Option<bool>,
     stream: Option<bool>,
     stream_options: Option<Value>,
+    #[schema(minimum = 1)]
     max_output_tokens: Option<usize>,
+    #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f32>,
+    #[schema(minimum = 0, maximum = 1)]
     top_p: Option<f32>,
+    #[schema(schema_with = asked::flat_tools)]
     tools: Option<Vec<Value>>,
+    #[schema(schema_with = asked::tool_choice)]
     tool_choice: Option<Value>,
     parallel_tool_calls: Option<bool>,
     reasoning: Option<Reasoning>,
@@ -53,17 +63,25 @@ pub(crate) struct ResponsesBody {
     #[serde(rename = "max_tool_calls")]
     _max_tool_calls: Option<u64>,
     // Accepted where they ask for nothing.
+    #[schema(schema_with = asked::disabled)]
     truncation: Option<Value>,
+    #[schema(schema_with = asked::no)]
     background: Option<Value>,
+    #[schema(schema_with = asked::never)]
     conversation: Option<Value>,
+    #[schema(schema_with = asked::never)]
     prompt: Option<Value>,
     service_tier: Option<Value>,
     top_logprobs: Option<Value>,
+    #[schema(schema_with = asked::never)]
+    moderation: Option<Value>,
+    // Named in a warning.
     context_management: Option<Value>,
+    prompt_cache_options: Option<Value>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ResponsesReasoning)]
 struct Reasoning {
     effort: Option<String>,
     summary: Option<Value>,
@@ -73,9 +91,10 @@ struct Reasoning {
     _context: Option<Value>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ResponsesText)]
 struct Text {
+    #[schema(schema_with = asked::format)]
     format: Option<Value>,
     verbosity: Option<Value>,
 }
@@ -95,9 +114,14 @@ impl ResponsesBody {
         mut self,
         defaults: &Sampling,
         store: &Arc<Store>,
+        ignored: &mut Ignored,
     ) -> Result<(Wanted, Echo), ApiError> {
-        let mut ignored = self.refuse_what_is_not_supported()?;
+        self.refuse_what_is_not_supported()?;
+        self.name_hints(ignored);
         let mut echo = self.echo();
+        let format = self.text.as_mut().and_then(|text| text.format.take());
+        let format = format.map(|format| flat_format("text.format", format, ignored));
+        let structure = format.transpose()?.flatten();
         let input = self.input.take().ok_or_else(|| {
             ApiError::invalid("input", "must be given: a string or an array of items")
         })?;
@@ -105,10 +129,10 @@ impl ResponsesBody {
             Some(id) => store.conversation(id)?,
             None => Vec::new(),
         };
-        item::into_template(input, &mut said)?;
+        item::into_template(input, &mut said, ignored)?;
         let messages = item::instructed(self.instructions.take(), said.clone());
         echo.keeps = self.store.unwrap_or(true).then_some(said);
-        let declared = self.declared(&mut ignored)?;
+        let declared = self.declared(ignored)?;
         let choice = tools::choice(self.tool_choice.take(), &declared)?;
         let mut chat = Chat { messages, tools: declared, ..Chat::default() };
         let effort = self.effort()?;
@@ -122,16 +146,16 @@ impl ResponsesBody {
             top_p: self.top_p,
             ..Shared::default()
         };
-        let wanted = shared.wanted(vec![Source::Chat(chat)], defaults);
+        let wanted = shared.wanted(vec![Source::Chat(chat)], defaults, ignored);
         let mut wanted =
             wanted.map_err(|error| error.renamed("max_tokens", "max_output_tokens"))?;
         wanted.new_tokens_max = self.max_output_tokens.map(|n| (n, "max_output_tokens"));
         wanted.thinking_tokens_max = effort.bound(None);
-        (wanted.reading, wanted.ignored) = (reading, ignored);
+        (wanted.reading, wanted.structure) = (reading, structure);
         Ok((wanted, echo))
     }
 
-    fn declared(&mut self, ignored: &mut Vec<String>) -> Result<Vec<Value>, ApiError> {
+    fn declared(&mut self, ignored: &mut Ignored) -> Result<Vec<Value>, ApiError> {
         let mut out = Vec::new();
         for (i, tool) in self.tools.take().unwrap_or_default().into_iter().enumerate() {
             let path = format!("tools[{i}]");
@@ -140,7 +164,7 @@ impl ResponsesBody {
             };
             match tool.remove("type").as_ref().and_then(Value::as_str) {
                 Some("function") => out.push(checked(tool, &path, ignored)?),
-                Some(kind) => return Err(hosted(&path, kind)),
+                Some(kind) => ignored.tool(&path, kind)?,
                 None => {
                     return Err(ApiError::invalid(format!("{path}.type"), "must be \"function\""));
                 }
@@ -162,6 +186,8 @@ impl ResponsesBody {
     fn echo(&self) -> Echo {
         let reasoning = self.reasoning.as_ref();
         let effort = reasoning.and_then(|reasoning| reasoning.effort.clone());
+        let format = self.text.as_ref().and_then(|text| text.format.clone());
+        let format = format.unwrap_or_else(|| json!({"type": "text"}));
         let fields = json!({
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
@@ -171,7 +197,7 @@ impl ResponsesBody {
             "reasoning": {"effort": effort, "summary": null},
             "store": self.store.unwrap_or(true),
             "temperature": self.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": format},
             "tool_choice": self.tool_choice.clone().unwrap_or_else(|| "auto".into()),
             "tools": self.tools.clone().unwrap_or_default(),
             "top_p": self.top_p,
@@ -182,7 +208,7 @@ impl ResponsesBody {
         Echo { fields, keeps: None }
     }
 
-    fn refuse_what_is_not_supported(&self) -> Result<Vec<String>, ApiError> {
+    fn refuse_what_is_not_supported(&self) -> Result<(), ApiError> {
         let never = |_: &Value| false;
         let off = |v: &Value| *v == json!(false);
         let unsupported = "not supported; leave it out";
@@ -192,32 +218,37 @@ impl ResponsesBody {
         let chain = "not supported; send previous_response_id or all items";
         neutral("conversation", self.conversation.as_ref(), never, chain)?;
         neutral("prompt", self.prompt.as_ref(), never, "this server keeps no prompts; send it")?;
-        neutral("context_management", self.context_management.as_ref(), never, unsupported)?;
+        neutral("moderation", self.moderation.as_ref(), never, "this server moderates nothing")?;
         neutral("top_logprobs", self.top_logprobs.as_ref(), |v| *v == json!(0), unsupported)?;
-        let tier = "there is one tier only; leave it out or set it to \"auto\"";
-        let only = |v: &Value| *v == "auto" || *v == "default";
-        neutral("service_tier", self.service_tier.as_ref(), only, tier)?;
         let hidden = |v: &Value| *v == json!({"include_obfuscation": false}) || *v == json!({});
-        neutral("stream_options", self.stream_options.as_ref(), hidden, unsupported)?;
-        let text = self.text.as_ref();
-        let format = text.and_then(|text| text.format.as_ref());
-        let plain = |v: &Value| *v == json!({"type": "text"});
-        neutral("text.format", format, plain, "not supported yet; leave it out")?;
-        let verbosity = text.and_then(|text| text.verbosity.as_ref());
-        let mut ignored = Vec::new();
-        // Hints, which some clients always give.
+        neutral("stream_options", self.stream_options.as_ref(), hidden, unsupported)
+    }
+
+    /// Hints, which some clients always give.
+    fn name_hints(&self, ignored: &mut Ignored) {
+        let verbosity = self.text.as_ref().and_then(|text| text.verbosity.as_ref());
         if verbosity.is_some_and(|v| *v != "medium") {
-            ignored.push("text.verbosity".to_owned());
+            ignored.hint("text.verbosity");
+        }
+        let only = |v: &&Value| **v != "auto" && **v != "default";
+        if self.service_tier.as_ref().filter(only).is_some() {
+            ignored.hint("service_tier");
+        }
+        // A conversation that grows too long is refused with 400, never made shorter.
+        if self.context_management.as_ref().is_some_and(|v| *v != json!([])) {
+            ignored.hint("context_management");
+        }
+        if self.prompt_cache_options.is_some() {
+            ignored.hint("prompt_cache_options");
         }
         let summary = self.reasoning.as_ref();
         if summary.is_some_and(|r| r.summary.is_some() || r.generate_summary.is_some()) {
             // Thoughts are shown as they are.
-            ignored.push("reasoning.summary".to_owned());
+            ignored.hint("reasoning.summary");
         }
         // They ask for more in the answer; thoughts are in it in clear already.
         let include = self.include.iter().flatten();
         let more = include.filter(|wanted| *wanted != "reasoning.encrypted_content");
-        ignored.extend(more.map(|wanted| format!("include {wanted}")));
-        Ok(ignored)
+        more.for_each(|wanted| ignored.hint(format!("include {wanted}")));
     }
 }

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::sse::Sse;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use mtplx_core::engine::EngineInfo;
 use mtplx_core::request::Sharing;
@@ -24,20 +23,24 @@ use tower_http::request_id::{
 };
 use tower_http::trace::TraceLayer;
 
-use super::admin;
 use super::admission::{Admitted, House, Readiness, context};
 use super::anthropic::error::speak;
+use super::body::{JsonBody, Named};
 use super::openai::answer::{Answer, Shape};
 use super::openai::error::RETRY_AFTER_S;
 use super::openai::{ApiError, ChatBody, CompletionsBody, Delivery, Wanted, parse};
+use super::openapi::answers::{
+    ChatCompletion, Health, Model, ModelList, OpenAiError, StreamEvent, TextCompletion,
+};
 use super::stream::Events;
 use super::text::iso_8601;
+use super::unknown::Ignored;
 use super::wire::Wire;
-use super::{Config, RenderMetrics, off_thread, random, tokenize};
+use super::{Config, RenderMetrics, admin, docs, openapi, random, tokenize};
 use crate::metrics;
 
-mod messages;
-mod responses;
+pub(super) mod messages;
+pub(super) mod responses;
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -46,7 +49,7 @@ const RESPONSES: &str = "/v1/responses";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const WARNING: HeaderName = HeaderName::from_static("x-mtplx-warning");
 
-type Shared = Arc<House>;
+pub(super) type Shared = Arc<House>;
 
 /// The whole service.
 pub(super) fn router(house: Arc<House>, render: RenderMetrics) -> Router {
@@ -54,10 +57,7 @@ pub(super) fn router(house: Arc<House>, render: RenderMetrics) -> Router {
         metrics::prepare_route(route);
     }
     let body_bytes_max = house.config.body_bytes_max;
-    let rendered = move |State(house): State<Shared>| async move {
-        metrics::permits(house.taken(), house.config.requests_max.get().into());
-        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render())
-    };
+    let document = openapi::document(house.config.unknown_fields).to_string();
     let layers = ServiceBuilder::new()
         .layer(SetRequestIdLayer::new(REQUEST_ID, NewRequestId))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
@@ -65,50 +65,68 @@ pub(super) fn router(house: Arc<House>, render: RenderMetrics) -> Router {
         .layer(from_fn(count))
         .layer(from_fn(speak))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(DefaultBodyLimit::max(body_bytes_max));
-    Router::new()
-        .route(CHAT, post(chat))
-        .route(COMPLETIONS, post(completions))
-        .route(MESSAGES, post(messages::messages))
-        .route("/v1/messages/count_tokens", post(messages::count_tokens))
-        .route(RESPONSES, post(responses::create))
-        .route("/v1/responses/{id}", get(responses::fetch).delete(responses::forget))
-        .route("/v1/embeddings", post(tokenize::embeddings))
-        .route("/tokenize", post(tokenize::tokenize))
-        .route("/detokenize", post(tokenize::detokenize))
-        .route("/v1/models", get(models))
-        // Names of models may hold slashes.
-        .route("/v1/models/{*id}", get(model))
-        .route("/health", get(health))
-        .route("/metrics", get(rendered))
-        .merge(admin::routes(&house.config.admin))
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .layer(Extension(render))
+        .layer(Extension(Document(document.into())));
+    let app =
+        table().into_iter().fold(Router::new(), |app, (path, method)| app.route(path, method));
+    app.merge(admin::routes(&house.config.admin))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(layers)
         .with_state(house)
 }
 
+/// What answers at which path; admin adds its own.
+pub(super) fn table() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    vec![
+        (CHAT, post(chat)),
+        (COMPLETIONS, post(completions)),
+        (MESSAGES, post(messages::messages)),
+        ("/v1/messages/count_tokens", post(messages::count_tokens)),
+        (RESPONSES, post(responses::create)),
+        ("/v1/responses/{id}", get(responses::fetch).delete(responses::forget)),
+        ("/v1/embeddings", post(tokenize::embeddings)),
+        ("/tokenize", post(tokenize::tokenize)),
+        ("/detokenize", post(tokenize::detokenize)),
+        ("/v1/models", get(models)),
+        // Names of models may hold slashes.
+        ("/v1/models/{*id}", get(model)),
+        ("/health", get(health)),
+        ("/metrics", get(metrics)),
+        ("/openapi.json", get(document)),
+        ("/docs", get(docs)),
+    ]
+}
+
 // === generation ===
 
-async fn chat(
+/// Goes on with a conversation. With `"stream": true` as events of chunks that end with `[DONE]`.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", request_body = ChatBody,
+    responses((status = 200, description = "The answer, or events of it.", content(
+        (ChatCompletion = "application/json"), (StreamEvent = "text/event-stream")))))]
+pub(super) async fn chat(
     State(house): State<Shared>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let route = Route::new(CHAT, &headers);
-    let body = checked(&house, &headers, body)?;
-    let (wanted, ()) = read(&house, body, |body: ChatBody, d| Ok((body.wanted(d)?, ()))).await?;
+    let map = |body: ChatBody, d: &_, i: &mut _| Ok((body.wanted(d, i)?, ()));
+    let (wanted, ()) = read(&house, body, map).await?;
     answer(&house, wanted, route, openai(Shape::Chat)).await
 }
 
-async fn completions(
+/// Goes on with a text. With `"stream": true` as events of chunks that end with `[DONE]`.
+#[utoipa::path(post, path = "/v1/completions", tag = "OpenAI", request_body = CompletionsBody,
+    responses((status = 200, description = "The text, or events of it.", content(
+        (TextCompletion = "application/json"), (StreamEvent = "text/event-stream")))))]
+pub(super) async fn completions(
     State(house): State<Shared>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let route = Route::new(COMPLETIONS, &headers);
-    let body = checked(&house, &headers, body)?;
-    let map = |body: CompletionsBody, defaults: &_| Ok((body.wanted(defaults)?, ()));
+    let map = |body: CompletionsBody, d: &_, i: &mut _| Ok((body.wanted(d, i)?, ()));
     let (wanted, ()) = read(&house, body, map).await?;
     answer(&house, wanted, route, openai(Shape::Completions)).await
 }
@@ -154,46 +172,21 @@ struct Asked {
     echo: Vec<String>,
 }
 
-/// The body, if it came whole and says that it is JSON.
-pub(super) fn checked(
-    house: &House,
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Bytes, ApiError> {
-    // This also keeps out the web pages of strangers, which a browser of the house would let post
-    // here: without asking first they can send a body of no type, but not one that says JSON.
-    let kind = headers.get(header::CONTENT_TYPE);
-    let kind = kind.map(|kind| String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase());
-    if !kind.as_deref().is_some_and(is_json) {
-        return Err(ApiError::ContentType(kind));
-    }
-    body.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            ApiError::BodyTooLarge { limit: house.config.body_bytes_max }
-        } else {
-            ApiError::Json(rejection.body_text())
-        }
-    })
-}
-
-fn is_json(kind: &str) -> bool {
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    let subtype = essence.strip_prefix("application/");
-    subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
-}
-
 /// Parses and maps a body, then looks whether its model is served here.
 async fn read<B: DeserializeOwned, T: Send + 'static>(
     house: &House,
     body: Bytes,
-    map: impl Fn(B, &Sampling) -> Result<(Wanted, T), ApiError> + Send + 'static,
+    map: impl FnOnce(B, &Sampling, &mut Ignored) -> Result<(Wanted, T), ApiError> + Send + 'static,
 ) -> Result<(Wanted, T), ApiError> {
     let defaults = house.text.defaults().clone();
-    let unknown = house.config.unknown_fields;
-    let parsed =
-        off_thread(body.len(), move || unknown.read(&body, |body| map(parse(body)?, &defaults)));
-    let ((mut wanted, rest), ignored) = parsed.await?;
-    wanted.ignored.extend(ignored);
+    let mut ignored = Ignored::new(house.config.unknown_fields);
+    let parsed = house.turns.run(body.len(), move || {
+        let body = parse(&body, &mut ignored)?;
+        let (mut wanted, rest) = map(body, &defaults, &mut ignored)?;
+        wanted.ignored = ignored.into_names();
+        Ok::<_, ApiError>((wanted, rest))
+    });
+    let (mut wanted, rest) = parsed.await?;
     served(house, wanted.model.take())?;
     Ok((wanted, rest))
 }
@@ -217,11 +210,12 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     wanted.sharing = route.sharing;
     let Delivery { stream, include_usage } = wanted.delivery;
-    let (choices, ignored) = (wanted.choices, std::mem::take(&mut wanted.ignored));
+    let (choices, mut ignored) = (wanted.choices, std::mem::take(&mut wanted.ignored));
     let tells = wanted.sampling.logprobs.is_some();
     let echo = if wanted.echo { house.shown(&wanted.sources) } else { Vec::new() };
-    let Admitted { choices: running, prompts, thinking } =
+    let Admitted { choices: running, prompts, thinking, looser } =
         house.admit(wanted, (route.path, route.arrived)).await?;
+    ignored.extend(looser);
     let asked = Asked { prompts, thinking, choices, include_usage, tells, echo };
     let mut wire = wire(&house.config, asked);
     let mut response = if stream {
@@ -233,6 +227,13 @@ async fn answer(
     };
     warn(&mut response, &ignored);
     Ok(response)
+}
+
+/// A small answer, with what was not honoured.
+pub(super) fn answered(answer: &Value, ignored: &[String]) -> Response {
+    let mut response = Json(answer).into_response();
+    warn(&mut response, ignored);
+    response
 }
 
 /// Names what was asked for and not honoured.
@@ -248,8 +249,10 @@ fn warn(response: &mut Response, ignored: &[String]) {
 
 // === facts ===
 
-/// In the shapes of OpenAI and Anthropic, which have no field in common that differs.
-async fn models(State(house): State<Shared>) -> Json<Value> {
+/// The model, as a list, in the shapes of OpenAI and Anthropic at once.
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI",
+    responses((status = 200, description = "The list.", body = ModelList)))]
+pub(super) async fn models(State(house): State<Shared>) -> Json<Value> {
     let id = &house.config.model;
     Json(json!({
         "object": "list", "data": [card(&house)],
@@ -257,9 +260,14 @@ async fn models(State(house): State<Shared>) -> Json<Value> {
     }))
 }
 
-async fn model(
+/// The model by its name or one of its aliases.
+#[utoipa::path(get, path = "/v1/models/{id}", tag = "OpenAI",
+    params(("id" = String, Path, description = "The name; it may hold slashes.")),
+    responses((status = 200, description = "The model.", body = Model),
+        (status = 404, description = "Another model is served here.", body = OpenAiError)))]
+pub(super) async fn model(
     State(house): State<Shared>,
-    Path(asked): Path<String>,
+    Named(asked): Named,
 ) -> Result<Json<Value>, ApiError> {
     let served = &house.config.model;
     if !house.config.serves(&asked) {
@@ -289,7 +297,11 @@ fn card(house: &House) -> Value {
     })
 }
 
-async fn health(State(house): State<Shared>) -> Response {
+/// Whether requests are served.
+#[utoipa::path(get, path = "/health", tag = "house",
+    responses((status = 200, description = "They are.", body = Health),
+        (status = 503, description = "Not at the moment.", body = Health)))]
+pub(super) async fn health(State(house): State<Shared>) -> Response {
     match house.readiness() {
         Readiness::Serving(_, info) => Json(healthy(&info)).into_response(),
         Readiness::Between(reason) => {
@@ -298,6 +310,38 @@ async fn health(State(house): State<Shared>) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, retry, body).into_response()
         }
     }
+}
+
+/// All metrics, as Prometheus reads them.
+#[utoipa::path(get, path = "/metrics", tag = "house",
+    responses((status = 200, description = "The metrics.", body = String,
+        content_type = "text/plain")))]
+pub(super) async fn metrics(
+    State(house): State<Shared>,
+    Extension(render): Extension<RenderMetrics>,
+) -> Response {
+    metrics::permits(house.taken(), house.config.requests_max.get().into());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render()).into_response()
+}
+
+/// The document, written once.
+#[derive(Clone)]
+pub(super) struct Document(Bytes);
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "house",
+    responses((status = 200, description = "It.", body = serde_json::Value)))]
+pub(super) async fn document(Extension(Document(document)): Extension<Document>) -> Response {
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (json, document).into_response()
+}
+
+/// This document for people.
+#[utoipa::path(get, path = "/docs", tag = "house",
+    responses((status = 200, description = "A page.", body = String,
+        content_type = "text/html")))]
+pub(super) async fn docs() -> Response {
+    docs::page()
 }
 
 /// Serving; and what of the engine's own kernels failed its trial. Why is for the log.

@@ -13,6 +13,7 @@ use mtplx_core::stop::StopScan;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::grammar::Bound;
 use super::openai::logprobs::Told;
 use super::reply::{Delta, Manner, Parser, Reply, add};
 use super::text::Detokenizer;
@@ -46,6 +47,7 @@ pub(crate) struct Choice {
     /// What the parser made of the prefill, until it has been shown.
     first: Vec<Delta>,
     thinking: Option<Thinking>,
+    bound: Option<Bound>,
     generated: usize,
     reasoning: usize,
     /// What the model thought of the tokens to come, where somebody wants to know.
@@ -66,6 +68,8 @@ pub(crate) struct Making<'a> {
     pub(crate) manner: &'a Manner,
     /// Where thinking is bounded.
     pub(crate) thinking: Option<Thinking>,
+    /// The grammar that it is kept to, if there is one.
+    pub(crate) bound: Option<Bound>,
     pub(crate) watch: Watch,
 }
 
@@ -144,11 +148,13 @@ pub(crate) enum Interrupted {
     Engine,
     /// It was never begun, because there is no memory for it.
     Memory(Shortage),
+    /// The grammar of this parameter gave up in the middle of it.
+    Grammar(&'static str),
 }
 
 impl Choice {
     pub(crate) fn new(events: mpsc::Receiver<RowEvent>, making: Making<'_>) -> Self {
-        let Making { detokenizer, stops, manner, thinking, watch } = making;
+        let Making { detokenizer, stops, manner, thinking, bound, watch } = making;
         let (parser, first) = Parser::new(manner);
         Self {
             events: Some(events),
@@ -157,6 +163,7 @@ impl Choice {
             parser,
             first,
             thinking,
+            bound,
             generated: 0,
             reasoning: 0,
             thoughts: Vec::new(),
@@ -301,7 +308,10 @@ impl Choice {
             Finish::Length if stopped_by.is_some() => Ok(self.stopped(stopped_by)),
             Finish::Length => Ok(self.end(FinishReason::Length, None)),
             // We are still here, so it was not our client who cancelled.
-            Finish::Cancelled | Finish::Fault => Err(Interrupted::Engine),
+            Finish::Cancelled | Finish::Fault => Err(match &self.bound {
+                Some(bound) if bound.gave_up() => Interrupted::Grammar(bound.field),
+                Some(_) | None => Interrupted::Engine,
+            }),
         }
     }
 
@@ -407,7 +417,7 @@ impl Watch {
             Ok(End { reason: FinishReason::Length, .. }) => Finish::Length,
             Err(Interrupted::Engine) => Finish::Fault,
             // Counted among refusals.
-            Err(Interrupted::Memory(_)) => return,
+            Err(Interrupted::Memory(_) | Interrupted::Grammar(_)) => return,
         };
         metrics::request_finished(self.route, finish);
         metrics::request_duration(self.route, self.arrived.elapsed());

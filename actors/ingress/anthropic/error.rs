@@ -63,6 +63,7 @@ pub(crate) fn error_body(error: &ApiError, request_id: Option<&str>) -> Value {
         | ApiError::Json(_)
         | ApiError::ContentType(_)
         | ApiError::BodyTooLarge { .. }
+        | ApiError::BodyTooSlow { .. }
         | ApiError::UnknownModel { .. }
         | ApiError::NotKept { .. }
         | ApiError::UnknownPath(_)

@@ -2,8 +2,11 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::ingress::openai::ApiError;
+use crate::ingress::openapi::asked;
+use crate::ingress::unknown::Ignored;
 
 /// Claude Code puts a line before its system prompt that changes with every request. It tells its
 /// maker's servers whom to bill, says nothing to a model, and would end the warm prefix before it
@@ -11,14 +14,16 @@ use crate::ingress::openai::ApiError;
 const BILLING: &str = "x-anthropic-billing-header";
 
 /// A message as a client writes it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = MessagesMessage)]
 pub(super) struct Message {
     role: Role,
+    #[schema(schema_with = asked::blocks)]
     content: Value,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
+#[schema(as = MessagesRole)]
 #[serde(rename_all = "lowercase")]
 enum Role {
     User,
@@ -31,13 +36,14 @@ enum Role {
 pub(super) fn into_template(
     system: Option<Value>,
     messages: Vec<Message>,
+    ignored: &mut Ignored,
 ) -> Result<Vec<Value>, ApiError> {
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "must hold at least one message"));
     }
     let mut out = Vec::new();
     if let Some(system) = system {
-        let texts = texts(system, "system")?;
+        let texts = texts(system, "system", ignored)?;
         let texts: Vec<_> = texts.into_iter().filter(|text| !text.starts_with(BILLING)).collect();
         if !texts.is_empty() {
             out.push(json!({"role": "system", "content": texts.join("\n")}));
@@ -46,10 +52,10 @@ pub(super) fn into_template(
     for (i, Message { role, content }) in messages.into_iter().enumerate() {
         let path = format!("messages[{i}].content");
         match role {
-            Role::User => user(content, &path, &mut out)?,
-            Role::Assistant => out.push(assistant(content, &path)?),
+            Role::User => user(content, &path, &mut out, ignored)?,
+            Role::Assistant => out.push(assistant(content, &path, ignored)?),
             Role::System => {
-                let text = texts(content, &path)?.join("\n");
+                let text = texts(content, &path, ignored)?.join("\n");
                 out.push(json!({"role": "system", "content": text}));
             }
         }
@@ -88,13 +94,17 @@ fn blocks(content: Value, path: &str) -> Result<Vec<Block>, ApiError> {
     }
 }
 
-fn texts(content: Value, path: &str) -> Result<Vec<String>, ApiError> {
-    let blocks = blocks(content, path)?;
-    blocks.into_iter().map(|(path, block)| text_of(block, &path)).collect()
+fn texts(content: Value, path: &str, ignored: &mut Ignored) -> Result<Vec<String>, ApiError> {
+    let blocks = blocks(content, path)?.into_iter();
+    blocks.map(|(path, block)| text_of(block, &path, &mut *ignored)).collect()
 }
 
 /// Text of a block that must be text.
-fn text_of(mut block: Map<String, Value>, path: &str) -> Result<String, ApiError> {
+fn text_of(
+    mut block: Map<String, Value>,
+    path: &str,
+    ignored: &mut Ignored,
+) -> Result<String, ApiError> {
     let kind = kind_of(&block, path)?;
     let text = match kind.as_str() {
         "text" => take(&mut block, "text", path)?,
@@ -108,7 +118,7 @@ fn text_of(mut block: Map<String, Value>, path: &str) -> Result<String, ApiError
             return Err(ApiError::unsupported(format!("{path}.type"), &reason));
         }
     };
-    nothing_else(&block, path)?;
+    nothing_else(&block, path, ignored)?;
     Ok(text)
 }
 
@@ -127,7 +137,12 @@ fn document(block: &mut Map<String, Value>, path: &str) -> Result<String, ApiErr
     Ok(named("title", block) + &named("context", block) + text)
 }
 
-fn user(content: Value, path: &str, out: &mut Vec<Value>) -> Result<(), ApiError> {
+fn user(
+    content: Value,
+    path: &str,
+    out: &mut Vec<Value>,
+    ignored: &mut Ignored,
+) -> Result<(), ApiError> {
     let mut said: Option<Vec<String>> = None;
     let flush = |said: &mut Option<Vec<String>>, out: &mut Vec<Value>| {
         if let Some(texts) = said.take() {
@@ -136,28 +151,28 @@ fn user(content: Value, path: &str, out: &mut Vec<Value>) -> Result<(), ApiError
     };
     for (path, mut block) in blocks(content, path)? {
         if kind_of(&block, &path)? != "tool_result" {
-            said.get_or_insert_default().push(text_of(block, &path)?);
+            said.get_or_insert_default().push(text_of(block, &path, ignored)?);
             continue;
         }
         flush(&mut said, out);
         let id = take(&mut block, "tool_use_id", &path)?;
         let failed = block.remove("is_error") == Some(json!(true));
         let content = block.remove("content").filter(|content| !content.is_null());
-        let texts = content.map(|content| texts(content, &format!("{path}.content")));
+        let texts = content.map(|content| texts(content, &format!("{path}.content"), ignored));
         let mut text = texts.transpose()?.unwrap_or_default().join("\n");
         // Templates know no flag for it, and the model has to know.
         if failed && !text.to_ascii_lowercase().contains("error") {
             text.insert_str(0, "Error: ");
         }
         block.remove("type");
-        nothing_else(&block, &path)?;
+        nothing_else(&block, &path, ignored)?;
         out.push(json!({"role": "tool", "tool_call_id": id, "content": text}));
     }
     flush(&mut said, out);
     Ok(())
 }
 
-fn assistant(content: Value, path: &str) -> Result<Value, ApiError> {
+fn assistant(content: Value, path: &str, ignored: &mut Ignored) -> Result<Value, ApiError> {
     let (mut texts, mut thoughts, mut calls) = (Vec::new(), Vec::new(), Vec::new());
     for (path, mut block) in blocks(content, path)? {
         match kind_of(&block, &path)?.as_str() {
@@ -174,7 +189,7 @@ fn assistant(content: Value, path: &str) -> Result<Value, ApiError> {
                 let function = json!({"name": name, "arguments": input});
                 calls.push(json!({"id": id, "type": "function", "function": function}));
             }
-            _ => texts.push(text_of(block, &path)?),
+            _ => texts.push(text_of(block, &path, ignored)?),
         }
     }
     let mut message = json!({"role": "assistant", "content": texts.join("\n")});
@@ -199,9 +214,10 @@ fn take(block: &mut Map<String, Value>, key: &str, path: &str) -> Result<String,
     }
 }
 
-fn nothing_else(block: &Map<String, Value>, path: &str) -> Result<(), ApiError> {
-    match block.keys().find(|key| *key != "type") {
-        Some(other) => Err(ApiError::unknown(format!("{path}.{other}"))),
-        None => Ok(()),
-    }
+fn nothing_else(
+    block: &Map<String, Value>,
+    path: &str,
+    ignored: &mut Ignored,
+) -> Result<(), ApiError> {
+    ignored.rest(block.keys().filter(|key| *key != "type"), path)
 }

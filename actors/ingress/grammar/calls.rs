@@ -32,6 +32,29 @@ pub(crate) struct Calls<'a> {
 impl Calls<'_> {
     /// The language of such a reply: one call, or several on lines of their own.
     pub(crate) fn language(&self) -> Language {
+        Language::Lark(self.lark("start"))
+    }
+
+    /// The same, or an answer of this language; `None` where the two cannot be put together.
+    pub(crate) fn or(&self, answer: &Language) -> Option<Language> {
+        let answer = match answer {
+            Language::Json { schema, compact } => {
+                let any = *schema == Value::Bool(true);
+                let schema = if any { json!({}) } else { schema.clone() };
+                format!("answer: %json {}", bounded(schema, *compact))
+            }
+            Language::Choice(choices) => {
+                let choices: Vec<String> = choices.iter().map(|choice| quoted(choice)).collect();
+                format!("answer: ANSWER\nANSWER: {}", choices.join(" | "))
+            }
+            // They have slashes, names and a start of their own.
+            Language::Regex(_) | Language::Lark(_) => return None,
+        };
+        let calls = self.lark("calls");
+        Some(Language::Lark(format!("start: answer | calls\n{answer}\n{calls}")))
+    }
+
+    fn lark(&self, start: &str) -> String {
         let (open, close) = match self.marks {
             true => ("<tool_call>", "</tool_call>"),
             false => ("\"<tool_call>\"", "\"</tool_call>\""),
@@ -40,7 +63,7 @@ impl Calls<'_> {
             (0..self.tools.len()).map(|i| format!("function_{i}")).collect();
         let more = if self.one { "" } else { " (\"\\n\" call)*" };
         let mut lark = format!(
-            "start: call{more}\ncall: {open} \"\\n\" function \"\\n\" {close}\nfunction: {}\n",
+            "{start}: call{more}\ncall: {open} \"\\n\" function \"\\n\" {close}\nfunction: {}\n",
             functions.join(" | ")
         );
         for (i, tool) in self.tools.iter().enumerate() {
@@ -52,7 +75,7 @@ impl Calls<'_> {
                 Form::Json => object(&mut lark, i, name, schema),
             }
         }
-        Language::Lark(lark)
+        lark
     }
 }
 
@@ -63,7 +86,7 @@ fn object(lark: &mut String, i: usize, name: &str, schema: Value) {
     // The name is JSON within JSON.
     let head = format!("{{\"name\": {}, \"arguments\": ", Value::from(name));
     line(lark, &format!("function_{i}: {} arguments_{i} \"}}\"", quoted(&head)));
-    line(lark, &format!("arguments_{i}: %json {}", bounded(schema)));
+    line(lark, &format!("arguments_{i}: %json {}", bounded(schema, false)));
 }
 
 /// One function in Qwen's words: required parameters in the order of their declaration, others
@@ -110,7 +133,7 @@ fn value(lark: &mut String, rule: &str, kind: &Value, whole: &Value) {
             }
         }
         line(lark, &format!("{rule}: json_{rule} {CLOSE}"));
-        line(lark, &format!("json_{rule}: %json {}", bounded(schema)));
+        line(lark, &format!("json_{rule}: %json {}", bounded(schema, false)));
     }
 }
 
@@ -139,10 +162,13 @@ fn literals(schema: &Value, whole: &Value, left: &mut usize, out: &mut Vec<Strin
     Some(())
 }
 
-/// A schema whose texts hold no endless space.
-fn bounded(mut schema: Value) -> Value {
+/// A schema whose texts hold no endless space, or none at all.
+fn bounded(mut schema: Value, compact: bool) -> Value {
     if let Some(schema) = schema.as_object_mut() {
-        let options = json!({"whitespace_pattern": SPACE, "coerce_one_of": true});
+        let options = match compact {
+            true => json!({"whitespace_flexible": false, "coerce_one_of": true}),
+            false => json!({"whitespace_pattern": SPACE, "coerce_one_of": true}),
+        };
         schema.insert("x-guidance".into(), options);
     }
     schema

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use llguidance::Matcher;
 use mtplx_core::Token;
@@ -16,6 +16,9 @@ const KEPT: usize = 16;
 pub(crate) struct Matched {
     place: Mutex<Place>,
     ends: Arc<BTreeSet<Token>>,
+    /// Why it gave up, if it did: its row then ends like one whose device failed, and who reads
+    /// the row must be able to tell.
+    gave_up: Arc<OnceLock<String>>,
 }
 
 struct Place {
@@ -24,14 +27,17 @@ struct Place {
     text: Vec<Token>,
     /// By the length of the text before them, all of them beginnings of `text`.
     masks: VecDeque<(usize, Mask)>,
-    /// Whether it was said already that it gave up.
-    broken: bool,
 }
 
 impl Matched {
     pub(super) fn new(matcher: Matcher, ends: Arc<BTreeSet<Token>>) -> Self {
-        let place = Place { matcher, text: Vec::new(), masks: VecDeque::new(), broken: false };
-        Self { place: Mutex::new(place), ends }
+        let place = Place { matcher, text: Vec::new(), masks: VecDeque::new() };
+        Self { place: Mutex::new(place), ends, gave_up: Arc::default() }
+    }
+
+    /// Why it gave up, once it does.
+    pub(super) fn gave_up(&self) -> Arc<OnceLock<String>> {
+        Arc::clone(&self.gave_up)
     }
 }
 
@@ -40,7 +46,7 @@ impl Grammar for Matched {
         // A thread that panicked left a parser that says so itself.
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         place.mask(text, &self.ends).map_err(|reason| {
-            if !std::mem::replace(&mut place.broken, true) {
+            if self.gave_up.set(reason.clone()).is_ok() {
                 tracing::warn!(reason, tokens = text.len(), "a grammar gave up");
             }
             Broken

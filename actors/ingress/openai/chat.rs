@@ -8,11 +8,17 @@ use super::tools;
 use super::{ChatBody, Source, Wanted, logprobs, message, neutral};
 use crate::ingress::text::{Chat, RESERVED};
 use crate::ingress::thinking::Effort;
+use crate::ingress::unknown::Ignored;
 
 impl ChatBody {
     /// Checks and maps the body.
-    pub(crate) fn wanted(mut self, defaults: &Sampling) -> Result<Wanted, ApiError> {
+    pub(crate) fn wanted(
+        mut self,
+        defaults: &Sampling,
+        ignored: &mut Ignored,
+    ) -> Result<Wanted, ApiError> {
         self.refuse_what_is_not_supported()?;
+        self.name_hints(ignored);
         let shared = self.shared();
         let messages = self.messages.take().ok_or_else(|| {
             ApiError::invalid(
@@ -28,18 +34,18 @@ impl ChatBody {
         // All others go to the template as they are. Which it reads is known to it alone, and
         // Jinja does not tell a variable that is never read from one that is: this server cannot
         // name those that have no effect.
-        let messages = message::into_template(messages)?;
+        let messages = message::into_template(messages, ignored)?;
         let effort = self.reasoning_effort.as_deref().map(Effort::named).transpose()?;
         let effort = effort.unwrap_or_default().with(self.enable_thinking, "enable_thinking")?;
         effort.tell(&mut kwargs, "reasoning_effort")?;
-        let (declared, ignored) = tools::declared(self.tools.take().unwrap_or_default())?;
+        let declared = tools::declared(self.tools.take().unwrap_or_default(), ignored)?;
         let choice = tools::choice(self.tool_choice.take(), &declared)?;
         let continues = self.continues(&messages)?;
         let mut chat = Chat { messages, tools: declared, kwargs, continues, ..Chat::default() };
         let reading = choice.apply(&mut chat, self.parallel_tool_calls);
         let old_name = shared.max_tokens;
-        let mut wanted = shared.wanted(vec![Source::Chat(chat)], defaults)?;
-        (wanted.reading, wanted.ignored) = (reading, ignored);
+        let mut wanted = shared.wanted(vec![Source::Chat(chat)], defaults, ignored)?;
+        wanted.reading = reading;
         wanted.thinking_tokens_max = effort.bound(self.max_thinking_tokens);
         wanted.sampling.logprobs = logprobs::of_chat(self.logprobs, self.top_logprobs)?;
         if let Some(n) = self.max_completion_tokens {
@@ -91,13 +97,24 @@ impl ChatBody {
         neutral("modalities", self.modalities.as_ref(), |v| *v == json!(["text"]), text_only)?;
         neutral("audio", self.audio.as_ref(), never, text_only)?;
         let unsupported = "not supported; leave it out";
-        neutral("prediction", self.prediction.as_ref(), never, unsupported)?;
         neutral("verbosity", self.verbosity.as_ref(), |v| *v == "medium", unsupported)?;
         neutral("web_search_options", self.web_search_options.as_ref(), never, unsupported)?;
         let store = "this server keeps no answers; leave it out or set it to false";
         neutral("store", self.store.as_ref(), |v| *v == json!(false), store)?;
-        let tier = "there is one tier only; leave it out or set it to \"auto\"";
-        let only = |v: &Value| *v == "auto" || *v == "default";
-        neutral("service_tier", self.service_tier.as_ref(), only, tier)
+        neutral("moderation", self.moderation.as_ref(), never, "this server moderates nothing")
+    }
+
+    /// What asks for faster or cheaper work, not for another text.
+    fn name_hints(&self, ignored: &mut Ignored) {
+        let has_tier = |v: &&Value| **v != "auto" && **v != "default";
+        if self.service_tier.as_ref().filter(has_tier).is_some() {
+            ignored.hint("service_tier");
+        }
+        if self.prediction.is_some() {
+            ignored.hint("prediction");
+        }
+        if self.prompt_cache_options.is_some() {
+            ignored.hint("prompt_cache_options");
+        }
     }
 }

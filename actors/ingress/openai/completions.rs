@@ -10,6 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor
 use super::error::ApiError;
 use super::one_or_many::OneOrMany;
 use super::{CompletionsBody, Reading, Source, Wanted, logprobs, neutral};
+use crate::ingress::unknown::Ignored;
 
 /// Most tokens of an answer where the client does not say, as OpenAI documents it.
 const NEW_TOKENS_DEFAULT: usize = 16;
@@ -60,7 +61,11 @@ impl<'de> Visitor<'de> for ItemVisitor {
 
 impl CompletionsBody {
     /// Checks and maps the body.
-    pub(crate) fn wanted(mut self, defaults: &Sampling) -> Result<Wanted, ApiError> {
+    pub(crate) fn wanted(
+        mut self,
+        defaults: &Sampling,
+        ignored: &mut Ignored,
+    ) -> Result<Wanted, ApiError> {
         self.refuse_what_is_not_supported()?;
         let shared = self.shared();
         let best_of = self.best_of.unwrap_or(1);
@@ -70,7 +75,7 @@ impl CompletionsBody {
         let prompt = self.prompt.take().ok_or_else(|| {
             ApiError::invalid("prompt", "must be given: a string, an array of strings or of tokens")
         })?;
-        let mut wanted = shared.wanted(sources(prompt)?, defaults)?;
+        let mut wanted = shared.wanted(sources(prompt)?, defaults, ignored)?;
         let most = self.logprobs.map(|most| logprobs::bounded("logprobs", most));
         wanted.sampling.logprobs = most.transpose()?;
         wanted.echo = self.echo.unwrap_or(false);

@@ -12,12 +12,6 @@ use crate::metrics;
 /// Seconds after which a client of a full or resting house may ask again.
 pub(crate) const RETRY_AFTER_S: u32 = 2;
 
-/// The code of a parameter that nobody knows.
-pub(crate) const UNKNOWN: &str = "unknown_parameter";
-
-/// The code of a tool that would have to run here.
-pub(crate) const HOSTED: &str = "unsupported_tool";
-
 /// Why a client gets an error instead of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ApiError {
@@ -29,6 +23,8 @@ pub(crate) enum ApiError {
     ContentType(Option<String>),
     /// The body is longer than this many bytes.
     BodyTooLarge { limit: usize },
+    /// The body did not come within so many seconds.
+    BodyTooSlow { seconds: u64 },
     /// Another model is served here.
     UnknownModel { asked: String, served: String },
     /// No answer of this name is kept, or not any more; `param` holds the name.
@@ -62,6 +58,16 @@ impl ApiError {
         Self::Param { param, code: "unsupported_parameter", message }
     }
 
+    /// A grammar that took more than it may in the middle of an answer. No fault of the engine's:
+    /// the same request would come to the same end again.
+    fn grammar(param: &str) -> Self {
+        let message = format!(
+            "{param}: what may come next took too much to work out, so the answer was given up; \
+             make it simpler, with fewer alternatives that begin alike"
+        );
+        Self::Param { param: param.to_owned(), code: "grammar_too_complex", message }
+    }
+
     /// A parameter nobody knows.
     pub(crate) fn unknown(param: impl Into<String>) -> Self {
         let param = param.into();
@@ -69,7 +75,7 @@ impl ApiError {
             "{param}: this server does not know this parameter and refuses it rather than ignore \
              it; remove it"
         );
-        Self::Param { param, code: UNKNOWN, message }
+        Self::Param { param, code: "unknown_parameter", message }
     }
 
     /// The same where another API has another name for the parameter.
@@ -91,6 +97,7 @@ impl ApiError {
             Self::NotKept { .. } => StatusCode::BAD_REQUEST,
             Self::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownModel { .. } | Self::UnknownPath(_) => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Refused(Refusal::Invalid { .. } | Refusal::TooLong { .. }) => {
@@ -128,6 +135,9 @@ impl ApiError {
             Self::BodyTooLarge { limit } => {
                 format!("the body is longer than the {limit} bytes that this server accepts")
             }
+            Self::BodyTooSlow { seconds } => {
+                format!("the body did not come within {seconds} seconds; please send it again")
+            }
             Self::UnknownModel { asked, served } => {
                 format!(
                     "model: the model `{asked}` does not exist here; this server has `{served}`"
@@ -161,6 +171,7 @@ impl ApiError {
             | Self::Json(_)
             | Self::ContentType(_)
             | Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow { .. }
             | Self::UnknownPath(_)
             | Self::WrongMethod { .. }
             | Self::NotImplemented(_)
@@ -175,6 +186,7 @@ impl ApiError {
             Self::Json(_) => "invalid_json",
             Self::ContentType(_) => "unsupported_content_type",
             Self::BodyTooLarge { .. } => "body_too_large",
+            Self::BodyTooSlow { .. } => "body_too_slow",
             Self::UnknownModel { .. } => "model_not_found",
             Self::NotKept { .. } => "previous_response_not_found",
             Self::UnknownPath(_) => "unknown_path",
@@ -200,6 +212,7 @@ impl ApiError {
             | Self::Json(_)
             | Self::ContentType(_)
             | Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow { .. }
             | Self::NotKept { .. }
             | Self::UnknownModel { .. }
             | Self::UnknownPath(_)
@@ -216,6 +229,7 @@ impl ApiError {
             | Self::Json(_)
             | Self::ContentType(_)
             | Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow { .. }
             | Self::NotKept { .. }
             | Self::UnknownModel { .. } => {
                 metrics::refused(&Refusal::Invalid { field: "body", reason: String::new() });
@@ -241,6 +255,7 @@ impl From<Interrupted> for ApiError {
         match interrupted {
             Interrupted::Engine => Self::Interrupted,
             Interrupted::Memory(shortage) => Self::Refused(Refusal::NoMemory(shortage)),
+            Interrupted::Grammar(field) => Self::grammar(field),
         }
     }
 }

@@ -2,16 +2,20 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::one_or_many::OneOrMany;
+use crate::ingress::openapi::asked;
 use crate::ingress::reply::recalled;
+use crate::ingress::unknown::Ignored;
 
 /// A message as a client writes it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatMessageAsked)]
 pub(crate) struct Message {
     role: Role,
+    #[schema(schema_with = asked::content)]
     content: Option<OneOrMany<Part>>,
     name: Option<String>,
     tool_calls: Option<Vec<ToolCall>>,
@@ -29,8 +33,9 @@ pub(crate) struct Message {
     function_call: Option<Value>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = ChatRole)]
 enum Role {
     System,
     /// OpenAI's newer name of system.
@@ -63,8 +68,8 @@ impl From<Value> for Part {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = AskedToolCall)]
 struct ToolCall {
     id: Option<String>,
     #[serde(rename = "type")]
@@ -75,8 +80,8 @@ struct ToolCall {
     _index: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = AskedFunction)]
 struct Function {
     name: String,
     arguments: Option<Value>,
@@ -86,21 +91,26 @@ struct Function {
 }
 
 /// Makes messages what templates read.
-pub(super) fn into_template(messages: Vec<Message>) -> Result<Vec<Value>, ApiError> {
+pub(super) fn into_template(
+    messages: Vec<Message>,
+    ignored: &mut Ignored,
+) -> Result<Vec<Value>, ApiError> {
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "must hold at least one message"));
     }
     let numbered = messages.into_iter().enumerate();
-    numbered.map(|(i, message)| message.into_template(&format!("messages[{i}]"))).collect()
+    let templates = numbered
+        .map(|(i, message)| message.into_template(&format!("messages[{i}]"), &mut *ignored));
+    templates.collect()
 }
 
 impl Message {
-    fn into_template(self, path: &str) -> Result<Value, ApiError> {
+    fn into_template(self, path: &str, ignored: &mut Ignored) -> Result<Value, ApiError> {
         self.refuse_what_is_not_supported(path)?;
         let mut out = Map::new();
         out.insert("role".into(), self.role.name().into());
         let content = match self.content {
-            Some(content) => Some(join(content, path)?),
+            Some(content) => Some(join(content, path, ignored)?),
             None => None,
         };
         if content.is_none() && self.role != Role::Assistant {
@@ -151,7 +161,7 @@ impl Message {
 }
 
 /// The text of all parts together, with nothing between them, as the models' own templates do it.
-fn join(content: OneOrMany<Part>, path: &str) -> Result<String, ApiError> {
+fn join(content: OneOrMany<Part>, path: &str, ignored: &mut Ignored) -> Result<String, ApiError> {
     let mut text = String::new();
     let parts = match content {
         OneOrMany::One(Part(part)) => vec![part],
@@ -159,7 +169,7 @@ fn join(content: OneOrMany<Part>, path: &str) -> Result<String, ApiError> {
             let numbered = parts.into_iter().enumerate();
             let texts = numbered.map(|(i, Part(part))| {
                 let path = format!("{path}.content[{i}]");
-                text_of(part, &path)
+                text_of(part, &path, &mut *ignored)
             });
             texts.collect::<Result<_, _>>()?
         }
@@ -171,7 +181,7 @@ fn join(content: OneOrMany<Part>, path: &str) -> Result<String, ApiError> {
 }
 
 /// The text of one part.
-fn text_of(mut part: Value, path: &str) -> Result<Value, ApiError> {
+fn text_of(mut part: Value, path: &str, ignored: &mut Ignored) -> Result<Value, ApiError> {
     let Some(part) = part.as_object_mut() else {
         return Err(ApiError::invalid(path, "must be an object with type \"text\""));
     };
@@ -185,14 +195,13 @@ fn text_of(mut part: Value, path: &str) -> Result<Value, ApiError> {
             return Err(ApiError::invalid(format!("{path}.type"), "must be \"text\""));
         }
     }
-    // A hint for caches; ours finds what is warm by itself.
+    // Hints for caches; ours finds what is warm by itself.
     part.remove("cache_control");
+    part.remove("prompt_cache_breakpoint");
     let text = part.remove("text").filter(Value::is_string);
     let text = text.ok_or_else(|| ApiError::invalid(format!("{path}.text"), "must be a string"))?;
-    match part.keys().next() {
-        Some(other) => Err(ApiError::unknown(format!("{path}.{other}"))),
-        None => Ok(text),
-    }
+    ignored.rest(part.keys(), path)?;
+    Ok(text)
 }
 
 impl ToolCall {

@@ -28,7 +28,10 @@ impl Source {
     /// Roughly its bytes.
     pub(crate) fn size(&self) -> usize {
         match self {
-            Self::Chat(chat) => chat.messages.iter().map(size_of_json).sum(),
+            Self::Chat(chat) => {
+                let texts = chat.messages.iter().chain(&chat.tools).chain(chat.kwargs.values());
+                texts.map(size_of_json).sum()
+            }
             Self::Text(text) => text.len(),
             // Nothing is to be done to them.
             Self::Tokens(_) => 0,
@@ -40,7 +43,7 @@ fn size_of_json(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 1,
         Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(size_of_json).sum(),
-        Value::Object(map) => map.values().map(size_of_json).sum(),
+        Value::Array(items) => 1 + items.iter().map(size_of_json).sum::<usize>(),
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + size_of_json(value)).sum(),
     }
 }

@@ -3,14 +3,18 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::{ApiError, Shared};
 use crate::ingress::grammar::{Language, Structure};
+use crate::ingress::openapi::asked;
+use crate::ingress::unknown::Ignored;
 
 /// vLLM's object: one of its languages, and how JSON is written.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(default)]
 pub(crate) struct StructuredOutputs {
+    #[schema(schema_with = asked::schema)]
     json: Option<Value>,
     json_object: Option<bool>,
     regex: Option<String>,
@@ -21,9 +25,14 @@ pub(crate) struct StructuredOutputs {
 
 impl Shared {
     /// The one structure that is asked for, if any is.
-    pub(super) fn structure(&mut self) -> Result<Option<Structure>, ApiError> {
+    pub(super) fn structure(
+        &mut self,
+        ignored: &mut Ignored,
+    ) -> Result<Option<Structure>, ApiError> {
         let mut asked: Vec<Structure> = Vec::new();
-        asked.extend(self.response_format.take().map(response_format).transpose()?.flatten());
+        let format = self.response_format.take();
+        let format = format.map(|format| response_format(format, ignored)).transpose()?;
+        asked.extend(format.flatten());
         asked.extend(self.structured_outputs.take().map(structured_outputs).transpose()?.flatten());
         let json = self.guided_json.take().map(|schema| json_of("guided_json", schema, false));
         asked.extend(json.transpose()?);
@@ -50,34 +59,69 @@ impl Shared {
     }
 }
 
-fn response_format(format: Value) -> Result<Option<Structure>, ApiError> {
+/// What chat calls `response_format`: the schema lies within `json_schema`.
+fn response_format(format: Value, ignored: &mut Ignored) -> Result<Option<Structure>, ApiError> {
     let field = "response_format";
-    let Value::Object(mut format) = format else {
-        return Err(ApiError::invalid(field, "must be an object with a type"));
-    };
-    let known: &[&str] = match format.get("type").and_then(Value::as_str) {
-        Some("text") => return only(&format, field, &["type"]).map(|()| None),
-        Some("json_object") => {
-            only(&format, field, &["type"])?;
-            return json_of(field, json!({"type": "object"}), false).map(Some);
-        }
-        Some("json_schema") => &["type", "json_schema"],
-        _ => {
-            let reason = "must be \"text\", \"json_object\" or \"json_schema\"";
-            return Err(ApiError::invalid("response_format.type", reason));
-        }
-    };
-    only(&format, field, known)?;
-    let Some(Value::Object(mut inner)) = format.remove("json_schema") else {
+    let mut format = object_of(field, format)?;
+    if format.get("type").and_then(Value::as_str) != Some("json_schema") {
+        return flat(field, format, ignored);
+    }
+    only(&format, field, &["type", "json_schema"], ignored)?;
+    let inner = format.remove("json_schema");
+    let Some(Value::Object(inner)) = inner else {
         let reason = "must be an object with name and schema";
         return Err(ApiError::invalid("response_format.json_schema", reason));
     };
+    schema_of((field, "response_format.json_schema"), inner, ignored).map(Some)
+}
+
+/// The same where the schema lies beside the type: `text.format` of OpenAI's responses, and
+/// `output_config.format` of Anthropic's messages.
+pub(crate) fn flat_format(
+    field: &'static str,
+    format: Value,
+    ignored: &mut Ignored,
+) -> Result<Option<Structure>, ApiError> {
+    flat(field, object_of(field, format)?, ignored)
+}
+
+fn flat(
+    field: &'static str,
+    mut format: Map<String, Value>,
+    ignored: &mut Ignored,
+) -> Result<Option<Structure>, ApiError> {
+    match format.remove("type").as_ref().and_then(Value::as_str) {
+        Some("text") => only(&format, field, &[], ignored).map(|()| None),
+        Some("json_object") => {
+            only(&format, field, &[], ignored)?;
+            json_of(field, json!({"type": "object"}), false).map(Some)
+        }
+        Some("json_schema") => schema_of((field, field), format, ignored).map(Some),
+        _ => {
+            let reason = "must be \"text\", \"json_object\" or \"json_schema\"";
+            Err(ApiError::invalid(format!("{field}.type"), reason))
+        }
+    }
+}
+
+fn object_of(field: &'static str, format: Value) -> Result<Map<String, Value>, ApiError> {
+    let Value::Object(format) = format else {
+        return Err(ApiError::invalid(field, "must be an object with a type"));
+    };
+    Ok(format)
+}
+
+fn schema_of(
+    (field, path): (&'static str, &str),
+    mut inner: Map<String, Value>,
+    ignored: &mut Ignored,
+) -> Result<Structure, ApiError> {
     // `strict` or not, it is kept to the letter.
-    only(&inner, "response_format.json_schema", &["name", "description", "schema", "strict"])?;
+    only(&inner, path, &["name", "description", "schema", "strict"], ignored)?;
     let schema = inner.remove("schema").ok_or_else(|| {
-        ApiError::invalid("response_format.json_schema.schema", "must be given: a JSON schema")
+        ApiError::invalid(format!("{path}.schema"), "must be given: a JSON schema")
     })?;
-    json_of(field, schema, false).map(Some)
+    json_of(field, schema, false)
 }
 
 fn structured_outputs(asked: StructuredOutputs) -> Result<Option<Structure>, ApiError> {
@@ -118,10 +162,11 @@ fn choice(field: &'static str, list: Vec<String>) -> Result<Structure, ApiError>
     Ok(Structure::new(Language::Choice(list), field))
 }
 
-/// Refuses what nobody knows.
-fn only(object: &Map<String, Value>, path: &str, known: &[&str]) -> Result<(), ApiError> {
-    match object.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(key) => Err(ApiError::unknown(format!("{path}.{key}"))),
-        None => Ok(()),
-    }
+fn only(
+    object: &Map<String, Value>,
+    path: &str,
+    known: &[&str],
+    ignored: &mut Ignored,
+) -> Result<(), ApiError> {
+    ignored.rest(object.keys().filter(|key| !known.contains(&key.as_str())), path)
 }

@@ -3,13 +3,16 @@ use serde_json::json;
 use super::*;
 
 fn read_chat(body: &Value) -> Result<Wanted, ApiError> {
-    let body: ChatBody = parse(body.to_string().as_bytes())?;
-    body.wanted(&Sampling::default())
+    let mut ignored = Ignored::default();
+    let body: ChatBody = parse(body.to_string().as_bytes(), &mut ignored)?;
+    body.wanted(&Sampling::default(), &mut ignored)
 }
 
 fn sources(prompt: Value) -> Vec<Source> {
-    let body: CompletionsBody = parse(json!({"prompt": prompt}).to_string().as_bytes()).unwrap();
-    body.wanted(&Sampling::default()).unwrap().sources
+    let mut ignored = Ignored::default();
+    let body = json!({"prompt": prompt}).to_string();
+    let body: CompletionsBody = parse(body.as_bytes(), &mut ignored).unwrap();
+    body.wanted(&Sampling::default(), &mut ignored).unwrap().sources
 }
 
 #[test]

@@ -2,13 +2,15 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::{ApiError, Source, message};
 use crate::ingress::text::{Chat, RESERVED};
+use crate::ingress::unknown::Ignored;
 
 /// A text or a conversation.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object")]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub(crate) struct TokenizeBody {
     pub(crate) model: Option<String>,
     prompt: Option<String>,
@@ -21,10 +23,11 @@ pub(crate) struct TokenizeBody {
 }
 
 /// Tokens.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object")]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub(crate) struct DetokenizeBody {
     pub(crate) model: Option<String>,
+    #[schema(value_type = Vec<u32>)]
     pub(crate) tokens: Vec<mtplx_core::Token>,
 }
 
@@ -38,7 +41,7 @@ pub(crate) struct Tokenize {
 
 impl TokenizeBody {
     /// Checks and maps the body.
-    pub(crate) fn wanted(self) -> Result<Tokenize, ApiError> {
+    pub(crate) fn wanted(self, ignored: &mut Ignored) -> Result<Tokenize, ApiError> {
         let strings = self.return_token_strs.unwrap_or(false);
         let source = match (self.prompt, self.messages) {
             (Some(prompt), None) => Source::Text(prompt),
@@ -52,7 +55,7 @@ impl TokenizeBody {
                     let path = format!("chat_template_kwargs.{name}");
                     return Err(ApiError::invalid(path, "this variable is set by the server"));
                 }
-                let messages = message::into_template(messages)?;
+                let messages = message::into_template(messages, ignored)?;
                 let tools = self.tools.unwrap_or_default();
                 Source::Chat(Chat { messages, tools, kwargs, ..Chat::default() })
             }

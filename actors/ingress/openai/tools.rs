@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::error::{ApiError, HOSTED};
+use super::error::ApiError;
 use crate::ingress::reply::{NAME_MAX, Tools};
 use crate::ingress::text::{Chat, Must};
+use crate::ingress::unknown::Ignored;
 
 /// How replies to a request are read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,9 +63,9 @@ impl ToolChoice {
     }
 }
 
-/// Tools as a client declares them, made into what templates read; and what was left out of them.
-pub(crate) fn declared(tools: Vec<Value>) -> Result<(Vec<Value>, Vec<String>), ApiError> {
-    let (mut out, mut ignored) = (Vec::new(), Vec::new());
+/// Tools as a client declares them, made into what templates read.
+pub(crate) fn declared(tools: Vec<Value>, ignored: &mut Ignored) -> Result<Vec<Value>, ApiError> {
+    let mut out = Vec::new();
     for (i, tool) in tools.into_iter().enumerate() {
         let path = format!("tools[{i}]");
         let Value::Object(mut tool) = tool else {
@@ -72,7 +73,10 @@ pub(crate) fn declared(tools: Vec<Value>) -> Result<(Vec<Value>, Vec<String>), A
         };
         match tool.get("type").and_then(Value::as_str) {
             Some("function") => {}
-            Some(kind) => return Err(hosted(&path, kind)),
+            Some(kind) => {
+                ignored.tool(&path, kind)?;
+                continue;
+            }
             None => return Err(ApiError::invalid(format!("{path}.type"), "must be \"function\"")),
         }
         let Some(Value::Object(function)) = tool.remove("function") else {
@@ -81,13 +85,11 @@ pub(crate) fn declared(tools: Vec<Value>) -> Result<(Vec<Value>, Vec<String>), A
         };
         // A hint for caches; ours finds what is warm by itself.
         tool.remove("cache_control");
-        if let Some(other) = tool.keys().find(|key| *key != "type") {
-            return Err(ApiError::unknown(format!("{path}.{other}")));
-        }
-        out.push(checked(function, &format!("{path}.function"), &mut ignored)?);
+        ignored.rest(tool.keys().filter(|key| *key != "type"), &path)?;
+        out.push(checked(function, &format!("{path}.function"), ignored)?);
     }
     unique(&out)?;
-    Ok((out, ignored))
+    Ok(out)
 }
 
 /// A tool that would have to run here.
@@ -98,14 +100,14 @@ pub(crate) fn hosted(path: &str, kind: &str) -> ApiError {
     );
     let param = format!("{path}.type");
     let message = format!("{param}: {reason}");
-    ApiError::Param { param, code: HOSTED, message }
+    ApiError::Param { param, code: "unsupported_tool", message }
 }
 
 /// One function, checked and in the order that templates show.
 pub(crate) fn checked(
     mut function: Map<String, Value>,
     path: &str,
-    ignored: &mut Vec<String>,
+    ignored: &mut Ignored,
 ) -> Result<Value, ApiError> {
     let name = function.remove("name");
     let name = name.as_ref().and_then(Value::as_str).filter(|name| is_name(name));
@@ -129,14 +131,23 @@ pub(crate) fn checked(
             }
         };
     }
-    // Arguments are typed by the schema, but not held to it.
-    if function.remove("strict").is_some_and(|strict| strict == json!(true)) {
-        ignored.push(format!("{path}.strict"));
+    // Arguments are typed by the schema, but not held to it; tools are never put off, so who
+    // searches for one finds it; examples and the shape of results are not shown to the model.
+    let nothing = [
+        ("strict", json!(false)),
+        ("defer_loading", json!(false)),
+        ("allowed_callers", json!(["direct"])),
+        ("input_examples", json!([])),
+        ("output_schema", Value::Null),
+    ];
+    for (hint, nothing) in nothing {
+        let asked = function.remove(hint).filter(|value| !value.is_null() && *value != nothing);
+        if asked.is_some() {
+            ignored.hint(format!("{path}.{hint}"));
+        }
     }
-    match function.keys().next() {
-        Some(other) => Err(ApiError::unknown(format!("{path}.{other}"))),
-        None => Ok(json!({"type": "function", "function": out})),
-    }
+    ignored.rest(function.keys(), path)?;
+    Ok(json!({"type": "function", "function": out}))
 }
 
 fn is_name(name: &str) -> bool {

@@ -232,7 +232,7 @@ impl Answer {
             said.insert("tool_calls".into(), calls.into());
         }
         messages.push(Value::Object(said));
-        self.store.keep(&self.id, Kept { messages, response: response.to_string() });
+        self.store.keep(&self.id, Kept::new(messages, response));
     }
 }
 

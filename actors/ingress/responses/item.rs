@@ -4,10 +4,15 @@ use serde_json::{Map, Value, json};
 
 use crate::ingress::openai::ApiError;
 use crate::ingress::reply::recalled;
+use crate::ingress::unknown::Ignored;
 
 /// Adds items to the messages of a conversation. What an assistant thought, said and called one
 /// after the other is one message of it.
-pub(super) fn into_template(input: Value, out: &mut Vec<Value>) -> Result<(), ApiError> {
+pub(super) fn into_template(
+    input: Value,
+    out: &mut Vec<Value>,
+    ignored: &mut Ignored,
+) -> Result<(), ApiError> {
     let items = match input {
         Value::String(text) => {
             out.push(json!({"role": "user", "content": text}));
@@ -26,7 +31,7 @@ pub(super) fn into_template(input: Value, out: &mut Vec<Value>) -> Result<(), Ap
         let Value::Object(item) = item else {
             return Err(ApiError::invalid(path, "must be an object"));
         };
-        add(item, &path, out)?;
+        add(item, &path, out, ignored)?;
     }
     Ok(())
 }
@@ -43,14 +48,19 @@ pub(super) fn instructed(instructions: Option<String>, messages: Vec<Value>) -> 
     system.into_iter().chain(messages.into_iter().skip(leading)).collect()
 }
 
-fn add(mut item: Map<String, Value>, path: &str, out: &mut Vec<Value>) -> Result<(), ApiError> {
+fn add(
+    mut item: Map<String, Value>,
+    path: &str,
+    out: &mut Vec<Value>,
+    ignored: &mut Ignored,
+) -> Result<(), ApiError> {
     // Names of items are for stores; their state says nothing about the text.
     item.remove("id");
     item.remove("status");
     let kind = item.remove("type");
     let kind = kind.as_ref().map_or(Some("message"), Value::as_str).unwrap_or_default();
     match kind {
-        "message" => message(&mut item, path, out)?,
+        "message" => message(&mut item, path, out, ignored)?,
         "function_call" => {
             let name = string(&mut item, "name", path)?;
             let id = string(&mut item, "call_id", path)?;
@@ -68,7 +78,7 @@ fn add(mut item: Map<String, Value>, path: &str, out: &mut Vec<Value>) -> Result
         "function_call_output" => {
             let id = string(&mut item, "call_id", path)?;
             let output = item.remove("output").unwrap_or_default();
-            let text = text_of(output, &format!("{path}.output"))?;
+            let text = text_of(output, &format!("{path}.output"), ignored)?;
             out.push(json!({"role": "tool", "tool_call_id": id, "content": text}));
         }
         "reasoning" => {
@@ -78,7 +88,8 @@ fn add(mut item: Map<String, Value>, path: &str, out: &mut Vec<Value>) -> Result
             let path = format!("{path}.content");
             // A summary says the same once more.
             let first = texts.find(|part| *part != json!([]));
-            let text = first.map(|part| text_of(part, &path)).transpose()?.unwrap_or_default();
+            let text =
+                first.map(|part| text_of(part, &path, ignored)).transpose()?.unwrap_or_default();
             if !text.is_empty() {
                 append(turn(out), "reasoning_content", &text);
             }
@@ -91,22 +102,20 @@ fn add(mut item: Map<String, Value>, path: &str, out: &mut Vec<Value>) -> Result
             return Err(ApiError::unsupported(format!("{path}.type"), &reason));
         }
     }
-    match item.keys().next() {
-        Some(other) => Err(ApiError::unknown(format!("{path}.{other}"))),
-        None => Ok(()),
-    }
+    ignored.rest(item.keys(), path)
 }
 
 fn message(
     item: &mut Map<String, Value>,
     path: &str,
     out: &mut Vec<Value>,
+    ignored: &mut Ignored,
 ) -> Result<(), ApiError> {
     // Whether it was a preamble or the answer.
     item.remove("phase");
     let role = string(item, "role", path)?;
     let content = item.remove("content").unwrap_or_default();
-    let text = text_of(content, &format!("{path}.content"))?;
+    let text = text_of(content, &format!("{path}.content"), ignored)?;
     match role.as_str() {
         "user" => out.push(json!({"role": "user", "content": text})),
         "system" | "developer" => out.push(json!({"role": "system", "content": text})),
@@ -134,8 +143,12 @@ fn append(turn: &mut Map<String, Value>, key: &str, text: &str) {
     turn.insert(key.to_owned(), text.into());
 }
 
+/// What parts hold; all but the text is told by servers, not by clients, or a hint for caches.
+const OF_PARTS: [&str; 6] =
+    ["type", "text", "refusal", "annotations", "logprobs", "prompt_cache_breakpoint"];
+
 /// The text of a string, or of all parts together.
-fn text_of(content: Value, path: &str) -> Result<String, ApiError> {
+fn text_of(content: Value, path: &str, ignored: &mut Ignored) -> Result<String, ApiError> {
     let parts = match content {
         Value::String(text) => return Ok(text),
         Value::Array(parts) => parts,
@@ -161,6 +174,8 @@ fn text_of(content: Value, path: &str) -> Result<String, ApiError> {
         };
         let invalid = || ApiError::invalid(format!("{path}.text"), "must be a string");
         out.push_str(text.ok_or_else(invalid)?);
+        let others = part.as_object().into_iter().flat_map(|part| part.keys());
+        ignored.rest(others.filter(|key| !OF_PARTS.contains(&key.as_str())), &path)?;
     }
     Ok(out)
 }

@@ -8,13 +8,28 @@ use serde_json::Value;
 
 use crate::ingress::openai::ApiError;
 
-/// An answer that is kept.
+/// What the index takes for an answer, besides its texts.
+const ENTRY_BYTES: usize = 512;
+
+/// An answer that is kept. Both are texts, so that their lengths are what they take: as trees they
+/// would take several times as much.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
     /// The conversation up to and with it, without instructions.
-    pub(crate) messages: Vec<Value>,
+    messages: Box<str>,
     /// As it was sent.
-    pub(crate) response: String,
+    response: Box<str>,
+}
+
+impl Kept {
+    pub(crate) fn new(messages: Vec<Value>, response: &Value) -> Self {
+        let messages = Value::Array(messages).to_string().into_boxed_str();
+        Self { messages, response: response.to_string().into_boxed_str() }
+    }
+
+    pub(crate) fn response(&self) -> &str {
+        &self.response
+    }
 }
 
 /// All of them.
@@ -24,9 +39,9 @@ pub(crate) struct Store(Cache<String, Arc<Kept>>);
 impl Store {
     /// Holds so many bytes, each answer for so long.
     pub(crate) fn new(bytes_max: u64, idle: Duration) -> Self {
-        let size = |_: &String, kept: &Arc<Kept>| {
-            let messages: usize = kept.messages.iter().map(|m| m.to_string().len()).sum();
-            u32::try_from(messages + kept.response.len()).unwrap_or(u32::MAX)
+        let size = |id: &String, kept: &Arc<Kept>| {
+            let texts = kept.messages.len() + kept.response.len();
+            u32::try_from(texts + id.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
         };
         // The newest matter most: with moka's own policy a full store would refuse newcomers.
         let policy = moka::policy::EvictionPolicy::lru();
@@ -36,11 +51,14 @@ impl Store {
 
     pub(crate) fn keep(&self, id: &str, kept: Kept) {
         self.0.insert(id.to_owned(), Arc::new(kept));
+        // At once, not with some later insert: till then there would be more than may be.
+        self.0.run_pending_tasks();
     }
 
     /// The conversation that ends with this answer.
     pub(crate) fn conversation(&self, id: &str) -> Result<Vec<Value>, ApiError> {
-        Ok(self.kept(id, "previous_response_id")?.messages.clone())
+        let kept = self.kept(id, "previous_response_id")?;
+        Ok(serde_json::from_str(&kept.messages).expect("it was written from messages"))
     }
 
     /// The answer of this name.
@@ -53,5 +71,28 @@ impl Store {
     /// Forgets the answer; false if there was none.
     pub(crate) fn forget(&self, id: &str) -> bool {
         self.0.remove(id).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_all_answers_together_are_bounded_at_once() {
+        let store = Store::new(100_000, Duration::from_secs(60));
+        let said = || vec![json!({"role": "user", "content": "x".repeat(10_000)})];
+        for i in 0..50 {
+            store.keep(&format!("resp_{i}"), Kept::new(said(), &json!({"id": i})));
+            assert!(store.0.weighted_size() <= 100_000, "{}", store.0.weighted_size());
+        }
+        assert_eq!(store.conversation("resp_49").unwrap(), said(), "the newest are kept");
+        assert!(store.conversation("resp_0").is_err(), "the oldest go");
+        // One that is larger than all the room is not kept at all.
+        let huge = vec![json!("x".repeat(200_000))];
+        store.keep("huge", Kept::new(huge, &json!({})));
+        assert!(store.kept("huge", "response_id").is_err());
     }
 }

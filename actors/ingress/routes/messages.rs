@@ -1,26 +1,28 @@
 //! Anthropic's Messages API.
 
-use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::json;
 
-use super::{Asked, MESSAGES, Route, Shared, answer, checked, read, warn};
+use super::{Asked, MESSAGES, Route, Shared, answer, answered, read};
 use crate::ingress::anthropic::MessagesBody;
 use crate::ingress::anthropic::answer::Answer;
+use crate::ingress::body::JsonBody;
 use crate::ingress::openai::ApiError;
+use crate::ingress::openapi::answers::{MessageObject, StreamEvent, TokenCount};
 
-pub(super) async fn messages(
+/// Goes on with a conversation. With `"stream": true` as events by name.
+#[utoipa::path(post, path = "/v1/messages", tag = "Anthropic", request_body = MessagesBody,
+    responses((status = 200, description = "The answer, or events of it.", content(
+        (MessageObject = "application/json"), (StreamEvent = "text/event-stream")))))]
+pub(in crate::ingress) async fn messages(
     State(house): State<Shared>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let route = Route::new(MESSAGES, &headers);
-    let body = checked(&house, &headers, body)?;
-    let map = |body: MessagesBody, defaults: &_| Ok((body.wanted(defaults)?, ()));
+    let map = |body: MessagesBody, d: &_, i: &mut _| Ok((body.wanted(d, i)?, ()));
     let (wanted, ()) = read(&house, body, map).await?;
     answer(&house, wanted, route, |config, Asked { prompts, thinking, .. }| {
         Box::new(Answer::new(&config.model, prompts.iter().sum(), thinking))
@@ -29,16 +31,15 @@ pub(super) async fn messages(
 }
 
 /// How long the prompt of such a request would be; answered whether or not anybody serves.
-pub(super) async fn count_tokens(
+#[utoipa::path(post, path = "/v1/messages/count_tokens", tag = "Anthropic",
+    request_body = MessagesBody,
+    responses((status = 200, description = "The length.", body = TokenCount)))]
+pub(in crate::ingress) async fn count_tokens(
     State(house): State<Shared>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let body = checked(&house, &headers, body)?;
-    let map = |body: MessagesBody, defaults: &_| Ok((body.counted(defaults)?, ()));
-    let (wanted, ()) = read(&house, body, map).await?;
-    let tokens = house.count(wanted.sources).await?;
-    let mut response = Json(json!({"input_tokens": tokens})).into_response();
-    warn(&mut response, &wanted.ignored);
-    Ok(response)
+    let map = |body: MessagesBody, d: &_, i: &mut _| Ok((body.counted(d, i)?, ()));
+    let (mut wanted, ()) = read(&house, body, map).await?;
+    let tokens = house.count(&mut wanted).await?;
+    Ok(answered(&json!({"input_tokens": tokens}), &wanted.ignored))
 }

@@ -3,29 +3,32 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::{Asked, RESPONSES, Route, Shared, answer, checked, read};
+use super::{Asked, RESPONSES, Route, Shared, answer, read};
+use crate::ingress::body::{JsonBody, Named};
 use crate::ingress::openai::ApiError;
+use crate::ingress::openapi::answers::{Forgotten, OpenAiError, ResponseObject, StreamEvent};
 use crate::ingress::responses::ResponsesBody;
 use crate::ingress::responses::answer::Answer;
 
 const ID: &str = "response_id";
 
-pub(super) async fn create(
+/// Goes on with a conversation of items. With `"stream": true` as events by name.
+#[utoipa::path(post, path = "/v1/responses", tag = "OpenAI", request_body = ResponsesBody,
+    responses((status = 200, description = "The answer, or events of it.", content(
+        (ResponseObject = "application/json"), (StreamEvent = "text/event-stream")))))]
+pub(in crate::ingress) async fn create(
     State(house): State<Shared>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let route = Route::new(RESPONSES, &headers);
-    let body = checked(&house, &headers, body)?;
     let store = Arc::clone(&house.responses);
-    let map = move |body: ResponsesBody, defaults: &_| body.wanted(defaults, &store);
+    let map = move |body: ResponsesBody, d: &_, i: &mut _| body.wanted(d, &store, i);
     let (wanted, mut echo) = read(&house, body, map).await?;
     // What was not asked for is what the model's authors want.
     for (name, value) in
@@ -40,18 +43,28 @@ pub(super) async fn create(
     .await
 }
 
-pub(super) async fn fetch(
+/// An answer that is kept.
+#[utoipa::path(get, path = "/v1/responses/{id}", tag = "OpenAI",
+    params(("id" = String, Path, description = "Its name.")),
+    responses((status = 200, description = "It.", body = ResponseObject),
+        (status = 404, description = "None is kept under this name.", body = OpenAiError)))]
+pub(in crate::ingress) async fn fetch(
     State(house): State<Shared>,
-    Path(id): Path<String>,
+    Named(id): Named,
 ) -> Result<Response, ApiError> {
     let kept = house.responses.kept(&id, ID)?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok((json, kept.response.clone()).into_response())
+    Ok((json, kept.response().to_owned()).into_response())
 }
 
-pub(super) async fn forget(
+/// Forgets an answer.
+#[utoipa::path(delete, path = "/v1/responses/{id}", tag = "OpenAI",
+    params(("id" = String, Path, description = "Its name.")),
+    responses((status = 200, description = "It is forgotten.", body = Forgotten),
+        (status = 404, description = "None was kept under this name.", body = OpenAiError)))]
+pub(in crate::ingress) async fn forget(
     State(house): State<Shared>,
-    Path(id): Path<String>,
+    Named(id): Named,
 ) -> Result<Json<Value>, ApiError> {
     if !house.responses.forget(&id) {
         return Err(ApiError::NotKept { param: ID.into(), id });

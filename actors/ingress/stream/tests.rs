@@ -9,7 +9,8 @@ fn choice(stops: &[&str]) -> (mpsc::Sender<RowEvent>, Choice) {
     let watch = Watch::new("test", Instant::now());
     let manner = Manner::default();
     let detokenizer = tiny().detokenizer();
-    let making = Making { detokenizer, stops: &stops, manner: &manner, thinking: None, watch };
+    let making =
+        Making { detokenizer, stops: &stops, manner: &manner, thinking: None, bound: None, watch };
     (sender, Choice::new(receiver, making))
 }
 

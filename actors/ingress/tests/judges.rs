@@ -51,6 +51,29 @@ async fn the_official_clients_for_python_are_served() {
     judged(root().join(".native/judges/bin/python"), "agent_clients.py").await;
 }
 
+/// schemathesis reads the document and asks every route, in ways that it allows and in ways that it
+/// does not: no 5xx, and what is answered is what the document says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_keeps_what_the_document_says_of_it() {
+    make("judges");
+    let config = crate::ingress::Config {
+        requests_max: 64.try_into().unwrap(),
+        admin: crate::ingress::Secret::new("judge"),
+        ..config()
+    };
+    let handle = open(config, roomy(), agent).await;
+    let mut judge = Command::new(root().join(".native/judges/bin/schemathesis"));
+    judge.arg("--config-file").arg(root().join("tests/judges/schemathesis.toml")).arg("--no-color");
+    judge.args(["run", &format!("http://{}/openapi.json", handle.address), "--max-time", "60"]);
+    judge.args(["-H", "authorization: Bearer judge"]);
+    // It keeps what it found out where it is started.
+    let folder = tempfile::tempdir().unwrap();
+    judge.current_dir(folder.path());
+    let out = tokio::task::spawn_blocking(move || judge.output().unwrap()).await.unwrap();
+    let said = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    assert!(out.status.success(), "{}", said.concat());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_official_clients_for_javascript_are_served() {
     if Command::new("node").arg("--version").output().is_err() {

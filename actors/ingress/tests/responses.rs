@@ -194,7 +194,7 @@ async fn what_openai_runs_itself_is_refused_by_name() {
         ("conversation", json!({"conversation": "c"})),
         ("reasoning.effort", json!({"reasoning": {"effort": "some"}})),
         ("max_output_tokens", json!({"max_output_tokens": 0})),
-        ("text.format", json!({"text": {"format": {"type": "json_schema"}}})),
+        ("text.format.schema", json!({"text": {"format": {"type": "json_schema"}}})),
         ("colour", json!({"colour": 1})),
     ] {
         let reply = send(&handle, &ask(&extra)).await;

@@ -170,17 +170,18 @@ async fn what_must_be_called_is_called_as_it_was_declared() {
 #[tokio::test]
 async fn a_structure_that_leaves_no_room_for_calls_is_refused_beside_tools() {
     let handle = open(config(), roomy(), speaks("{}", Finish::Stop)).await;
-    let format = json!({"type": "json_object"});
+    // Not JSON: that could be told from calls.
+    let regex = json!("[0-9]+");
     for extra in [json!({}), json!({"tool_choice": "auto"})] {
         let mut extra = extra;
-        extra["response_format"] = format.clone();
+        extra["guided_regex"] = regex.clone();
         let reply = chat(&handle, ask(&extra)).await;
-        assert_eq!((reply.status, reply.error()["param"].as_str()), (400, Some("response_format")));
+        assert_eq!((reply.status, reply.error()["param"].as_str()), (400, Some("guided_regex")));
         assert!(reply.error()["message"].as_str().unwrap().contains("tool_choice"), "{reply:?}");
     }
     for extra in [json!({"tool_choice": "none"}), json!({"tools": []})] {
         let mut extra = extra;
-        extra["response_format"] = format.clone();
+        extra["guided_regex"] = regex.clone();
         assert_eq!(chat(&handle, ask(&extra)).await.status, 200);
     }
 }

@@ -1,0 +1,107 @@
+//! Connections: accepted, bounded in number and in how long and how large the head of a request may
+//! be, served, and let go in order. What axum brings for it bounds none of these.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tower::{Service, ServiceExt};
+
+/// Connections at once; further ones wait in the system's queue. Each takes a file descriptor, of
+/// which many systems give a process 1024.
+const CONNECTIONS_MAX: usize = 768;
+/// Longest time in which the head of a request must have come; an idle connection ends after it.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
+/// Most bytes of a request's head; beyond it 431.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Most fields of a request's head; beyond it 431.
+const FIELDS_MAX: usize = 128;
+/// Rest after a failure to accept that is not one client's, such as too many open files.
+const FAILURE_PAUSE: Duration = Duration::from_millis(200);
+
+/// Serves until `stop` is used or dropped, and then until the last request is answered.
+pub(super) async fn serve(listener: TcpListener, app: Router, mut stop: oneshot::Receiver<()>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Both ends mean something: its value that connections are to end, its receivers that some
+    // have not.
+    let (stopping, going_on) = watch::channel(false);
+    loop {
+        let accepted = tokio::select! {
+            accepted = next(&listener, &places) => accepted,
+            _ = &mut stop => break,
+        };
+        match accepted {
+            Ok((stream, place)) => {
+                let going_on = going_on.clone();
+                let connection = connection(stream, app.clone(), going_on.clone());
+                tokio::spawn(async move {
+                    connection.await;
+                    drop((place, going_on));
+                });
+            }
+            Err(error) if is_one_clients(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot accept a connection");
+                tokio::time::sleep(FAILURE_PAUSE).await;
+            }
+        }
+    }
+    drop((listener, going_on));
+    stopping.send_replace(true);
+    stopping.closed().await;
+}
+
+async fn next(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    // Small events go out at once: waiting to fill a segment costs a client up to 40 ms.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    Ok((stream, place))
+}
+
+fn is_one_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn connection(stream: TcpStream, app: Router, mut stopping: watch::Receiver<bool>) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
+    http.max_header_size(HEAD_BYTES_MAX).max_headers(FIELDS_MAX);
+    let service =
+        TowerToHyperService::new(tower::service_fn(move |request| answer(app.clone(), request)));
+    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let stopped = async move {
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    let served = tokio::select! {
+        served = serving.as_mut() => served,
+        () = stopped => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+async fn answer(mut app: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    ServiceExt::<Request<Incoming>>::ready(&mut app).await?.call(request).await
+}

@@ -1,0 +1,104 @@
+//! What the door bounds before anybody reads a word: heads, bodies, connections, turns.
+
+use std::time::Duration;
+
+use mtplx_core::request::Finish;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::harness::*;
+use crate::ingress::Config;
+
+const CHAT: &str = "POST /v1/chat/completions";
+
+// The clock jumps ahead whenever everybody waits, so minutes pass at once.
+#[tokio::test(start_paused = true)]
+async fn who_never_ends_the_head_of_a_request_is_let_go() {
+    let handle = closed(config()).await;
+    let mut stream = TcpStream::connect(handle.address).await.unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: te").await.unwrap();
+    let began = tokio::time::Instant::now();
+    let reply = end(stream).await;
+    assert!(reply.status == 0 || reply.status == 408, "{reply:?}");
+    assert!(began.elapsed() < Duration::from_secs(90), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_ends_a_body_is_told_so() {
+    let handle = closed(config()).await;
+    let mut stream = TcpStream::connect(handle.address).await.unwrap();
+    let head = format!("{CHAT} HTTP/1.1\r\nhost: test\r\n{JSON}content-length: 100\r\n\r\n{{");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let reply = end(stream).await;
+    assert_eq!(reply.status, 408, "{reply:?}");
+    assert_eq!(reply.error()["code"], "body_too_slow");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let handle = closed(config()).await;
+    let long = format!("x-long: {}\r\n", "x".repeat(70_000));
+    assert_eq!(exchange(&handle, "GET /health", &long, b"").await.status, 431);
+    let many: String = (0..200).map(|i| format!("x-{i}: 1\r\n")).collect();
+    assert_eq!(exchange(&handle, "GET /health", &many, b"").await.status, 431);
+    let some: String = (0..40).map(|i| format!("x-{i}: {}\r\n", "x".repeat(500))).collect();
+    assert_eq!(exchange(&handle, "GET /health", &some, b"").await.status, 503, "nobody serves");
+}
+
+#[tokio::test]
+async fn a_body_that_announces_too_much_is_refused_before_it_is_sent() {
+    let handle = closed(config()).await;
+    let mut stream = TcpStream::connect(handle.address).await.unwrap();
+    let head = format!("{CHAT} HTTP/1.1\r\nhost: test\r\n{JSON}content-length: 9999999\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let reply = tokio::time::timeout(Duration::from_secs(20), end(stream)).await.unwrap();
+    assert_eq!(reply.status, 413);
+    let message = reply.error()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("65536 bytes"), "{message}");
+}
+
+#[tokio::test]
+async fn a_body_in_chunks_is_bounded_as_well() {
+    let handle = closed(config()).await;
+    let mut stream = TcpStream::connect(handle.address).await.unwrap();
+    let head = format!(
+        "{CHAT} HTTP/1.1\r\nhost: test\r\n{JSON}connection: close\r\n\
+         transfer-encoding: chunked\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..9 {
+        let _ = stream.write_all(b"2000\r\n").await;
+        let _ = stream.write_all(&[b' '; 0x2000]).await;
+        let _ = stream.write_all(b"\r\n").await;
+    }
+    assert_eq!(end(stream).await.status, 413);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_are_looked_at_in_turns_and_no_more_wait_than_there_are_places() {
+    let few = Config { requests_max: 2.try_into().unwrap(), body_bytes_max: 8 << 20, ..config() };
+    let handle = open(few, roomy(), speaks("Yes.", Finish::Stop)).await;
+    let long = json!({"prompt": "word and word ".repeat(100_000)}).to_string();
+    let ask = || exchange(&handle, "POST /tokenize", JSON, long.as_bytes());
+    let all = tokio::join!(ask(), ask(), ask(), ask(), ask(), ask());
+    let all = [all.0, all.1, all.2, all.3, all.4, all.5];
+    let count = |status: u16| all.iter().filter(|reply| reply.status == status).count();
+    assert!(count(200) >= 2 && count(200) + count(503) == 6, "{:?}", all.map(|r| r.status));
+    let busy = all.iter().find(|reply| reply.status == 503);
+    assert!(busy.is_none_or(|reply| reply.header("retry-after").is_some()));
+    // Nobody's place was kept.
+    assert_eq!(exchange(&handle, "POST /tokenize", JSON, long.as_bytes()).await.status, 200);
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_hold_up_the_end() {
+    let handle = closed(config()).await;
+    let idle = TcpStream::connect(handle.address).await.unwrap();
+    assert_eq!(get(&handle, "/openapi.json").await.status, 200);
+    let drained = tokio::time::timeout(Duration::from_secs(20), async {
+        handle.drain(Duration::from_secs(60)).await
+    });
+    assert_eq!(drained.await.unwrap(), 0);
+    drop(idle);
+}
