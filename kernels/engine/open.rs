@@ -73,9 +73,9 @@ impl MlxEngine {
         memory::limit_cache(&info.budget);
         let slots = (0..info.slots).map(|_| SlotState::default()).collect();
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
-        let forced = Vec::new();
+        let (forced, made_up) = (Vec::new(), None);
         let hidden = checkpoint.config.hidden;
-        Ok(Self { info, place, model, pools, slots, snapshots, hidden, phases, forced })
+        Ok(Self { info, place, model, pools, slots, snapshots, hidden, phases, forced, made_up })
     }
 }
 
