@@ -26,6 +26,7 @@ mod draws;
 mod feed;
 mod open;
 mod scores;
+mod verdicts;
 
 pub use open::EngineOptions;
 
@@ -45,6 +46,8 @@ pub struct MlxEngine {
     phases: Phases,
     /// For benches of shapes alone: how often a draft at each place is to be accepted.
     forced: Vec<f64>,
+    /// For them, too: the token that all drafts are, the head unasked.
+    made_up: Option<u32>,
 }
 
 /// Where a sequence stands, as far as its tensors go.
@@ -118,6 +121,12 @@ impl MlxEngine {
     /// are: for benches with random weights, whose text means nothing anyway.
     pub fn force_acceptance(&mut self, rates: &[f64]) {
         self.forced = rates.to_vec();
+    }
+
+    /// Takes `token` for every draft from now on and leaves the head unasked, or asks it again: so
+    /// that benches can tell what verification costs without drafting.
+    pub fn make_up_drafts(&mut self, token: Option<u32>) {
+        self.made_up = token;
     }
 
     fn step(&mut self, plan: &Plan, rows: &Rows) -> Result<Outcome> {

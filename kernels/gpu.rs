@@ -12,6 +12,7 @@ use mtplx_core::engine::Kernel;
 use crate::error::Result;
 use device::{Kernel as Compiled, Launch, Source};
 
+pub mod accept;
 pub mod attention;
 pub mod device;
 pub mod draw;
@@ -137,7 +138,7 @@ impl Gpu {
 pub fn tried(dtype: Dtype) -> Vec<Kernel> {
     let gpu = gpu();
     // The others were, with the layers that they serve.
-    draw::serves(&gpu, dtype);
+    accept::serves(&gpu, dtype);
     let trials = gpu.trials.borrow();
     trials.iter().map(|(name, fault)| Kernel { name: name.clone(), fault: fault.clone() }).collect()
 }

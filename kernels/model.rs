@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mlx_rs::Array;
 use mlx_rs::ops::concatenate;
+use mlx_rs::ops::indexing::TryIndexOp;
 
 use crate::attention::{Attention, AttentionRow, KvPool};
 use crate::checkpoint::{self, Checkpoint, Mixer, ModelConfig};
@@ -363,11 +364,26 @@ impl Pools {
     }
 }
 
+/// Fewer rows of a batch than this may be kept whole for the sake of some of them.
+const KEPT_WHOLE: i32 = 65;
+
 /// Rows `index` of `x [M, H]`.
 ///
 /// # Errors
 /// When MLX fails.
 pub fn take_rows(x: &Array, index: &[i32]) -> Result<Array> {
+    let gpu = crate::gpu::gpu();
+    if let &[first, .., last] = index
+        && gpu.serves(x.dtype())
+    {
+        // An index that the host fills lies in memory that both sides page: a pass that needs one
+        // for every row of its batch waits for as many pages.
+        if x.dim(0) < KEPT_WHOLE && index.iter().copied().eq(first..=last) {
+            return Ok(x.try_index(first..=last)?);
+        }
+        let at = gpu.numbers(index.to_vec())?.try_index(..index.len() as i32)?;
+        return Ok(x.take_axis(at, 0)?);
+    }
     Ok(x.take_axis(Array::from_slice(index, &[index.len() as i32]), 0)?)
 }
 

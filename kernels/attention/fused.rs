@@ -1,9 +1,9 @@
 //! Attention by the project's GPU kernels. Rows of prompts, longer than a verify row, are left to
 //! MLX's own attention once their keys are in place.
 
-use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::sigmoid;
+use mlx_rs::{Array, Dtype};
 
 use super::plain::PlainAttention;
 use super::{AttentionRow, AttentionShape, KvPool, trial};
@@ -68,8 +68,9 @@ impl Fused {
         if rows.iter().all(|row| short(&row)) {
             return self.kernels.attend((&q, proj), &batch, pools);
         }
-        // MLX's own operations read the pages next, and know nothing of the writing.
-        crate::place::eval([&q])?;
+        // MLX's own operations read the pages next, and know nothing of the writing: which pages,
+        // they learn after it.
+        let written = zero_of(&q)?;
         let fused = match rows.iter().find(short) {
             Some(_) => Some(self.kernels.attend((&q, proj), &batch, pools)?),
             None => None,
@@ -81,18 +82,21 @@ impl Fused {
             parts.push(match &fused {
                 Some(y) if short(&row) => y.try_index(a..b)?,
                 _ => {
-                    let y = plain.attend_row(
-                        &q.try_index(a..b)?.transpose_axes(&[1, 0, 2])?,
-                        row,
-                        pool,
-                    )?;
+                    let pages = plain.pages(row).iter().map(|&page| page as i32).collect();
+                    let count = plain.pages(row).len() as i32;
+                    let pages = gpu().numbers(pages)?.try_index(..count)?.add(&written)?;
+                    let q = q.try_index(a..b)?.transpose_axes(&[1, 0, 2])?;
+                    let y = plain.attend_row(&q, row, (pool, &pages))?;
                     let heads = proj.try_index((a..b, ..2 * nq * d))?;
                     let gate = heads.reshape(&[b - a, nq, 2, d])?.try_index((.., .., 1))?;
                     y.multiply(sigmoid(gate)?.reshape(&[b - a, nq * d])?)?
                 }
             });
         }
-        plain.flat(&parts, rows, m)
+        let y = plain.flat(&parts, rows, m)?;
+        // Who writes into the pages next, does so after they were read.
+        pool.last = Some(zero_of(&y)?);
+        Ok(y)
     }
 
     /// Keys and values of `proj` into their pages; q of its tokens, and what the call was about.
@@ -136,6 +140,12 @@ impl Fused {
         let spans = longest.div_ceil(SPAN).next_power_of_two();
         Ok(Batch { meta: gpu().numbers(numbers)?, rows: rows.len(), spans })
     }
+}
+
+/// A zero that is there once `array` is: i32 [1].
+fn zero_of(array: &Array) -> Result<Array> {
+    let first = array.reshape(&[-1])?.try_index(..1)?;
+    Ok(first.as_dtype(Dtype::Int32)?.multiply(Array::from_int(0))?)
 }
 
 impl AttentionShape {

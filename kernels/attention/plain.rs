@@ -61,21 +61,30 @@ impl PlainAttention {
         for row in rows {
             let (a, b) = (row.start as i32, (row.start + row.len) as i32);
             let q = q.try_index(a..b)?.transpose_axes(&[1, 0, 2])?;
-            out.push(self.attend_row(&q, row, pool)?);
+            let pages = self.pages(row);
+            let pages = Array::from_slice(pages, &[pages.len() as i32]);
+            out.push(self.attend_row(&q, row, (pool, &pages))?);
         }
         Ok(self.flat(&out, rows, m)?.multiply(gate)?)
     }
 
-    /// `q [Nq, len, D]` → `[len, Nq·D]`.
-    pub(super) fn attend_row(&self, q: &Array, row: &AttentionRow, pool: &KvPool) -> Result<Array> {
+    /// The pages that a row's queries look at.
+    pub(super) fn pages<'a>(&self, row: &'a AttentionRow) -> &'a [u32] {
+        &row.pages[..(row.position + row.len).div_ceil(self.shape.page_tokens)]
+    }
+
+    /// `q [Nq, len, D]` → `[len, Nq·D]`; `ids` are [`Self::pages`].
+    pub(super) fn attend_row(
+        &self,
+        q: &Array,
+        row: &AttentionRow,
+        (pool, ids): (&KvPool, &Array),
+    ) -> Result<Array> {
         let s = &self.shape;
         let (nkv, d) = (s.kv_heads as i32, s.head_dim as i32);
-        let end = row.position + row.len;
-        let pages = &row.pages[..end.div_ceil(s.page_tokens)];
-        let ids = Array::from_slice(pages, &[pages.len() as i32]);
-        let (first, last) = (s.first_key as i32, end as i32);
+        let (first, last) = (s.first_key as i32, (row.position + row.len) as i32);
         let dense = |pool: &Array| -> Result<Array> {
-            let all = pool.take_axis(&ids, 0)?.transpose_axes(&[1, 0, 2, 3])?;
+            let all = pool.take_axis(ids, 0)?.transpose_axes(&[1, 0, 2, 3])?;
             let all = all.reshape(&[1, nkv, -1, d])?;
             Ok(all.try_index((.., .., first..last))?)
         };

@@ -15,7 +15,9 @@ use super::drafts::Drafted;
 use super::draws::Draws;
 use super::feed::{Feed, Range, Word};
 use super::scores::{Asked, Score, Scores};
+use super::verdicts;
 use super::{Aside, Error, FeedRow, MlxEngine, Result, SlotState, micros, take_rows};
+use crate::gpu::accept::Verdicts;
 use crate::model::join_rows;
 
 impl MlxEngine {
@@ -25,7 +27,7 @@ impl MlxEngine {
         };
         let mut verify = Vec::with_capacity(plan.verify.len());
         for plan in &plan.verify {
-            verify.push(Drafted::new(plan, row(plan.slot)?));
+            verify.push(Drafted::new(plan, row(plan.slot)?, self.made_up));
         }
         let mut prefill = Vec::with_capacity(plan.prefill.len());
         for chunk in &plan.prefill {
@@ -35,28 +37,47 @@ impl MlxEngine {
         let draws = self.draft_all(&mut verify)?;
         self.phases.draft_us = micros(start);
         let start = Instant::now();
-        let mut scores = self.forward(&verify, &prefill, &draws)?;
+        let (asked, verdicts) = self.forward(&verify, &prefill, &draws)?;
         self.phases.verify_us = micros(start);
         let start = Instant::now();
-        draws.settle(&mut verify);
+        let decided = verdicts.and_then(|verdicts| verdicts.read());
+        let is_open = decided.is_none();
+        let told = decided.map(|decided| verdicts::outcomes(decided, &mut verify, &prefill));
+        if is_open {
+            draws.settle(&mut verify);
+        }
         for Drafted { plan, fed, .. } in &verify {
             self.slots[usize::from(plan.slot.0)].fed.extend_from_slice(fed);
         }
-        let told = |row: &Row| row.request().sampling.logprobs.is_some();
-        scores.settle(drawn(&verify, &prefill), told)?;
-        let outcomes = self.accept(&scores, &verify, &prefill);
+        let outcomes = match told {
+            Some(outcomes) => Ok(outcomes),
+            None => self.decide(asked, &verify, &prefill),
+        };
         self.phases.accept_us = micros(start);
         outcomes
     }
 
-    /// The trunk over all rows; their scores: one for each prefill that samples, then
-    /// depth + 1 for each verify row.
+    /// The host's own verdicts.
+    fn decide(
+        &self,
+        asked: Option<Asked>,
+        verify: &[Drafted<'_>],
+        prefill: &[(&Prefill, &Row)],
+    ) -> Result<Vec<RowOutcome>> {
+        let mut scores = asked.map_or(Ok(Scores::None), Asked::read)?;
+        let told = |row: &Row| row.request().sampling.logprobs.is_some();
+        scores.settle(drawn(verify, prefill), told)?;
+        self.accept(&scores, verify, prefill)
+    }
+
+    /// The trunk over all rows; their logits: one for each prefill that samples, then
+    /// depth + 1 for each verify row; and what the device says of them.
     fn forward(
         &mut self,
         verify: &[Drafted<'_>],
         prefill: &[(&Prefill, &Row)],
         draws: &Draws,
-    ) -> Result<Scores> {
+    ) -> Result<(Option<Asked>, Option<Verdicts>)> {
         let mut feed = Feed::default();
         for drafted in verify {
             let Drafted { plan, row, .. } = drafted;
@@ -101,11 +122,19 @@ impl MlxEngine {
                 Some(Asked::new(self.model.logits(&join_rows(parts)?)?, drawn)?)
             }
         };
+        let verdicts = match &asked {
+            Some(asked) => verdicts::add(asked, (verify, prefill), draws, &self.forced)?,
+            None => None,
+        };
         let tails = self.slots.iter().filter_map(|s| s.tail.as_ref());
         let tails = tails.chain(self.aside.iter().map(|aside| &aside.carry));
-        let wanted = asked.iter().map(Asked::array).chain(draws.arrays());
-        Self::eval(&mut self.phases, wanted.chain(self.pools.arrays()).chain(tails))?;
-        asked.map_or(Ok(Scores::None), Asked::read)
+        // Verdicts are made of the others, which need not be read then.
+        let wanted: Vec<&Array> = match &verdicts {
+            Some(verdicts) => vec![verdicts.array()],
+            None => asked.iter().map(Asked::array).chain(draws.arrays()).collect(),
+        };
+        Self::eval(&mut self.phases, wanted.into_iter().chain(self.pools.arrays()).chain(tails))?;
+        Ok((asked, verdicts))
     }
 
     /// Books prompt chunks: the head sees them at the cost of keys and values alone.
@@ -238,7 +267,7 @@ fn judge(d: &Drafted<'_>, scores: &[Score<'_>], forced: &[f64]) -> Result<Emitte
     } else {
         let accepted = forced_length(first ^ s.seed, &forced[..d.drafts.len().min(forced.len())]);
         let dists: Vec<Dist> = (0..=accepted).map(p).collect::<Result<_, _>>()?;
-        (accepted, draw(s.rule, s.seed, first, &dists[accepted]))
+        (accepted, draw(s.rule, s.seed, first + accepted as u64, &dists[accepted]))
     };
     let mut tokens = d.drafts[..accepted].to_vec();
     tokens.push(next);
@@ -247,7 +276,7 @@ fn judge(d: &Drafted<'_>, scores: &[Score<'_>], forced: &[f64]) -> Result<Emitte
 }
 
 /// How many drafts a forced row keeps: a function of `seed` alone.
-fn forced_length(seed: u64, rates: &[f64]) -> usize {
+pub(super) fn forced_length(seed: u64, rates: &[f64]) -> usize {
     let stands = |&(place, &rate): &(u64, &f64)| uniform(seed, place, Purpose::Accept) < rate;
     (0..).zip(rates).take_while(stands).count()
 }

@@ -32,10 +32,14 @@ pub(super) struct Drafted<'a> {
 }
 
 impl<'a> Drafted<'a> {
-    /// With its drafts where its grammar leaves no choice about any of them.
-    pub(super) fn new(plan: &'a Verify, row: &'a Row) -> Self {
+    /// With its drafts where its grammar leaves no choice about any of them, or where benches make
+    /// them up.
+    pub(super) fn new(plan: &'a Verify, row: &'a Row, made_up: Option<u32>) -> Self {
         let depth = usize::from(plan.depth);
-        let forced = row.forced(depth);
+        let forced = match made_up {
+            Some(token) => vec![token; depth],
+            None => row.forced(depth),
+        };
         let drafts = if forced.len() == depth { forced } else { Vec::new() };
         let q = drafts.iter().map(|&token| Dist::one_hot(token)).collect();
         Self { plan, row, drafts, q, drawn: Vec::new(), fed: Vec::new() }

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use mlx_rs::Array;
 use mtplx_core::Token;
 use mtplx_core::accept::draft;
+use mtplx_core::random::Purpose;
 use mtplx_core::sample::{Dist, NotFinite, Sampling};
 use rayon::prelude::*;
 
@@ -101,6 +102,21 @@ impl Draws {
         self.depths.iter().map(|depth| depth.tokens.clone()).collect()
     }
 
+    /// The draws of every depth, where a device makes them.
+    pub(super) fn heads(&self) -> Option<Vec<&Drawn>> {
+        let told = self.depths.iter().map(|depth| match &depth.told {
+            #[cfg(target_os = "linux")]
+            Told::Host(_) => None,
+            Told::Device(drawn) => Some(drawn),
+        });
+        told.collect()
+    }
+
+    /// Which of a depth's draws is that of verify row `row`.
+    pub(super) fn place(&self, row: usize, depth: usize) -> usize {
+        self.depths[depth].rows.iter().take_while(|&&i| i != row).count()
+    }
+
     /// What must be evaluated before [`Self::settle`].
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.depths.iter().flat_map(|depth| match &depth.told {
@@ -154,7 +170,8 @@ fn in_graph(logits: &Array, ids: DraftIds, draws: Vec<Draw>) -> Result<(Array, T
         return on_host(logits, ids, draws);
     }
     let _ = ids;
-    let rows: Vec<_> = draws.iter().map(|d| draw::settings(&d.sampling, d.position)).collect();
+    let rows: Vec<_> =
+        draws.iter().map(|d| draw::settings(&d.sampling, d.position, Purpose::Draft)).collect();
     let drawn = draw::add(&gpu(), logits, &rows)?;
     Ok((drawn.tokens.clone(), Told::Device(drawn)))
 }

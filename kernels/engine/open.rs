@@ -76,9 +76,21 @@ impl MlxEngine {
         memory::limit_cache(&info.budget);
         let slots = (0..info.slots).map(|_| SlotState::default()).collect();
         let (snapshots, phases) = (BTreeMap::new(), Phases::default());
-        let (forced, aside) = (Vec::new(), None);
+        let (forced, made_up, aside) = (Vec::new(), None, None);
         let hidden = checkpoint.config.hidden;
-        Ok(Self { info, place, model, pools, slots, snapshots, aside, hidden, phases, forced })
+        Ok(Self {
+            info,
+            place,
+            model,
+            pools,
+            slots,
+            snapshots,
+            aside,
+            hidden,
+            phases,
+            forced,
+            made_up,
+        })
     }
 }
 

@@ -78,6 +78,19 @@ impl Asked {
         Ok(Self { logits, wanted })
     }
 
+    /// The largest logits of each row, where nothing else is wanted.
+    pub(super) fn found(&self) -> Option<&Array> {
+        match &self.wanted {
+            Wanted::Top(found) => Some(found),
+            Wanted::All(_) => None,
+        }
+    }
+
+    /// All of them, [rows, V].
+    pub(super) fn logits(&self) -> &Array {
+        &self.logits
+    }
+
     /// What is to be evaluated before [`Self::read`].
     pub(super) fn array(&self) -> &Array {
         match &self.wanted {

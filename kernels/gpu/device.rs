@@ -92,6 +92,26 @@ pub fn is_known() -> bool {
     imp::is_known()
 }
 
+/// What a device has room for; it changes no result.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Multiprocessors.
+    pub multiprocessors: usize,
+    /// Shared memory that a block may have.
+    pub shared_bytes: usize,
+}
+
+/// The limits of the GPU, or of a small one where nobody knows.
+#[must_use]
+pub fn limits() -> Limits {
+    let known = |value: usize, otherwise: usize| if value == 0 { otherwise } else { value };
+    let Limits { multiprocessors, shared_bytes } = imp::limits();
+    Limits {
+        multiprocessors: known(multiprocessors, 64),
+        shared_bytes: known(shared_bytes, 48 << 10),
+    }
+}
+
 /// Whether an array that the host fills lies in memory that the device has to wait for.
 pub const HOST_IS_FAR: bool = cfg!(target_os = "linux");
 

@@ -29,14 +29,17 @@ const SOURCE: Source = Source {
 pub struct Drawn {
     /// i32 [R].
     pub tokens: Array,
-    found: Array,
-    /// Bits of fp32 [R, KEPT].
-    weights: Array,
+    /// What `top` found, how it is drawn from, and what the kernel wrote.
+    pub(super) found: Array,
+    pub(super) settings: Array,
+    pub(super) out: Array,
+    pub(super) rows: usize,
 }
 
-/// How a row is drawn, from what its sampling makes of its logits; `position` is the token's.
+/// How a row is drawn, from what its sampling makes of its logits; `position` is the token's, and
+/// `purpose` whether it is a draft or the target's own.
 #[must_use]
-pub fn settings(s: &Sampling, position: u64) -> [i32; SETTINGS] {
+pub fn settings(s: &Sampling, position: u64, purpose: Purpose) -> [i32; SETTINGS] {
     let greedy = s.temperature < TEMPERATURE_MIN;
     let scale = if greedy { 0.0 } else { s.temperature.recip() };
     let key = bits(s.seed, position, Purpose::Draw);
@@ -47,7 +50,7 @@ pub fn settings(s: &Sampling, position: u64) -> [i32; SETTINGS] {
         float(s.top_p),
         float(s.min_p),
         i32::from(s.rule == Rule::Coupled),
-        float(uniform(s.seed, position, Purpose::Draft) as f32),
+        float(uniform(s.seed, position, purpose) as f32),
         key as i32,
         (key >> 32) as i32,
     ]
@@ -64,7 +67,14 @@ pub fn can(gpu: &Gpu, dtype: Dtype, vocab: usize) -> bool {
 /// # Errors
 /// When MLX refuses.
 pub fn add(gpu: &Gpu, logits: &Array, rows: &[[i32; SETTINGS]]) -> Result<Drawn> {
-    let found = top::add(gpu, logits)?;
+    add_to(gpu, top::add(gpu, logits)?, rows)
+}
+
+/// As [`add`], from what `top` found.
+///
+/// # Errors
+/// When MLX refuses.
+pub fn add_to(gpu: &Gpu, found: Array, rows: &[[i32; SETTINGS]]) -> Result<Drawn> {
     let kernel = gpu.kernel(&SOURCE, &[("K", KEPT.to_string())])?;
     let settings = gpu.numbers(rows.concat())?;
     let count = rows.len() as i32;
@@ -72,21 +82,20 @@ pub fn add(gpu: &Gpu, logits: &Array, rows: &[[i32; SETTINGS]]) -> Result<Drawn>
     let shape = [count * (1 + KEPT as i32)];
     // SAFETY: a row of `found` and its settings for every block; each writes its token and weights.
     let [out] = unsafe { kernel.call(&[&found, &settings], [(&shape, Dtype::Int32)], launch) }?;
-    let (tokens, weights) = (out.try_index(..count)?, out.try_index(count..)?);
-    Ok(Drawn { tokens, found, weights })
+    Ok(Drawn { tokens: out.try_index(..count)?, found, settings, out, rows: rows.len() })
 }
 
 impl Drawn {
     /// What must be evaluated before [`Self::read`].
     pub fn arrays(&self) -> [&Array; 3] {
-        [&self.tokens, &self.found, &self.weights]
+        [&self.tokens, &self.found, &self.out]
     }
 
     /// Every token and the distribution it was drawn from; or that there was nothing to draw from.
     #[must_use]
     pub fn read(&self) -> Vec<(u32, Result<Dist, NotFinite>)> {
-        let weights = self.weights.as_slice::<i32>().chunks(KEPT);
-        let rows = self.tokens.as_slice::<i32>().iter().zip(top::ids(&self.found).zip(weights));
+        let (tokens, weights) = self.out.as_slice::<i32>().split_at(self.rows);
+        let rows = tokens.iter().zip(top::ids(&self.found).zip(weights.chunks(KEPT)));
         rows.map(|(&token, (ids, weights))| {
             let pairs = ids.iter().zip(weights).map(|(&id, &bits)| (id as u32, bits));
             let kept = pairs.filter(|&(_, bits)| bits != 0);
@@ -112,7 +121,8 @@ fn run(gpu: &Gpu, dtype: Dtype) -> Result<()> {
     let logits = trial::noise(&[rows, vocab], 9, Dtype::Float32)?.multiply(Array::from_f32(6.0))?;
     let logits = logits.as_dtype(dtype)?;
     let of = |row: usize| (&kinds[row % kinds.len()], row as u64);
-    let settings: Vec<_> = (0..rows as usize).map(|row| settings(of(row).0, of(row).1)).collect();
+    let settings: Vec<_> =
+        (0..rows as usize).map(|row| settings(of(row).0, of(row).1, Purpose::Draft)).collect();
     let (drawn, all) = (add(gpu, &logits, &settings)?, logits.as_dtype(Dtype::Float32)?);
     crate::place::eval(drawn.arrays().into_iter().chain([&all]))?;
     let mut other = 0;

@@ -20,9 +20,7 @@ pub const TILE: usize = 32;
 /// Columns of a step.
 pub const STEP: usize = 64;
 /// Fewer tiles than this do not fill a GPU with blocks of four warps.
-const TILES_FEW: usize = 400;
-/// More tiles than this fill one several times over.
-const TILES_MANY: usize = 660;
+pub const TILES_FEW: usize = 400;
 
 /// The form of an affine matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,12 +86,6 @@ impl Form {
     #[must_use]
     pub fn parts(&self) -> usize {
         if self.tiles() < TILES_FEW { 8 } else { 4 }
-    }
-
-    /// Whether there are so many outputs that a block may keep more rows of x.
-    #[must_use]
-    pub fn is_wide(&self) -> bool {
-        self.tiles() > TILES_MANY
     }
 
     /// Words of a row as checkpoints store it.

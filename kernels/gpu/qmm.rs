@@ -6,20 +6,24 @@ use std::rc::Rc;
 use mlx_rs::{Array, Dtype};
 
 use super::Gpu;
-use super::device::{Kernel, Launch, Source};
-use super::layout::{Form, STEP};
+use super::device::{self, Kernel, Launch, Source};
+use super::layout::{Form, STEP, TILE};
 use crate::error::Result;
 use crate::linear::Ids;
 
 /// Most rows of x for which the kernel is used; beyond, a library multiplies the unpacked matrix.
 pub const ROWS_MAX: usize = 64;
 
-/// Rows of x from which on it is staged in shared memory, as CUDA's source has it.
-const STAGED: usize = 32;
+/// Rows of x of a block whose tiles share it, in CUDA's source.
+const SHARED: usize = 32;
+/// Warps of such a block, at most: what a multiprocessor holds of them beside their registers.
+const WARPS: usize = 20;
+/// Most steps that such a block keeps: more gained nothing on an H100.
+const DEPTH_MAX: usize = 6;
 
 const SOURCE: Source = Source {
     name: "verify_qmm",
-    cuda: include_str!("verify_qmm.cu"),
+    cuda: concat!(include_str!("tensor_cores.cu"), include_str!("verify_qmm.cu")),
     metal: include_str!("verify_qmm.metal"),
     inputs: &["words", "sides", "x", "residual"],
     output: "y",
@@ -43,11 +47,14 @@ pub enum Ending {
     Gated,
 }
 
-/// How a kernel takes so many rows of x.
-#[derive(Clone, Copy, Debug)]
+/// How a kernel takes so many rows of x. None of it changes a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     /// Most rows of x of a block.
     rows: usize,
+    /// Tiles of a block that share its x and keep their steps in shared memory; 0 where a block is
+    /// one tile and keeps nothing there.
+    tiles: usize,
     /// Steps on their way from memory.
     depth: usize,
     /// Blocks that a multiprocessor is to hold.
@@ -56,21 +63,57 @@ struct Shape {
 
 /// By their rows, ascending; the last for any number.
 fn shapes(form: &Form) -> Vec<Shape> {
-    let known: &[(usize, usize, usize)] = if cfg!(target_os = "macos") {
+    if cfg!(target_os = "macos") {
         // Without tensor cores every row is work of its own.
-        &[(1, 0, 0), (2, 0, 0), (4, 0, 0), (8, 0, 0)]
-    } else if form.parts() == 8 {
-        &[(8, 2, 2), (16, 2, 2), (STAGED, 2, 2)]
-    } else {
-        &[(8, 2, 5), (16, 2, 5), (STAGED, 2, 4)]
-    };
-    known.iter().map(|&(rows, depth, blocks)| Shape { rows, depth, blocks }).collect()
+        return [1, 2, 4, 8].map(|rows| Shape { rows, tiles: 0, depth: 0, blocks: 0 }).to_vec();
+    }
+    // Two planes of codes take the registers of twice the depth.
+    let depth = (2 / form.planes()).max(1);
+    let blocks = if form.parts() == 8 { 2 } else { 5 };
+    let few = [8, 16].map(|rows| Shape { rows, tiles: 0, depth, blocks });
+    let [first, second] = few;
+    vec![first, second, shared(form, device::limits())]
+}
+
+/// The shape of blocks whose tiles share x, on a device with these limits: as many tiles as it has
+/// room for, or a few less where that leaves fewer multiprocessors idle in the last round.
+fn shared(form: &Form, limits: device::Limits) -> Shape {
+    let parts = form.parts();
+    let depth = |tiles: usize| limits.shared_bytes / (parts * stage_bytes(form, tiles));
+    let known = [5, 4, 2, 1].into_iter().filter(|tiles| tiles * parts <= WARPS);
+    let fit = known.filter(|&tiles| depth(tiles) >= 2 || tiles == 1).take(2);
+    let rounds = |tiles: usize| form.tiles().div_ceil(tiles).div_ceil(limits.multiprocessors);
+    // The first of equals.
+    let tiles = fit.min_by_key(|&tiles| rounds(tiles) * tiles).unwrap_or(1);
+    let blocks = (WARPS / (tiles * parts)).min(depth(tiles) / 2).clamp(1, 4);
+    let depth = (depth(tiles) / blocks).clamp(2, DEPTH_MAX);
+    Shape { rows: SHARED, tiles, depth, blocks }
+}
+
+/// Tiles that share x in blocks of many rows.
+#[must_use]
+pub fn tiles_together(form: &Form) -> usize {
+    shapes(form).last().map_or(1, Shape::tiles)
+}
+
+/// Bytes that one part of the columns keeps of a step: x, then codes and sides of the tiles.
+fn stage_bytes(form: &Form, tiles: usize) -> usize {
+    let (codes, sides) = (TILE * STEP * form.bits / 8, form.subs() * TILE * 4);
+    SHARED * STEP * 2 + tiles * (codes + sides)
 }
 
 impl Shape {
-    /// Bytes of x that wait in shared memory: two steps of every warp.
+    /// Bytes of shared memory that the source does not declare.
     fn shared_bytes(&self, form: &Form) -> usize {
-        if self.rows == STAGED { form.parts() * 2 * STAGED * STEP * 2 } else { 0 }
+        match self.tiles {
+            0 => 0,
+            tiles => form.parts() * self.depth * stage_bytes(form, tiles),
+        }
+    }
+
+    /// Tiles of a block.
+    fn tiles(&self) -> usize {
+        self.tiles.max(1)
     }
 }
 
@@ -90,13 +133,19 @@ pub struct PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// Takes arrays in the layout of [`super::layout`], of the form's sizes.
+    /// Takes arrays in the layout of [`super::layout`], of the form's sizes. Blocks are those that
+    /// suit the form `shaped`, which is another in trials alone.
     ///
     /// # Errors
     /// When a kernel does not compile.
-    pub fn new(gpu: &Gpu, form: Form, (words, sides): (Array, Array), gated: bool) -> Result<Self> {
+    pub fn new(
+        gpu: &Gpu,
+        [form, shaped]: [Form; 2],
+        (words, sides): (Array, Array),
+        gated: bool,
+    ) -> Result<Self> {
         let dtype = sides.dtype();
-        let shapes = shapes(&form);
+        let shapes = shapes(&shaped);
         let endings: &[Ending] =
             if gated { &[Ending::Gated] } else { &[Ending::Plain, Ending::Add] };
         let kernels = endings
@@ -129,12 +178,12 @@ impl PackedMatrix {
         }
         let last = self.shapes.len() - 1;
         let at = self.shapes.iter().position(|shape| m <= shape.rows).unwrap_or(last);
-        let f = &self.form;
+        let (f, shape) = (&self.form, &self.shapes[at]);
         let launch = Launch {
             scalars: &[m as i32, f.rows as i32, f.cols as i32],
-            blocks: f.tiles() * m.div_ceil(self.shapes[at].rows),
-            threads: 32 * f.parts(),
-            shared_bytes: self.shapes[at].shared_bytes(f),
+            blocks: f.tiles().div_ceil(shape.tiles()) * m.div_ceil(shape.rows),
+            threads: 32 * f.parts() * shape.tiles(),
+            shared_bytes: shape.shared_bytes(f),
         };
         let out = if self.gated { f.rows / 2 } else { f.rows };
         let out = [m as i32, out as i32];
@@ -205,15 +254,14 @@ fn settings(
     shape: Shape,
     ending: Ending,
 ) -> Vec<(&'static str, String)> {
-    // Two planes of codes take the registers of twice the depth.
-    let depth = (shape.depth / form.planes()).max(1);
     vec![
         ("TYPE", super::scalar(dtype)),
         ("BITS", form.bits.to_string()),
         ("SUBS", form.subs().to_string()),
         ("ROWS", shape.rows.to_string()),
         ("PARTS", form.parts().to_string()),
-        ("DEPTH", depth.to_string()),
+        ("TILES", shape.tiles.to_string()),
+        ("DEPTH", shape.depth.to_string()),
         ("BLOCKS", shape.blocks.to_string()),
         ("END", (ending as i32).to_string()),
     ]
@@ -226,4 +274,30 @@ fn rows_settings(form: &Form, dtype: Dtype, all: bool) -> Vec<(&'static str, Str
         ("SUBS", form.subs().to_string()),
         ("ALL", i32::from(all).to_string()),
     ]
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_share_x_fit_their_device_and_leave_little_of_it_idle() {
+        let form = |rows, cols, bits| Form { rows, cols, bits, group: 64 };
+        let h100 = device::Limits { multiprocessors: 132, shared_bytes: 232_448 };
+        let small = device::Limits { multiprocessors: 128, shared_bytes: 101_376 };
+        let tiles = |form: &Form| shared(form, h100).tiles;
+        assert_eq!(tiles(&form(17_408, 5120, 4)), 5, "one round of 109 blocks");
+        assert_eq!(tiles(&form(16_480, 5120, 4)), 4, "one round of 129");
+        assert_eq!(tiles(&form(5120, 17_408, 4)), 2, "one round of 80");
+        for limits in [h100, small] {
+            for bits in [4, 8] {
+                for rows in [5120, 17_408, 248_320] {
+                    let form = form(rows, 5120, bits);
+                    let shape = shared(&form, limits);
+                    let bytes = shape.shared_bytes(&form) * shape.blocks;
+                    assert!(bytes <= limits.shared_bytes || shape.tiles == 1, "{form:?} {shape:?}");
+                }
+            }
+        }
+    }
 }

@@ -1,209 +1,163 @@
 // verify_qmm: y [M, N] = x [M, K] · Wᵀ for affine 4- and 8-bit W, fp32 accumulation.
 //
-// A block is 32 outputs and 8·NT rows of x. PARTS warps divide K; each walks its part in steps of
-// 64, and their sums are added in the order of the warps. Neither the division nor any order depends
-// on M, so a row's result is the same, to the bit, whatever travels with it.
+// A tile is 32 outputs and 8·NT rows of x. PARTS warps divide K; each walks its part in steps of
+// 64, and their sums are added in the order of the warps. Neither division nor any order depends on
+// M, so a row's result is the same, to the bit, whatever travels with it.
 //
 // W lies as layout.rs packs it: for every 32 outputs and every 64 of K what a warp needs for one
 // step, in the order in which its lanes take it, 16 bytes a lane.
 //
-// The tensor cores see weights, made in registers: with q a 4-bit code, the bf16 of bits 0x4300 | q is
-// 128 + q, exactly; less 128, times scale, plus bias, it is W rounded once, two of them at a time.
-// So a warp's sums over K stay in the tensor cores' accumulators, whatever the groups. An 8-bit code
-// is two nibbles: 0x4500 | hi is 2048 + 16·hi, and the two halves of q add up exactly.
+// The tensor cores see weights, made in registers: with q a 4-bit code, the bf16 of bits 0x4300 | q
+// is 128 + q, exactly; less 128, times scale, plus bias, it is W rounded once, two of them at a
+// time. So a warp's sums over K stay in the tensor cores' accumulators, whatever the groups. An
+// 8-bit code is two nibbles: 0x4500 | hi is 2048 + 16·hi, and the two halves of q add up exactly.
 //
-// It includes nothing: halves are bits here, and the run-time compiler needs no header.
+// Few rows (`block`) come straight from memory; a block is a tile. For many (`shared_block`) TILES
+// tiles of a block share x, and x and W wait in shared memory, DEPTH − 1 steps ahead: so few
+// registers are left that all tiles of a large matrix run at once.
 
 namespace verify_qmm {
-
-typedef unsigned short u16;
-
-struct Brain {
-  // Bits of 128 and 2048, under whose last places nibbles fit, of −128 and −2048, and of 1.
-  static constexpr unsigned LOW = 0x43004300u, HIGH = 0x45004500u;
-  static constexpr unsigned LESS_LOW = 0xc300c300u, LESS_HIGH = 0xc500c500u, ONES = 0x3f803f80u;
-  // a · b + c of pairs, each rounded once.
-  static __device__ __forceinline__ unsigned fma2(unsigned a, unsigned b, unsigned c) {
-    unsigned d;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-    return d;
-  }
-  static __device__ __forceinline__ float low(unsigned pair) {
-    return __uint_as_float(pair << 16);
-  }
-  static __device__ __forceinline__ u16 round(float value) {
-    u16 bits;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-  }
-  static __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0,
-                                             unsigned b1) {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  }
-};
-
-struct Half {
-  static constexpr unsigned LOW = 0x64006400u, HIGH = 0x74007400u;
-  static constexpr unsigned LESS_LOW = 0xe400e400u, LESS_HIGH = 0xf400f400u, ONES = 0x3c003c00u;
-  static __device__ __forceinline__ unsigned fma2(unsigned a, unsigned b, unsigned c) {
-    unsigned d;
-    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-    return d;
-  }
-  static __device__ __forceinline__ float low(unsigned pair) {
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(static_cast<u16>(pair & 0xffffu)));
-    return value;
-  }
-  static __device__ __forceinline__ u16 round(float value) {
-    u16 bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-  }
-  static __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0,
-                                             unsigned b1) {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  }
-};
-
-// Weights pass through once: they are not to push x out of the first cache.
-__device__ __forceinline__ uint4 load_once(const uint4* from) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(from));
-  return v;
-}
-
-__device__ __forceinline__ uint4 load_kept(const uint4* from) {
-  uint4 v;
-  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
-      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-      : "l"(from));
-  return v;
-}
-
-// The 8 codes of a word as the fragment that the tensor cores want: 16 outputs × 16 of K.
-__device__ __forceinline__ void spread(unsigned word, unsigned magic, unsigned (&a)[4]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    asm("lop3.b32 %0, %1, 0x000f000f, %2, 0xea;" : "=r"(a[i]) : "r"(word >> (4 * i)), "r"(magic));
-  }
-}
 
 __device__ __forceinline__ unsigned pick(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-// Both halves of a pair made its low one, or its high one.
-__device__ __forceinline__ unsigned twice_low(unsigned pair) { return __byte_perm(pair, 0, 0x1010); }
-__device__ __forceinline__ unsigned twice_high(unsigned pair) { return __byte_perm(pair, 0, 0x3232); }
+// The 8 codes of a word as the fragment that the tensor cores want: 16 outputs × 16 of K.
+__device__ __forceinline__ void spread(unsigned word, unsigned magic, unsigned (&a)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a[i] = nibbles(word >> (4 * i), magic);
+}
 
 // What becomes of a sum: itself; the residual added; outputs in pairs 16 apart, silu(a)·b.
 enum Ending { PLAIN = 0, ADD = 1, GATED = 2 };
 
-// silu(gate)·up with every rounding spelled out: it must not depend on how a variant is compiled.
-__device__ __forceinline__ float gated(float gate, float up) {
-  const float power = __fmul_rn(gate, -1.4426950408889634f);
-  float falling;
-  asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(falling) : "f"(power));
-  return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, falling)), up);
-}
-
-// The pieces of x that a warp meets, step by step; 16 bytes a lane and piece. A row beyond the last
-// is anything: its results are dropped. Few rows come straight from memory, both halves of a step
-// at once.
+// A warp's sums: of 32 outputs and 8·NT rows.
 template <int NT>
-struct X {
-  const uint4* at;
-  unsigned rows[NT];
-  uint4 now[NT][2];
+using Sums = float[NT][2][4];
 
-  __device__ __forceinline__ X(const u16* x, int first, int m, int k, int from, int, int lane) {
-    at = reinterpret_cast<const uint4*>(x) + from * 8 + lane % 4;
+// Adds a step's 64 columns; `piece(t, i)` is half i of what a lane needs of rows 8·t to
+// 8·t + 7.
+template <typename H, int BITS, int SUBS, int NT, typename Piece>
+__device__ __forceinline__ void take_step(Sums<NT>& sum, const uint4 (&codes)[BITS / 2],
+                                          const uint4 (&sides)[SUBS], const Piece& piece) {
+  constexpr int PLANES = BITS / 4;
 #pragma unroll
-    for (int t = 0; t < NT; ++t) rows[t] = min(first + 8 * t + lane / 4, m - 1) * (k / 8);
-  }
-  __device__ __forceinline__ void next(bool) {
+  for (int i = 0; i < 2; ++i) {
+    // 8 of K a lane: which ones is layout.rs's affair and the same for W.
+    uint4 b[NT];
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
+    for (int t = 0; t < NT; ++t) b[t] = piece(t, i);
 #pragma unroll
-      for (int t = 0; t < NT; ++t) now[t][i] = load_kept(at + rows[t] + 4 * i);
-    at += 8;
-  }
-  __device__ __forceinline__ uint4 piece(int t, int i) const { return now[t][i]; }
-};
-
-// Many rows would take too many registers: they wait in shared memory, two steps of a warp, of
-// which one is on its way. 8 lanes take a row's 128 bytes; the halves of odd rows change places, so
-// that no two lanes meet in a bank when fragments are read.
-extern __shared__ uint4 x_room[];
-
-template <>
-struct X<4> {
-  static constexpr int PIECES = 4 * 64;
-  const uint4* from;
-  unsigned stride, room;
-  int rows, side, read;
-
-  __device__ __forceinline__ X(const u16* x, int first, int m, int k, int step, int warp, int lane) {
-    const int row = lane / 8, piece = lane % 8;
-    from = reinterpret_cast<const uint4*>(x) + static_cast<size_t>(first + row) * (k / 8) +
-           step * 8 + piece;
-    stride = k / 2;
-    rows = m - first - row;
-    // Where it writes; a row is 128 bytes, and a lane has every fourth.
-    room = static_cast<unsigned>(__cvta_generic_to_shared(x_room + warp * 2 * PIECES)) +
-           (row * 8 + (piece ^ row % 2 * 4)) * 16;
-    read = warp * 2 * PIECES + lane / 4 * 8 + (lane % 4 ^ lane / 4 % 2 * 4);
-    side = 0;
-    bring(0);
-  }
-  __device__ __forceinline__ void bring(int to) {
+    for (int h = 0; h < 2; ++h) {
+      // Of the fragment's rows g and g + 8.
+      unsigned scale[2], bias[2];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      if (4 * j < rows) {
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(room + (to * PIECES + 32 * j) * 16),
-                     "l"(from + j * stride));
+      for (int r = 0; r < 2; ++r) {
+        const unsigned both = pick(sides[SUBS == 2 ? i : 0], 2 * h + r);
+        scale[r] = twice_low(both), bias[r] = twice_high(both);
+      }
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        unsigned a[4];
+        spread(pick(codes[h * PLANES], 2 * i + j), H::LOW, a);
+#pragma unroll
+        for (int r = 0; r < 4; ++r) a[r] = H::fma2(a[r], H::ONES, H::LESS_LOW);
+        if constexpr (PLANES == 2) {
+          unsigned high[4];
+          spread(pick(codes[h * PLANES + 1], 2 * i + j), H::HIGH, high);
+#pragma unroll
+          for (int r = 0; r < 4; ++r) {
+            a[r] = H::fma2(H::fma2(high[r], H::ONES, H::LESS_HIGH), H::ONES, a[r]);
+          }
+        }
+#pragma unroll
+        for (int r = 0; r < 4; ++r) a[r] = H::fma2(a[r], scale[r % 2], bias[r % 2]);
+#pragma unroll
+        for (int t = 0; t < NT; ++t) {
+          H::mma(sum[t][h], a, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
+        }
       }
     }
-    asm volatile("cp.async.commit_group;");
-    from += 8;
   }
-  __device__ __forceinline__ void next(bool more) {
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-    __syncwarp();
-    side ^= 1;
-    if (more) bring(side);
+}
+
+// What a warp shows of its sums: 8 rows, padded so that lanes lie in different banks.
+constexpr int COLUMN = 36, SHOWN = 8 * COLUMN;
+
+// Adds the sums of the warps in order and writes results; `parts` has SHOWN floats a warp. Warp
+// TILES·p + i has part p of tile `tile` + i.
+template <typename H, int NT, int PARTS, int TILES, int END>
+__device__ __forceinline__ void finish(float* parts, const Sums<NT>& sum, int first, int tile,
+                                       const u16* residual, u16* y, int m, int n) {
+  constexpr int THREADS = 32 * PARTS * TILES;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int t = 0; t < NT; ++t) {
+    if (t > 0) __syncthreads();
+    float* here = parts + threadIdx.x / 32 * SHOWN;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int out = 16 * (i / 4) + 8 * (i % 4 / 2) + lane / 4;
+      here[(2 * (lane % 4) + i % 2) * COLUMN + out] = sum[t][i / 4][i % 4];
+    }
+    __syncthreads();
+    auto whole = [&](int own, int column, int out) {
+      float total = 0.0f;
+#pragma unroll
+      for (int v = 0; v < PARTS; ++v) {
+        total += parts[(v * TILES + own) * SHOWN + column * COLUMN + out];
+      }
+      return total;
+    };
+    if constexpr (END == GATED) {
+      for (int i = threadIdx.x; i < 128 * TILES; i += THREADS) {
+        const int out = i % 16, column = i / 16 % 8, own = i / 128;
+        const int r = first + 8 * t + column, c = 16 * (tile + own) + out;
+        if (r < m && 2 * c < n) {
+          const float value = gated(whole(own, column, out), whole(own, column, out + 16));
+          y[static_cast<size_t>(r) * (n / 2) + c] = H::round(value);
+        }
+      }
+    } else {
+      for (int i = threadIdx.x; i < 256 * TILES; i += THREADS) {
+        const int out = i % 32, column = i / 32 % 8, own = i / 256;
+        const int r = first + 8 * t + column, c = 32 * (tile + own) + out;
+        if (r < m && c < n) {
+          const size_t to_y = static_cast<size_t>(r) * n + c;
+          float value = whole(own, column, out);
+          if constexpr (END == ADD) value += H::low(residual[to_y]);
+          y[to_y] = H::round(value);
+        }
+      }
+    }
   }
-  __device__ __forceinline__ uint4 piece(int t, int i) const {
-    return x_room[(side ^ 1) * PIECES + (read ^ 4 * i) + 64 * t];
-  }
-};
+}
+
+template <int NT>
+__device__ __forceinline__ void clear(Sums<NT>& sum) {
+#pragma unroll
+  for (int t = 0; t < NT; ++t)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum[t][i / 4][i % 4] = 0.0f;
+}
 
 // SUBS: groups a step covers (2 when a group is 32, else 1). DEPTH: steps on their way from memory.
 template <typename H, int BITS, int SUBS, int NT, int PARTS, int DEPTH, int END>
 __device__ __forceinline__ void block(const unsigned* words, const u16* scales, const u16* x,
                                       const u16* residual, u16* y, int m, int n, int k) {
-  constexpr int PLANES = BITS / 4;
-  constexpr int LOADS = 2 * PLANES;
+  constexpr int LOADS = BITS / 2;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int row = lane / 4, quad = lane % 4;
   const int chunks = (m + 8 * NT - 1) / (8 * NT), steps = k / 64;
   const int first = blockIdx.x % chunks * 8 * NT, tile = blockIdx.x / chunks;
   const int from = steps * warp / PARTS, to = steps * (warp + 1) / PARTS;
   const size_t at = static_cast<size_t>(tile) * steps + from;
   const uint4* w = reinterpret_cast<const uint4*>(words) + at * (LOADS * 32) + lane;
-  const uint4* s = reinterpret_cast<const uint4*>(scales) + at * (SUBS * 8) + row;
-  X<NT> xs(x, first, m, k, from, warp, lane);
+  const uint4* s = reinterpret_cast<const uint4*>(scales) + at * (SUBS * 8) + lane / 4;
+  // A row beyond the last is the last one: its results are dropped.
+  const uint4* xs = reinterpret_cast<const uint4*>(x) + from * 8 + lane % 4;
+  unsigned rows[NT];
+#pragma unroll
+  for (int t = 0; t < NT; ++t) rows[t] = min(first + 8 * t + lane / 4, m - 1) * (k / 8);
 
   uint4 ring[DEPTH][LOADS], sides[DEPTH][SUBS];
   auto fetch = [&](int d) {
@@ -219,113 +173,116 @@ __device__ __forceinline__ void block(const unsigned* words, const u16* scales, 
   w += DEPTH * LOADS * 32;
   s += DEPTH * SUBS * 8;
 
-  float sum[NT][2][4];
-#pragma unroll
-  for (int t = 0; t < NT; ++t)
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum[t][i / 4][i % 4] = 0.0f;
-
+  Sums<NT> sum;
+  clear<NT>(sum);
   for (int step = from; step < to; step += DEPTH) {
 #pragma unroll
     for (int d = 0; d < DEPTH; ++d) {
       if (step + d >= to) break;
-      xs.next(step + d + 1 < to);
+      // Both halves of a step at once.
+      uint4 pieces[NT][2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int t = 0; t < NT; ++t) pieces[t][i] = load_kept(xs + rows[t] + 4 * i);
+      xs += 8;
       uint4 now[LOADS], side[SUBS];
 #pragma unroll
       for (int i = 0; i < LOADS; ++i) now[i] = ring[d][i];
 #pragma unroll
       for (int i = 0; i < SUBS; ++i) side[i] = sides[d][i];
       if (step + d + DEPTH < to) fetch(d);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        // 8 of K a lane: which ones is layout.rs's affair and the same for W.
-        uint4 b[NT];
-#pragma unroll
-        for (int t = 0; t < NT; ++t) b[t] = xs.piece(t, i);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          // Of the fragment's rows g and g + 8.
-          unsigned scale[2], bias[2];
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            const unsigned both = pick(side[SUBS == 2 ? i : 0], 2 * h + r);
-            scale[r] = twice_low(both), bias[r] = twice_high(both);
-          }
-#pragma unroll
-          for (int j = 0; j < 2; ++j) {
-            unsigned a[4];
-            spread(pick(now[h * PLANES], 2 * i + j), H::LOW, a);
-#pragma unroll
-            for (int r = 0; r < 4; ++r) a[r] = H::fma2(a[r], H::ONES, H::LESS_LOW);
-            if constexpr (PLANES == 2) {
-              unsigned high[4];
-              spread(pick(now[h * PLANES + 1], 2 * i + j), H::HIGH, high);
-#pragma unroll
-              for (int r = 0; r < 4; ++r) {
-                a[r] = H::fma2(H::fma2(high[r], H::ONES, H::LESS_HIGH), H::ONES, a[r]);
-              }
-            }
-#pragma unroll
-            for (int r = 0; r < 4; ++r) a[r] = H::fma2(a[r], scale[r % 2], bias[r % 2]);
-#pragma unroll
-            for (int t = 0; t < NT; ++t) {
-              H::mma(sum[t][h], a, pick(b[t], 2 * j), pick(b[t], 2 * j + 1));
-            }
-          }
-        }
-      }
+      take_step<H, BITS, SUBS, NT>(sum, now, side, [&](int t, int i) { return pieces[t][i]; });
     }
     w += DEPTH * LOADS * 32;
     s += DEPTH * SUBS * 8;
   }
+  __shared__ float parts[PARTS * SHOWN];
+  finish<H, NT, PARTS, 1, END>(parts, sum, first, tile, residual, y, m, n);
+}
 
-  // Sums of the warps, added in order.
-  constexpr int COLUMN = 36, THREADS = 32 * PARTS;
-  __shared__ float parts[PARTS][8 * COLUMN];
+// What a part of K keeps in shared memory of a step, in pieces of 16 bytes: x, then W of the tiles.
+template <int BITS, int SUBS, int NT, int TILES>
+struct Stage {
+  static constexpr int X = 8 * NT * 8, CODES = BITS / 2 * 32, W = CODES + SUBS * 8;
+  static constexpr int PIECES = X + TILES * W;
+};
+
+// As `block`, of TILES tiles. The warps of a part share its x, and each brings a share of it.
+template <typename H, int BITS, int SUBS, int NT, int PARTS, int TILES, int DEPTH, int END>
+__device__ __forceinline__ void shared_block(const unsigned* words, const u16* scales, const u16* x,
+                                             const u16* residual, u16* y, int m, int n, int k) {
+  typedef Stage<BITS, SUBS, NT, TILES> S;
+  constexpr int LOADS = BITS / 2, TEAM = 32 * TILES;
+  const int lane = threadIdx.x % 32, own = threadIdx.x / 32 % TILES, part = threadIdx.x / TEAM;
+  const int chunks = (m + 8 * NT - 1) / (8 * NT), steps = k / 64;
+  const int first = blockIdx.x % chunks * 8 * NT, tile = blockIdx.x / chunks * TILES;
+  const int from = steps * part / PARTS, to = steps * (part + 1) / PARTS;
+  // A tile beyond the last is the last one: its results are dropped.
+  const int mine = min(tile + own, (n + 31) / 32 - 1);
+  const size_t at = static_cast<size_t>(mine) * steps + from;
+  const uint4* w = reinterpret_cast<const uint4*>(words) + at * (LOADS * 32) + lane;
+  const uint4* s = reinterpret_cast<const uint4*>(scales) + at * (SUBS * 8) + lane;
+  uint4* stages = room + part * DEPTH * S::PIECES;
+
+  // 8 lanes take a row's 128 bytes; the halves of odd rows change places, so that no two lanes meet
+  // in a bank when fragments are read. A row beyond the last is anything.
+  const int member = threadIdx.x % TEAM, row = member / 8, piece = member % 8;
+  const uint4* xs = reinterpret_cast<const uint4*>(x) +
+                    static_cast<size_t>(first + row) * (k / 8) + from * 8 + piece;
+  const int x_to = row * 8 + (piece ^ row % 2 * 4), w_to = S::X + own * S::W + lane;
+  const unsigned stride = TEAM / 8 * (k / 8);
+  auto fetch = [&](int side) {
+    uint4* stage = stages + side * S::PIECES;
 #pragma unroll
-  for (int t = 0; t < NT; ++t) {
-    if (t > 0) __syncthreads();
-    float* here = parts[warp];
+    for (int i = 0; i < LOADS; ++i) bring(stage + w_to + 32 * i, w + 32 * i);
+    if (lane < SUBS * 8) bring(stage + w_to + S::CODES, s);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int out = 16 * (i / 4) + 8 * (i % 4 / 2) + row;
-      here[(2 * quad + i % 2) * COLUMN + out] = sum[t][i / 4][i % 4];
+    for (int j = 0; j * TEAM < S::X; ++j) {
+      const int r = row + TEAM / 8 * j;
+      if (r < 8 * NT && first + r < m) bring(stage + x_to + TEAM * j, xs + j * stride);
     }
-    __syncthreads();
-    auto whole = [&](int column, int out) {
-      float total = 0.0f;
+    w += LOADS * 32, s += SUBS * 8, xs += 8;
+  };
 #pragma unroll
-      for (int v = 0; v < PARTS; ++v) total += parts[v][column * COLUMN + out];
-      return total;
-    };
-    if constexpr (END == GATED) {
-      for (int i = threadIdx.x; i < 128; i += THREADS) {
-        const int out = i % 16, column = i / 16;
-        const int r = first + 8 * t + column, c = 16 * tile + out;
-        if (r < m && 2 * c < n) {
-          const float value = gated(whole(column, out), whole(column, out + 16));
-          y[static_cast<size_t>(r) * (n / 2) + c] = H::round(value);
-        }
-      }
-    } else {
-      for (int i = threadIdx.x; i < 256; i += THREADS) {
-        const int out = i % 32, column = i / 32;
-        const int r = first + 8 * t + column, c = 32 * tile + out;
-        if (r < m && c < n) {
-          const size_t to_y = static_cast<size_t>(r) * n + c;
-          float value = whole(column, out);
-          if constexpr (END == ADD) value += H::low(residual[to_y]);
-          y[to_y] = H::round(value);
-        }
-      }
-    }
+  for (int d = 0; d < DEPTH - 1; ++d) {
+    if (from + d < to) fetch(d);
+    send_off();
   }
+
+  const int read_x = lane / 4 * 8 + (lane % 4 ^ lane / 4 % 2 * 4);
+  const int read_s = S::X + own * S::W + S::CODES + lane / 4;
+  Sums<NT> sum;
+  clear<NT>(sum);
+  int side = 0;
+  for (int step = from; step < to; ++step) {
+    arrived<DEPTH - 2>();
+    // What all have brought is there, and nobody reads what the next copies overwrite.
+    meet(part, TEAM);
+    if (step + DEPTH - 1 < to) fetch(side == 0 ? DEPTH - 1 : side - 1);
+    send_off();
+    const uint4* stage = stages + side * S::PIECES;
+    uint4 codes[LOADS], sides[SUBS];
+#pragma unroll
+    for (int i = 0; i < LOADS; ++i) codes[i] = stage[w_to + 32 * i];
+#pragma unroll
+    for (int i = 0; i < SUBS; ++i) sides[i] = stage[read_s + 8 * i];
+    take_step<H, BITS, SUBS, NT>(sum, codes, sides, [&](int t, int i) {
+      return stage[(read_x ^ 4 * i) + 64 * t];
+    });
+    side = side == DEPTH - 1 ? 0 : side + 1;
+  }
+  arrived<0>();
+  __syncthreads();
+  finish<H, NT, PARTS, TILES, END>(reinterpret_cast<float*>(room), sum, first, tile, residual, y, m,
+                                   n);
 }
 
 }  // namespace verify_qmm
 
 #ifdef SET_NAME
-extern "C" __global__ void __launch_bounds__(32 * SET_PARTS, SET_BLOCKS)
+extern "C" __global__ void
+    __launch_bounds__(32 * SET_PARTS * (SET_TILES ? SET_TILES : 1), SET_BLOCKS)
     SET_NAME(const unsigned* words, const verify_qmm::u16* sides, const verify_qmm::u16* x,
 #if SET_END == 1
              const verify_qmm::u16* residual,
@@ -334,7 +291,12 @@ extern "C" __global__ void __launch_bounds__(32 * SET_PARTS, SET_BLOCKS)
 #if SET_END != 1
   const verify_qmm::u16* residual = nullptr;
 #endif
+#if SET_TILES
+  verify_qmm::shared_block<verify_qmm::SET_TYPE, SET_BITS, SET_SUBS, SET_ROWS / 8, SET_PARTS,
+                           SET_TILES, SET_DEPTH, SET_END>(words, sides, x, residual, y, m, n, k);
+#else
   verify_qmm::block<verify_qmm::SET_TYPE, SET_BITS, SET_SUBS, SET_ROWS / 8, SET_PARTS, SET_DEPTH,
                     SET_END>(words, sides, x, residual, y, m, n, k);
+#endif
 }
 #endif

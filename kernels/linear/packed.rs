@@ -7,7 +7,7 @@ use super::trial;
 use crate::checkpoint::{Format, Linear};
 use crate::error::Result;
 use crate::gpu::layout::Form;
-use crate::gpu::qmm::PackedMatrix;
+use crate::gpu::qmm::{PackedMatrix, tiles_together};
 use crate::gpu::{Gpu, gpu};
 
 /// Outputs that the two matrices of a gated product take in turns.
@@ -22,9 +22,9 @@ pub(super) fn load(parts: &[&Linear], dtype: Dtype, gated: bool) -> Result<Optio
         return Ok(None);
     }
     let (bits, group, warps) = (form.bits, form.group, form.parts());
-    let wide = if form.is_wide() { ", wide" } else { "" };
     let kind = if gated { ", gated" } else { "" };
-    let name = format!("verify_qmm, {bits} bits of {group}, {warps} warps{wide}{kind}");
+    let tiles = tiles_together(&form);
+    let name = format!("verify_qmm, {bits} bits of {group}, {warps} warps, {tiles} tiles{kind}");
     if !gpu.passed(&name, || trial::run(&form, dtype, gated)) {
         return Ok(None);
     }
@@ -40,7 +40,7 @@ pub(super) fn load(parts: &[&Linear], dtype: Dtype, gated: bool) -> Result<Optio
         (words, scales, biases) =
             (in_turns(&words, &form), in_turns(&scales, &form), in_turns(&biases, &form));
     }
-    on_device(&gpu, form, &words, [&scales, &biases], (dtype, gated)).map(Some)
+    on_device(&gpu, [form; 2], &words, [&scales, &biases], (dtype, gated)).map(Some)
 }
 
 /// The common form of matrices stacked along their outputs.
@@ -62,13 +62,14 @@ pub(super) fn in_turns<T: Copy>(values: &[T], form: &Form) -> Vec<T> {
     a.chunks(turn).zip(b.chunks(turn)).flat_map(|(a, b)| [a, b]).flatten().copied().collect()
 }
 
-/// Packs stored codes, scales and biases, and sends them to the device.
+/// Packs stored codes, scales and biases, and sends them to the device; `shaped` as for
+/// [`PackedMatrix::new`].
 ///
 /// # Errors
 /// When MLX cannot allocate or a kernel does not compile.
 pub(super) fn on_device(
     gpu: &Gpu,
-    form: Form,
+    [form, shaped]: [Form; 2],
     words: &[u32],
     [scales, biases]: [&[f32]; 2],
     (dtype, gated): (Dtype, bool),
@@ -86,7 +87,7 @@ pub(super) fn on_device(
     let sides = Array::from_slice(&sides, &[sides.len() as i32]);
     let sides = sides.add(Array::from_slice(&[0_u16], &[1]))?;
     crate::place::eval([&words, &sides])?;
-    PackedMatrix::new(gpu, form, (words, sides.view_dtype(dtype)?), gated)
+    PackedMatrix::new(gpu, [form, shaped], (words, sides.view_dtype(dtype)?), gated)
 }
 
 #[cfg(test)]

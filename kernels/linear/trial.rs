@@ -7,7 +7,7 @@ use mlx_rs::{Array, Dtype};
 use super::Ids;
 use super::packed::{in_turns, on_device};
 use crate::error::Result;
-use crate::gpu::layout::Form;
+use crate::gpu::layout::{Form, TILE, TILES_FEW};
 use crate::gpu::{gpu, trial};
 
 /// Tries a form with `form`'s format and division of the columns, and few outputs.
@@ -16,9 +16,11 @@ use crate::gpu::{gpu, trial};
 /// When the two differ, and what MLX or the compiler found wrong.
 pub(super) fn run(form: &Form, dtype: Dtype, gated: bool) -> Result<()> {
     let Form { bits, group, .. } = *form;
-    // Steps that do not divide evenly; as many outputs as lead to the same kernels.
-    let (cols, rows) = if form.parts() == 8 { (64 * 26, 96) } else { (512, form.rows.min(21_216)) };
-    let form = Form { rows: rows.next_multiple_of(32), cols, bits, group };
+    // Steps that do not divide evenly; as many outputs as are divided alike, and not all of whose
+    // tiles share a block with others.
+    let (cols, tiles) = if form.parts() == 8 { (64 * 26, 3) } else { (512, TILES_FEW + 1) };
+    let shaped = *form;
+    let form = Form { rows: TILE * tiles, cols, bits, group };
     let stored = trial::words(form.rows * cols * bits / 32, 3);
     let (groups, top) = (form.rows * cols / group, (1 << bits) as f32);
     let scales = trial::floats(groups, 5, (0.16 / top, 0.08 / top));
@@ -35,9 +37,9 @@ pub(super) fn run(form: &Form, dtype: Dtype, gated: bool) -> Result<()> {
         let turns = |values: &[f32]| in_turns(values, &form);
         let (scales, biases) = (turns(&scales), turns(&biases));
         let stored = in_turns(&stored, &form);
-        on_device(&gpu(), form, &stored, [&scales, &biases], (dtype, true))?
+        on_device(&gpu(), [form, shaped], &stored, [&scales, &biases], (dtype, true))?
     } else {
-        on_device(&gpu(), form, &stored, [&scales, &biases], (dtype, false))?
+        on_device(&gpu(), [form, shaped], &stored, [&scales, &biases], (dtype, false))?
     };
     let expected = if gated {
         let halves = product.split_equal(2, -1)?;

@@ -97,18 +97,16 @@ class Program {
 
 } // namespace
 
-extern "C" int mtplx_cuda_arch(void) {
+extern "C" int mtplx_cuda_attribute(int number) {
   auto *get = loaded<int(int *, int)>("cuDeviceGet");
   auto *attribute = loaded<int(int *, int, int)>("cuDeviceGetAttribute");
   auto *init = loaded<int(unsigned)>("cuInit");
-  int device = 0, major = 0, minor = 0;
-  // 75 and 76 are the driver's numbers for the two halves of the compute capability.
+  int device = 0, value = 0;
   if (get == nullptr || attribute == nullptr || init == nullptr || init(0) != 0 ||
-      get(&device, 0) != 0 || attribute(&major, 75, device) != 0 ||
-      attribute(&minor, 76, device) != 0) {
+      get(&device, 0) != 0 || attribute(&value, number, device) != 0) {
     return 0;
   }
-  return 10 * major + minor;
+  return value;
 }
 
 extern "C" int mtplx_cuda_compile(

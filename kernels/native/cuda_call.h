@@ -11,8 +11,8 @@
 extern "C" {
 #endif
 
-// The compute capability of the first GPU, as 10·major + minor; 0 without a GPU or its driver.
-int mtplx_cuda_arch(void);
+// A fact about the first GPU by the driver's number for it; 0 where there is none.
+int mtplx_cuda_attribute(int number);
 
 // Compiles `source` with `options`; `image` takes the machine code, freed by mtplx_cuda_free.
 // Nonzero says that `error` holds the compiler's words.

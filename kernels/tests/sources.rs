@@ -1,12 +1,17 @@
 //! The GPU kernels' sources on the host: compiled as C++ with `gpu/host/cuda_on_host.h` or
 //! `metal_on_host.h` in the place of the device, and run beside references in double precision.
 
+use std::path::PathBuf;
 use std::process::Command;
+
+use tempfile::TempDir;
 
 use crate::house::folder;
 
-/// Compiles and runs a check of `gpu/host`; it fails the test by its exit code.
-fn run(check: &str, options: &[&str]) {
+mod acceptance;
+
+/// Compiles a program of `gpu/host`; the folder holds it as long as it lives.
+fn build(check: &str, options: &[&str]) -> (TempDir, PathBuf) {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let out = tempfile::tempdir().unwrap();
     let program = out.path().join(check);
@@ -19,6 +24,12 @@ fn run(check: &str, options: &[&str]) {
         .arg(&program)
         .status();
     assert!(built.unwrap().success(), "{check} {options:?} does not compile");
+    (out, program)
+}
+
+/// Compiles and runs a check of `gpu/host`; it fails the test by its exit code.
+fn run(check: &str, options: &[&str]) {
+    let (_folder, program) = build(check, options);
     let ran = Command::new(program).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{check} {options:?}: {said}");
@@ -55,8 +66,8 @@ fn draws_follow_the_weights_that_are_returned() {
     run_both("draw");
 }
 
-#[test]
-fn products_of_metal_know_every_form_and_no_row_changes_another() {
+/// Every form of weights, as the check of products wants to be told.
+fn each_form(run: impl Fn(&[&str])) {
     for half in ["Brain", "Half"] {
         for bits in [4, 8] {
             for group in [32, 64, 128] {
@@ -66,10 +77,21 @@ fn products_of_metal_know_every_form_and_no_row_changes_another() {
                     format!("-DGROUP={group}"),
                     format!("-DSET_PARTS={}", if group == 64 { 8 } else { 4 }),
                 ];
-                run("qmm", &form.each_ref().map(String::as_str));
+                run(&form.each_ref().map(String::as_str));
             }
         }
     }
+}
+
+#[test]
+fn products_of_metal_know_every_form_and_no_row_changes_another() {
+    each_form(|form| run("qmm", &[form, &["-DMETAL"]].concat()));
+}
+
+/// With few rows of x, and with many that tiles share.
+#[test]
+fn products_of_cuda_know_every_form_and_no_row_changes_another() {
+    each_form(|form| run("qmm", form));
 }
 
 /// What a compiler for Metal would say of address spaces, libclang says here.

@@ -168,9 +168,9 @@ pub(super) fn table(scenes: &[Scene]) -> String {
         }
     }
     out += "A gap is the time between events that carry text; one may carry several tokens. The \
-            ratio is the longest gap during the prefill over the median gap before it; beyond the bar \
-            are gaps of more than that many medians. Where they come without a prompt, too, the \
-            machine pauses.\n";
+            ratio is the longest gap during the prefill over the median gap before it; beyond the \
+            bar are gaps of more than that many medians. Where they come without a prompt, too, \
+            the machine pauses.\n";
     out
 }
 

@@ -2,6 +2,7 @@
 //! speed is known without a checkpoint. Random weights agree about nothing: acceptance is forced.
 
 use std::fmt;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,7 +32,8 @@ pub struct ShapeArgs {
     /// Layers, if not all of the shape's.
     #[arg(long)]
     pub layers: Option<usize>,
-    /// Sequences at once; with neither this nor a depth 1 and 8, at depths 0 and 3.
+    /// Sequences at once; with neither this nor a depth 1 and 8, at depths 0 and 3, and at 3 with
+    /// drafts made up, which is verification alone.
     #[arg(long)]
     pub clients: Option<usize>,
     /// Tokens to draft.
@@ -95,6 +97,18 @@ struct Decode {
     tokens_per_row: f64,
     tokens_per_s: f64,
     forced: bool,
+    /// Whether drafts were made up and the head not asked, so that the step is verification alone.
+    made_up: bool,
+    /// The step over that of the same clients without drafts, where it was measured before.
+    over_plain: Option<f64>,
+}
+
+/// What is decoded for a measurement.
+#[derive(Clone, Copy)]
+struct Load {
+    clients: usize,
+    depth: u8,
+    made_up: bool,
 }
 
 #[derive(Serialize)]
@@ -118,14 +132,10 @@ pub fn run(args: &ShapeArgs) -> Result<()> {
     let place = Place::detect(Dtype::Bfloat16)?;
     let copy = shape::bandwidth(place)?;
     let noise = Noise::new(config.vocab * config.hidden);
-    let blocks = if args.blocks { shape::blocks(&noise, &config, place)? } else { Vec::new() };
-    let pairs = match (args.clients, args.depth) {
-        (None, None) => vec![(1, 0), (1, 3), (8, 0), (8, 3)],
-        (clients, depth) => vec![(clients.unwrap_or(1), depth.unwrap_or(3))],
-    };
+    let loads = loads(args);
     let options = EngineOptions {
-        slots: pairs.iter().map(|p| p.0).max().unwrap_or(1),
-        depth_max: pairs.iter().map(|p| p.1).max().unwrap_or(0).max(1),
+        slots: loads.iter().map(|load| load.clients).max().unwrap_or(1),
+        depth_max: loads.iter().map(|load| load.depth).max().unwrap_or(0).max(1),
         context_tokens_max: Some((args.prompt + 64).max(8192)),
         place: Some(place),
         ..EngineOptions::default()
@@ -144,29 +154,54 @@ pub fn run(args: &ShapeArgs) -> Result<()> {
         copy_gb_s: copy / 1e9,
         pass_gb: shape::pass_bytes(&config) / 1e9,
         kernels_switched_off: engine.info().kernels.iter().filter_map(off).collect(),
-        blocks: blocks.iter().map(Block::of).collect(),
+        blocks: Vec::new(),
         acceptance_forced: args.acceptance.clone(),
         decode: Vec::new(),
         prefill: None,
     };
+    say(args, &report)?;
+    if args.blocks {
+        report.blocks = shape::blocks(&noise, &config, place)?.iter().map(Block::of).collect();
+        report.blocks.iter().try_for_each(|block| say(args, block))?;
+    }
     let mut bench = Bench { engine, vocab: config.vocab as u32, steps: args.steps.max(1) };
-    for (clients, depth) in pairs {
+    for load in loads {
         let floor_ms = 1e3 * report.pass_gb / report.copy_gb_s;
-        report.decode.push(bench.decode(clients, depth, floor_ms)?);
+        let mut decode = bench.decode(load, floor_ms)?;
+        let plain = report.decode.iter().find(|d| d.clients == load.clients && d.depth == 0);
+        decode.over_plain = plain.map(|plain| decode.step_ms / plain.step_ms);
+        say(args, &decode)?;
+        report.decode.push(decode);
     }
     if args.prompt > 0 {
-        report.prefill = Some(bench.prefill(args.prompt)?);
+        let prefill = bench.prefill(args.prompt)?;
+        say(args, &prefill)?;
+        report.prefill = Some(prefill);
     }
-    print(&report, args.json)
+    if args.json { told(&serde_json::to_string(&report)?) } else { Ok(()) }
+}
+
+/// What is decoded, one after another.
+fn loads(args: &ShapeArgs) -> Vec<Load> {
+    let load = |clients, depth, made_up| Load { clients, depth, made_up };
+    match (args.clients, args.depth) {
+        (None, None) => [1, 8]
+            .into_iter()
+            .flat_map(|n| [load(n, 0, false), load(n, 3, true), load(n, 3, false)])
+            .collect(),
+        (clients, depth) => vec![load(clients.unwrap_or(1), depth.unwrap_or(3), false)],
+    }
+}
+
+/// Tells people a finding as soon as it is there.
+fn say(args: &ShapeArgs, what: &impl fmt::Display) -> Result<()> {
+    if args.json { Ok(()) } else { told(&what.to_string()) }
 }
 
 #[expect(clippy::print_stdout, reason = "a command reports on stdout")]
-fn print(report: &Report, json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string(report)?);
-    } else {
-        print!("{report}");
-    }
+fn told(line: &str) -> Result<()> {
+    println!("{line}");
+    std::io::stdout().flush()?;
     Ok(())
 }
 
@@ -215,7 +250,10 @@ impl Bench {
         Ok((start.elapsed().as_secs_f64(), phases, tokens))
     }
 
-    fn decode(&mut self, clients: usize, depth: u8, floor_ms: f64) -> Result<Decode> {
+    fn decode(&mut self, load: Load, floor_ms: f64) -> Result<Decode> {
+        let Load { clients, depth, made_up } = load;
+        // Whatever it is: acceptance is forced.
+        self.engine.make_up_drafts(made_up.then_some(self.vocab / 2));
         let most = (WARM_UP + self.steps + 2) * (usize::from(depth) + 1);
         let mut batch = self.batch(clients, PROMPT, most);
         let (mut times, mut tokens) = (Vec::new(), 0);
@@ -241,11 +279,14 @@ impl Bench {
             tokens_per_row: tokens as f64 / times.len() as f64 / clients as f64,
             tokens_per_s: tokens as f64 / total,
             forced: depth > 0,
+            made_up,
+            over_plain: None,
         })
     }
 
     /// The best of three, the first of which warms up.
     fn prefill(&mut self, tokens: usize) -> Result<Prefill> {
+        self.engine.make_up_drafts(None);
         let mut best = f64::INFINITY;
         for _ in 0..3 {
             let mut batch = self.batch(1, tokens, 2);
@@ -276,6 +317,7 @@ impl Block {
     }
 }
 
+/// What is known before anything is measured.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let device = self.device.as_deref().unwrap_or("a device without a name");
@@ -283,28 +325,44 @@ impl fmt::Display for Report {
         writeln!(f, "{device}, MLX {}, {}", self.mlx, self.place)?;
         writeln!(f, "copy, read and written: {:.0} GB/s", self.copy_gb_s)?;
         let floor_ms = 1e3 * self.pass_gb / self.copy_gb_s;
-        writeln!(f, "a pass reads {:.2} GB of weights: {floor_ms:.2} ms", self.pass_gb)?;
+        write!(f, "a pass reads {:.2} GB of weights: {floor_ms:.2} ms", self.pass_gb)?;
         for kernel in &self.kernels_switched_off {
-            writeln!(f, "SWITCHED OFF {kernel}")?;
+            write!(f, "\nSWITCHED OFF {kernel}")?;
         }
-        for b in &self.blocks {
-            let Block { name, tokens, built_us, evaluated_us } = b;
-            writeln!(f, "M={tokens:2} {name}: {built_us:.1} us to build + {evaluated_us:.1} us")?;
+        if !self.acceptance_forced.is_empty() {
+            write!(f, "\nacceptance of drafts is FORCED to {:?}", self.acceptance_forced)?;
         }
-        for d in &self.decode {
-            let share = 100.0 * d.share_of_copy;
-            write!(f, "B={} T={}: step {:.2} ms", d.clients, d.depth + 1, d.step_ms)?;
-            write!(f, " = draft {:.2} + trunk {:.2} ({share:.0} %", d.draft_ms, d.trunk_ms)?;
-            write!(f, " of copy bandwidth) + sampling {:.2};", d.sampling_ms)?;
-            write!(f, " waiting for the device {:.2};", d.device_ms)?;
-            write!(f, " {:.2} tokens a row and cycle,", d.tokens_per_row)?;
-            write!(f, " {:.0} tokens/s", d.tokens_per_s)?;
-            if d.forced {
-                write!(f, ", acceptance FORCED to {:?}", self.acceptance_forced)?;
-            }
-            writeln!(f)?;
+        Ok(())
+    }
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, tokens, built_us, evaluated_us } = self;
+        write!(f, "M={tokens:2} {name}: {built_us:.1} us to build + {evaluated_us:.1} us")
+    }
+}
+
+impl fmt::Display for Decode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let share = 100.0 * self.share_of_copy;
+        let drafts = if self.made_up { ", verification alone" } else { "" };
+        write!(f, "B={} T={}{drafts}: step {:.2} ms", self.clients, self.depth + 1, self.step_ms)?;
+        if let Some(over) = self.over_plain.filter(|_| self.depth > 0) {
+            write!(f, ", {over:.2} of T=1")?;
         }
-        let Some(p) = &self.prefill else { return Ok(()) };
-        writeln!(f, "prefill of {}: {:.1} ms, {:.0} tokens/s", p.tokens, p.ms, p.tokens_per_s)
+        write!(f, " = draft {:.2} + trunk {:.2} ({share:.0} %", self.draft_ms, self.trunk_ms)?;
+        write!(f, " of copy bandwidth) + sampling {:.2};", self.sampling_ms)?;
+        write!(f, " waiting for the device {:.2};", self.device_ms)?;
+        write!(f, " {:.2} tokens a row and cycle,", self.tokens_per_row)?;
+        write!(f, " {:.0} tokens/s", self.tokens_per_s)?;
+        if self.forced { write!(f, ", acceptance FORCED") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for Prefill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tokens, ms, tokens_per_s } = self;
+        write!(f, "prefill of {tokens}: {ms:.1} ms, {tokens_per_s:.0} tokens/s")
     }
 }

@@ -10,7 +10,7 @@ use std::ptr;
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype, Stream};
 
-use super::{Launch, Source};
+use super::{Launch, Limits, Source};
 
 /// The longest text of a failure, in bytes, with its final zero.
 const ERROR_BYTES_MAX: usize = 4096;
@@ -126,8 +126,21 @@ pub(super) fn is_known() -> bool {
 
 /// 10 · compute capability; 0 where there is no GPU.
 fn generation() -> i32 {
-    // SAFETY: it takes nothing and touches nothing of ours.
-    unsafe { mtplx_cuda_arch() }
+    // The driver's numbers for the two halves of the compute capability.
+    10 * attribute(75) + attribute(76)
+}
+
+/// Zeros where nobody knows.
+pub(super) fn limits() -> Limits {
+    let size = |number| usize::try_from(attribute(number)).unwrap_or(0);
+    // The driver's numbers for multiprocessors, and for what a block may ask for.
+    Limits { multiprocessors: size(16), shared_bytes: size(97) }
+}
+
+/// One of the driver's facts about the GPU; 0 where there is none.
+fn attribute(number: c_int) -> c_int {
+    // SAFETY: it touches nothing of ours.
+    unsafe { mtplx_cuda_attribute(number) }
 }
 
 fn define(name: &str, value: &str) -> String {
@@ -171,7 +184,7 @@ struct RawLaunch {
 }
 
 unsafe extern "C" {
-    fn mtplx_cuda_arch() -> c_int;
+    fn mtplx_cuda_attribute(number: c_int) -> c_int;
     fn mtplx_cuda_compile(
         source: *const c_char,
         options: *const *const c_char,

@@ -9,7 +9,7 @@ use mlx_rs::error::Result;
 use mlx_rs::fast::{MetalKernel, MetalKernelApplyOptions, MetalKernelOptions, MetalKernelOutput};
 use mlx_rs::{Array, DeviceType, Dtype};
 
-use super::{Launch, Source};
+use super::{Launch, Limits, Source};
 
 /// Fewer elements than this lie in another address space, which is part of the signature.
 const CONSTANT_MAX: usize = 8;
@@ -80,6 +80,12 @@ fn kind(array: &Array) -> String {
         _ => "device",
     };
     format!("_{:?}_{place}", array.dtype())
+}
+
+/// Zeros: nothing of Metal's asks.
+#[cfg_attr(target_os = "linux", expect(dead_code, reason = "macOS alone asks"))]
+pub(super) fn limits() -> Limits {
+    Limits { multiprocessors: 0, shared_bytes: 0 }
 }
 
 pub(super) fn is_known() -> bool {

@@ -26,12 +26,13 @@ static To bits_as(From from) {
   return to;
 }
 
-enum Wait { NOTHING, WARP, BLOCK };
+enum Wait { NOTHING, WARP, TEAM, BLOCK };
 
 struct Fiber {
   ucontext_t at;
   std::unique_ptr<char[]> stack;
   Wait wait = NOTHING;
+  int team = 0, team_size = 0;
   bool over = false;
   uint32_t given = 0;
   const float* shown = nullptr;
@@ -45,6 +46,13 @@ static std::function<void()> body;
 static void wait_for(Wait what) {
   fibers[running_thread].wait = what;
   swapcontext(&fibers[running_thread].at, &home);
+}
+
+// Waits until so many threads wait with the same name.
+static void wait_for_team(int team, int size) {
+  fibers[running_thread].team = team;
+  fibers[running_thread].team_size = size;
+  wait_for(TEAM);
 }
 
 // What a lane of the same group of 32 gives.
@@ -85,6 +93,21 @@ static bool release(int first, int last, Wait what) {
   return any;
 }
 
+// Lets every team go on that is complete.
+static bool release_teams() {
+  std::vector<int> waiting(16, 0);
+  for (const auto& fiber : fibers) {
+    if (!fiber.over && fiber.wait == TEAM) ++waiting.at(fiber.team);
+  }
+  bool any = false;
+  for (auto& fiber : fibers) {
+    if (fiber.over || fiber.wait != TEAM || waiting.at(fiber.team) != fiber.team_size) continue;
+    fiber.wait = NOTHING;
+    any = true;
+  }
+  return any;
+}
+
 static void launch(int blocks, int threads, std::function<void()> kernel) {
   constexpr size_t STACK = 1 << 16;
   body = std::move(kernel);
@@ -104,6 +127,7 @@ static void launch(int blocks, int threads, std::function<void()> kernel) {
       }
       bool released = false;
       for (int warp = 0; warp < threads; warp += 32) released |= release(warp, warp + 32, WARP);
+      released |= release_teams();
       if (!released) released = release(0, threads, BLOCK);
       over = std::all_of(fibers.begin(), fibers.end(), [](const Fiber& f) { return f.over; });
       if (!released && !over) {

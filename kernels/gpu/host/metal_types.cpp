@@ -75,6 +75,10 @@ namespace largest {
 namespace drawing {
 #include "entry/draw.h"
 }
+#undef BODY
+namespace judging {
+#include "entry/accept.h"
+}
 #define SET_BITS 8
 #define SET_SUBS 2
 #define SET_PARTS 8
