@@ -48,8 +48,8 @@ const NUMBERS: Source = Source {
     output: "",
 };
 
-/// Sets of numbers that are remembered: a pass uses two.
-const SENT_MAX: usize = 4;
+/// Sets of numbers that are remembered: a pass uses two, and one for each long row.
+const SENT_MAX: usize = 32;
 
 /// This thread's kernels.
 #[must_use]
@@ -94,8 +94,12 @@ impl Gpu {
     /// When MLX refuses.
     pub fn numbers(&self, numbers: Vec<i32>) -> Result<Array> {
         let mut sent = self.sent.borrow_mut();
-        if let Some((_, array)) = sent.iter().find(|(held, _)| *held == numbers) {
-            return Ok(array.clone());
+        if let Some(at) = sent.iter().position(|(held, _)| *held == numbers)
+            && let Some(known) = sent.remove(at)
+        {
+            let array = known.1.clone();
+            sent.push_front(known);
+            return Ok(array);
         }
         let array = self.send(&numbers)?;
         sent.truncate(SENT_MAX - 1);

@@ -24,6 +24,9 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 const BUSY_BYTES: usize = 2 << 20;
 /// The same while nothing runs: whoever comes meanwhile waits for so many at most.
 const IDLE_BYTES: usize = 16 << 20;
+/// States on their way to the disk at once: they keep their pages until they are there, so beyond
+/// it those that the bank let go of are dropped instead.
+const LEAVING_MAX: usize = 8;
 
 /// Where a state goes.
 #[derive(Debug)]
@@ -81,12 +84,20 @@ impl Parcels {
 impl<E: Engine> State<E> {
     /// Notes that a state is to be carried out once it is saved.
     pub(super) fn export(&mut self, snapshot: SnapshotId, outlet: Outlet) {
-        if self.batch.hold(snapshot) {
+        let to_disk = matches!(outlet, Outlet::Disk(..));
+        let full = to_disk && !self.draining && self.parcels.leaving.len() >= LEAVING_MAX;
+        if !full && self.batch.hold(snapshot) {
             let image = Image::default();
             self.parcels.leaving.push_back(Leaving { snapshot, outlet, image });
         } else {
             outlet.deliver(None);
         }
+    }
+
+    /// Whether states that the bank let go of give their pages back once they are carried out.
+    pub(super) fn is_making_room(&self) -> bool {
+        let mut leaving = self.parcels.leaving.iter();
+        leaving.any(|leaving| !self.batch.ledger().is_banked(leaving.snapshot))
     }
 
     /// Takes a state in, if there is room.

@@ -34,6 +34,7 @@ impl<E: Engine> State<E> {
         let seats = rows_max.max(1).saturating_sub(self.batch.rows().len()).min(slots_free);
         if !self.reclaiming
             && seats > 0
+            && !self.is_making_room()
             && self.batch.letting_go_helps()
             && let Some(home) = &self.home
         {

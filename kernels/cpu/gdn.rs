@@ -215,7 +215,7 @@ fn check(dims: &GdnDims, proj: &[f32], rows: &[GdnRow], pools: &GdnPools<'_>, ou
     for (len, slot) in rows.iter().filter_map(|row| row.mark) {
         assert!(slot < slots, "gated_delta: no slot {slot} to set aside");
         assert!(!std::mem::replace(&mut taken[slot], true), "gated_delta: slot taken twice");
-        let fits = |row: &GdnRow| row.commit && row.len >= len && row.mark == Some((len, slot));
+        let fits = |row: &GdnRow| row.commit && row.len > len && row.mark == Some((len, slot));
         assert!(rows.iter().any(fits), "gated_delta: sets aside what is uncertain");
     }
     for row in order {

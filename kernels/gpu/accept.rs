@@ -5,7 +5,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 use mtplx_core::Token;
 use mtplx_core::accept::{Rule, draft, verdict};
-use mtplx_core::random::{Purpose, uniform};
+use mtplx_core::random::Purpose;
 use mtplx_core::sample::{Dist, NotFinite, Sampling, Seen};
 
 use super::device::{Launch, Source};
@@ -98,7 +98,7 @@ impl Case<'_> {
                 Judged::Drawn(row) => row as i32,
                 Judged::Known(token) => -1 - token as i32,
             };
-            let u = uniform(seed, self.position + i as u64, Purpose::Accept) as f32;
+            let u = draw::unit(seed, self.position + i as u64, Purpose::Accept);
             numbers[4 + DRAFTS_MAX + i] = u.to_bits().cast_signed();
         }
         numbers

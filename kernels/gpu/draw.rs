@@ -5,7 +5,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype};
 use mtplx_core::accept::{Rule, draft};
-use mtplx_core::random::{Purpose, bits, uniform};
+use mtplx_core::random::{Purpose, bits};
 use mtplx_core::sample::{Dist, NotFinite, Sampling, Seen, TEMPERATURE_MIN};
 
 use super::device::{Launch, Source};
@@ -50,7 +50,7 @@ pub fn settings(s: &Sampling, position: u64, purpose: Purpose) -> [i32; SETTINGS
         float(s.top_p),
         float(s.min_p),
         i32::from(s.rule == Rule::Coupled),
-        float(uniform(s.seed, position, purpose) as f32),
+        float(unit(s.seed, position, purpose)),
         key as i32,
         (key >> 32) as i32,
     ]
@@ -60,6 +60,11 @@ pub fn settings(s: &Sampling, position: u64, purpose: Purpose) -> [i32; SETTINGS
 #[must_use]
 pub fn can(gpu: &Gpu, dtype: Dtype, vocab: usize) -> bool {
     top::knows(vocab) && serves(gpu, dtype)
+}
+
+/// A uniform number in [0, 1) of 24 bits, cut off and never rounded up to 1.
+pub(super) fn unit(seed: u64, position: u64, purpose: Purpose) -> f32 {
+    (bits(seed, position, purpose) >> 40) as f32 / (1_u32 << 24) as f32
 }
 
 /// Adds a draw from `logits` [R, V] to the graph. [`can`] must have said that it serves.

@@ -72,22 +72,23 @@ fn shapes(form: &Form) -> Vec<Shape> {
     let blocks = if form.parts() == 8 { 2 } else { 5 };
     let few = [8, 16].map(|rows| Shape { rows, tiles: 0, depth, blocks });
     let [first, second] = few;
-    vec![first, second, shared(form, device::limits())]
+    [first, second].into_iter().chain(shared(form, device::limits())).collect()
 }
 
 /// The shape of blocks whose tiles share x, on a device with these limits: as many tiles as it has
-/// room for, or a few less where that leaves fewer multiprocessors idle in the last round.
-fn shared(form: &Form, limits: device::Limits) -> Shape {
+/// room for, or a few less where that leaves fewer multiprocessors idle in the last round. `None` on
+/// a device that has no room for two steps of one.
+fn shared(form: &Form, limits: device::Limits) -> Option<Shape> {
     let parts = form.parts();
     let depth = |tiles: usize| limits.shared_bytes / (parts * stage_bytes(form, tiles));
     let known = [5, 4, 2, 1].into_iter().filter(|tiles| tiles * parts <= WARPS);
-    let fit = known.filter(|&tiles| depth(tiles) >= 2 || tiles == 1).take(2);
+    let fit = known.filter(|&tiles| depth(tiles) >= 2).take(2);
     let rounds = |tiles: usize| form.tiles().div_ceil(tiles).div_ceil(limits.multiprocessors);
     // The first of equals.
-    let tiles = fit.min_by_key(|&tiles| rounds(tiles) * tiles).unwrap_or(1);
+    let tiles = fit.min_by_key(|&tiles| rounds(tiles) * tiles)?;
     let blocks = (WARPS / (tiles * parts)).min(depth(tiles) / 2).clamp(1, 4);
     let depth = (depth(tiles) / blocks).clamp(2, DEPTH_MAX);
-    Shape { rows: SHARED, tiles, depth, blocks }
+    Some(Shape { rows: SHARED, tiles, depth, blocks })
 }
 
 /// Tiles that share x in blocks of many rows.
@@ -285,17 +286,19 @@ mod tests {
         let form = |rows, cols, bits| Form { rows, cols, bits, group: 64 };
         let h100 = device::Limits { multiprocessors: 132, shared_bytes: 232_448 };
         let small = device::Limits { multiprocessors: 128, shared_bytes: 101_376 };
-        let tiles = |form: &Form| shared(form, h100).tiles;
+        let tiles = |form: &Form| shared(form, h100).unwrap().tiles;
         assert_eq!(tiles(&form(17_408, 5120, 4)), 5, "one round of 109 blocks");
         assert_eq!(tiles(&form(16_480, 5120, 4)), 4, "one round of 129");
         assert_eq!(tiles(&form(5120, 17_408, 4)), 2, "one round of 80");
-        for limits in [h100, small] {
-            for bits in [4, 8] {
+        let unknown = device::Limits { multiprocessors: 1, shared_bytes: 49_152 };
+        for limits in [h100, small, unknown] {
+            for (bits, group) in [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128)] {
                 for rows in [5120, 17_408, 248_320] {
-                    let form = form(rows, 5120, bits);
+                    let form = Form { group, ..form(rows, 5120, bits) };
                     let shape = shared(&form, limits);
-                    let bytes = shape.shared_bytes(&form) * shape.blocks;
-                    assert!(bytes <= limits.shared_bytes || shape.tiles == 1, "{form:?} {shape:?}");
+                    let bytes = shape.map_or(0, |s| s.shared_bytes(&form) * s.blocks);
+                    assert!(bytes <= limits.shared_bytes, "{form:?} {shape:?}");
+                    assert!(shape.is_some() || limits.shared_bytes < h100.shared_bytes, "{form:?}");
                 }
             }
         }

@@ -122,6 +122,7 @@ impl Tuner {
     #[expect(clippy::cast_precision_loss, reason = "microseconds of one cycle")]
     pub fn hear(&mut self, report: &Report) {
         if report.rows == 0 {
+            self.fed |= report.prefilled > 0;
             return;
         }
         self.cycle += 1;
@@ -141,9 +142,10 @@ impl Tuner {
         if report.prefilled == 0 && micros > 0.0 && report.uniform {
             self.learn_cost(report.depth, micros / report.rows as f64);
         }
-        self.fed = report.prefilled > 0;
         self.lose_patience();
-        self.choose(report.prefilled > 0);
+        // The one cycle that leaves prompts out for a measure is beside them, too.
+        self.choose(report.prefilled > 0 || self.fed);
+        self.fed = report.prefilled > 0;
     }
 
     fn learn_cost(&mut self, depth: u8, micros_per_row: f64) {

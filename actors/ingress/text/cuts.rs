@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use mtplx_core::Token;
 use tokenizers::{AddedToken, Tokenizer};
@@ -60,6 +61,8 @@ impl Cuts {
             u32::try_from(text.len() + cut.bytes()).unwrap_or(u32::MAX)
         };
         let known = Cache::builder().weigher(weigh).max_capacity(BYTES_MAX).time_to_idle(IDLE);
+        // The default policy refuses newcomers when full; a new conversation is one.
+        let known = known.eviction_policy(EvictionPolicy::lru());
         let mut cuts = Self { mark: None, known: known.build() };
         let Some(template) = template else { return cuts };
         let apart = added.clone().filter(|token| stands_apart(token, added.clone()));

@@ -141,7 +141,8 @@ impl Row {
 
     /// Whether its state after `at` tokens of its prompt is to be kept.
     pub(super) fn is_kept_at(&self, at: usize) -> bool {
-        self.request.boundaries.iter().chain(&self.stops).any(|&b| b == at)
+        !self.request.sharing.background
+            && self.request.boundaries.iter().chain(&self.stops).any(|&b| b == at)
     }
 
     /// Where a chunk from `start` on ends: at a multiple of the grain, a boundary to keep, or the

@@ -25,13 +25,13 @@ impl Batch {
             settled.report.prefilled += chunk.end - chunk.start;
             self.settle_chunk(chunk, &mut settled);
         }
-        let sampled = plan.prefill.iter().filter(|c| c.sample).map(|c| c.slot);
-        let planned = sampled.chain(plan.verify.iter().map(|v| v.slot));
+        let sampled = plan.prefill.iter().filter(|c| c.sample).map(|c| (c.slot, c.mark));
+        let planned = sampled.chain(plan.verify.iter().map(|v| (v.slot, None)));
         let mut rows = outcome.rows.into_iter();
-        for slot in planned {
+        for (slot, mark) in planned {
             let row = rows.next().expect("an outcome for every planned row");
             assert_eq!(row.slot, slot, "outcomes come in the plan's order");
-            self.settle_row(row, &mut settled);
+            self.settle_row(row, mark, &mut settled);
         }
         settled.used = std::mem::take(&mut self.used);
         settled.report.taken_over = std::mem::take(&mut self.taken_over);
@@ -55,22 +55,34 @@ impl Batch {
         let Some(row) = self.rows.get_mut(&chunk.slot) else { return };
         row.computed = chunk.end;
         row.fed += chunk.end - chunk.start;
-        // The prompt's end is kept once its first token shows that the state is sound.
-        let boundary = !chunk.sample && chunk.end > chunk.start && row.is_kept_at(chunk.end);
-        let (root, end) = (row.request.sharing.root, chunk.end);
-        for at in chunk.mark.into_iter().chain(boundary.then_some(end)) {
-            let kind = if root == at { Kind::Root } else { Kind::Boundary };
-            self.keep((chunk.slot, at), kind, settled);
+        // What the prompt's last chunk leaves is kept once its first token shows that it is sound.
+        if chunk.sample {
+            return;
+        }
+        let boundary = chunk.end > chunk.start && row.is_kept_at(chunk.end);
+        for at in chunk.mark.into_iter().chain(boundary.then_some(chunk.end)) {
+            self.keep_boundary(chunk.slot, at, settled);
         }
     }
 
-    fn settle_row(&mut self, outcome: RowOutcome, settled: &mut Settled) {
+    fn keep_boundary(&mut self, slot: Slot, at: usize, settled: &mut Settled) {
+        let root = self.rows.get(&slot).is_some_and(|row| row.request.sharing.root == at);
+        let kind = if root { Kind::Root } else { Kind::Boundary };
+        self.keep((slot, at), kind, settled);
+    }
+
+    /// `mark` is where the engine set the row's state aside on its way to the prompt's end.
+    fn settle_row(&mut self, outcome: RowOutcome, mark: Option<usize>, settled: &mut Settled) {
         let slot = outcome.slot;
         let Some(row) = self.rows.get_mut(&slot) else { return };
         let id = row.request.id;
         let Ok(emitted) = outcome.result else {
             return self.finish(slot, Finish::Fault, settled);
         };
+        if let Some(at) = mark {
+            self.keep_boundary(slot, at, settled);
+        }
+        let Some(row) = self.rows.get_mut(&slot) else { return };
         let prompt = row.request.prompt.len();
         if !row.is_decoding() && row.fed + row.usage.cached != prompt {
             settled.report.unaccounted += 1;

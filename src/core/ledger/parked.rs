@@ -76,6 +76,12 @@ impl Ledger {
         true
     }
 
+    /// Whether the bank holds it.
+    #[must_use]
+    pub fn is_banked(&self, id: SnapshotId) -> bool {
+        self.snapshots.get(&id).is_some_and(|parked| parked.banked)
+    }
+
     /// Gives back the bank's hold: nobody else will start from it. True as for [`Self::release`].
     pub fn unbank(&mut self, id: SnapshotId) -> bool {
         if let Some(parked) = self.snapshots.get_mut(&id) {
