@@ -11,7 +11,7 @@
 //! most twice as long as the one before: what a short one cost beside the noise of decoding says
 //! little about a long one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::batch::Report;
 use crate::recent::Recent;
@@ -53,9 +53,10 @@ struct Known {
 }
 
 /// What a token of the prompts in them made the last few steps longer.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Beside {
-    prices: Recent<PRICES>,
+    /// How much longer, and for how many tokens; the newest last.
+    steps: VecDeque<(f64, usize)>,
     last: usize,
 }
 
@@ -80,10 +81,27 @@ impl Mean {
 impl Beside {
     #[expect(clippy::cast_precision_loss, reason = "tokens of one step")]
     fn learn(&mut self, extra: f64, tokens: usize) {
+        if self.steps.len() == PRICES {
+            self.steps.pop_front();
+        }
         // Below zero, too: noise is to cancel out.
-        self.prices.add(extra / tokens as f64);
+        self.steps.push_back((extra / tokens as f64, tokens));
         // The last piece of a prompt is short without a reason in time.
         self.last = tokens.max(self.last / 2);
+    }
+
+    /// The median by tokens: as a chunk may be twice as long as the one before, the newest of a
+    /// growing row of them decides alone.
+    fn price(&self) -> Option<f64> {
+        let mut steps: Vec<(f64, usize)> = self.steps.iter().copied().collect();
+        steps.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let all: usize = steps.iter().map(|step| step.1).sum();
+        let mut below = 0;
+        let median = steps.into_iter().find(|&(_, tokens)| {
+            below += tokens;
+            2 * below >= all
+        });
+        median.map(|(price, _)| price)
     }
 }
 
@@ -134,7 +152,7 @@ impl Costs {
     pub fn prefill_within(&self, rows: usize, depth: u8, stretch: f64) -> Option<usize> {
         let decode = self.decode(rows, depth)?;
         let alone = self.alone.map(|mean| mean.value);
-        let token = self.beside.prices.median().or(alone)?.max(decode / FREE);
+        let token = self.beside.price().or(alone)?.max(decode / FREE);
         let most = if self.beside.last == 0 { FIRST } else { 2 * self.beside.last };
         Some(((decode * (stretch - 1.0).max(0.0) / token) as usize).min(most))
     }
@@ -232,6 +250,22 @@ mod tests {
         costs.hear(&report(1, 0, 1_000_000.0));
         let length = costs.prefill_within(1, 2, 2.0).unwrap();
         assert!((5..=7).contains(&length), "{length}");
+    }
+
+    #[test]
+    fn chunks_that_seemed_free_do_not_outgrow_their_price() {
+        let mut costs = Costs::default();
+        costs.hear(&report(0, 100, 10_000.0));
+        // Decoding was measured while the machine was slow.
+        costs.hear(&report(1, 0, 6_000.0));
+        let mut longest = 0.0_f64;
+        for _ in 0..40 {
+            let length = costs.prefill_within(1, 2, 1.6).unwrap().clamp(1, 512);
+            let micros = 2_500.0 + 200.0 * length as f64;
+            longest = longest.max(micros);
+            costs.hear(&report(1, length, micros));
+        }
+        assert!(longest <= 1.6 * 6_000.0 * 1.7, "{longest}");
     }
 
     #[test]

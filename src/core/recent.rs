@@ -26,19 +26,10 @@ impl<const N: usize> Recent<N> {
     /// What is usual of late: the lower quartile. Steps take longer than usual for many reasons,
     /// such as a machine that pauses, and shorter for none. `None` before the first.
     pub(crate) fn usual(&self) -> Option<f64> {
-        self.ranked(self.len / 4)
-    }
-
-    /// The middle one, for what errs to both sides. `None` before the first.
-    pub(crate) fn median(&self) -> Option<f64> {
-        self.ranked(self.len / 2)
-    }
-
-    fn ranked(&self, rank: usize) -> Option<f64> {
         let mut values = self.values;
         let known = &mut values[..self.len];
         known.sort_by(f64::total_cmp);
-        known.get(rank).copied()
+        known.get(self.len / 4).copied()
     }
 }
 
