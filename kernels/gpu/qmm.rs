@@ -76,8 +76,8 @@ fn shapes(form: &Form) -> Vec<Shape> {
 }
 
 /// The shape of blocks whose tiles share x, on a device with these limits: as many tiles as it has
-/// room for, or a few less where that leaves fewer multiprocessors idle in the last round. `None` on
-/// a device that has no room for two steps of one.
+/// room for, or a few less where that leaves fewer multiprocessors idle in the last round. `None`
+/// on a device that has no room for two steps of one.
 fn shared(form: &Form, limits: device::Limits) -> Option<Shape> {
     let parts = form.parts();
     let depth = |tiles: usize| limits.shared_bytes / (parts * stage_bytes(form, tiles));
