@@ -172,21 +172,30 @@ struct Asked {
     echo: Vec<String>,
 }
 
-/// Parses and maps a body, then looks whether its model is served here.
+/// Parses and maps a body; with it, the names of what was left out.
+pub(super) async fn parsed<B: DeserializeOwned, T: Send + 'static>(
+    house: &House,
+    body: Bytes,
+    map: impl FnOnce(B, &mut Ignored) -> Result<T, ApiError> + Send + 'static,
+) -> Result<(T, Vec<String>), ApiError> {
+    let mut ignored = Ignored::new(house.config.unknown_fields);
+    let work = house.turns.run(body.len(), move || {
+        let mapped = map(parse(&body, &mut ignored)?, &mut ignored)?;
+        Ok((mapped, ignored.into_names()))
+    });
+    work.await
+}
+
+/// The same of what is to be generated; then looks whether its model is served here.
 async fn read<B: DeserializeOwned, T: Send + 'static>(
     house: &House,
     body: Bytes,
     map: impl FnOnce(B, &Sampling, &mut Ignored) -> Result<(Wanted, T), ApiError> + Send + 'static,
 ) -> Result<(Wanted, T), ApiError> {
     let defaults = house.text.defaults().clone();
-    let mut ignored = Ignored::new(house.config.unknown_fields);
-    let parsed = house.turns.run(body.len(), move || {
-        let body = parse(&body, &mut ignored)?;
-        let (mut wanted, rest) = map(body, &defaults, &mut ignored)?;
-        wanted.ignored = ignored.into_names();
-        Ok::<_, ApiError>((wanted, rest))
-    });
-    let (mut wanted, rest) = parsed.await?;
+    let map = move |body, ignored: &mut Ignored| map(body, &defaults, ignored);
+    let ((mut wanted, rest), ignored) = parsed(house, body, map).await?;
+    wanted.ignored = ignored;
     served(house, wanted.model.take())?;
     Ok((wanted, rest))
 }

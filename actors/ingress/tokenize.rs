@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::admission::{House, Readiness, context, prompt_of};
 use super::body::JsonBody;
+use super::openai::ApiError;
 use super::openai::tokenize::{DetokenizeBody, Tokenize, TokenizeBody};
-use super::openai::{ApiError, parse};
 use super::openapi::answers::{Detokenized, OpenAiError, Tokenized};
-use super::routes::{answered, served};
+use super::routes::{answered, parsed, served};
 use super::unknown::Ignored;
 
 /// A text or a conversation as tokens.
@@ -21,18 +21,16 @@ pub(super) async fn tokenize(
     JsonBody(body): JsonBody,
 ) -> Result<axum::response::Response, ApiError> {
     let _place = house.place()?;
-    let (text, policy) = (Arc::clone(&house.text), house.config.unknown_fields);
-    let work = house.turns.run(body.len(), move || {
-        let mut ignored = Ignored::new(policy);
-        let mut body: TokenizeBody = parse(&body, &mut ignored)?;
+    let text = Arc::clone(&house.text);
+    let map = move |mut body: TokenizeBody, ignored: &mut Ignored| {
         let model = body.model.take();
-        let Tokenize { source, special, strings } = body.wanted(&mut ignored)?;
+        let Tokenize { source, special, strings } = body.wanted(ignored)?;
         let tokens = prompt_of(&text, source, special)?.tokens;
         let strings: Option<Vec<String>> =
             strings.then(|| tokens.iter().map(|&token| text.spelt(token).text).collect());
-        Ok::<_, ApiError>((model, tokens, strings, ignored.into_names()))
-    });
-    let (model, tokens, strings, ignored) = work.await?;
+        Ok((model, tokens, strings))
+    };
+    let ((model, tokens, strings), ignored) = parsed(&house, body, map).await?;
     served(&house, model)?;
     let longest = match house.readiness() {
         Readiness::Serving(_, info) => Some(context(&info)),
@@ -55,17 +53,15 @@ pub(super) async fn detokenize(
     JsonBody(body): JsonBody,
 ) -> Result<axum::response::Response, ApiError> {
     let _place = house.place()?;
-    let (text, policy) = (Arc::clone(&house.text), house.config.unknown_fields);
-    let work = house.turns.run(body.len(), move || {
-        let mut ignored = Ignored::new(policy);
-        let body: DetokenizeBody = parse(&body, &mut ignored)?;
+    let text = Arc::clone(&house.text);
+    let map = move |body: DetokenizeBody, _: &mut Ignored| {
         if let Some(token) = body.tokens.iter().find(|&&token| !text.knows(token)) {
             let reason = format!("the tokenizer knows no token {token}");
             return Err(ApiError::invalid("tokens", &reason));
         }
-        Ok((body.model, text.decode(&body.tokens), ignored.into_names()))
-    });
-    let (model, text, ignored) = work.await?;
+        Ok((body.model, text.decode(&body.tokens)))
+    };
+    let ((model, text), ignored) = parsed(&house, body, map).await?;
     served(&house, model)?;
     Ok(answered(&json!({"prompt": text}), &ignored))
 }

@@ -71,8 +71,7 @@ fn shapes(form: &Form) -> Vec<Shape> {
     let depth = (2 / form.planes()).max(1);
     let blocks = if form.parts() == 8 { 2 } else { 5 };
     let few = [8, 16].map(|rows| Shape { rows, tiles: 0, depth, blocks });
-    let [first, second] = few;
-    [first, second].into_iter().chain(shared(form, device::limits())).collect()
+    few.into_iter().chain(shared(form, device::limits())).collect()
 }
 
 /// The shape of blocks whose tiles share x, on a device with these limits: as many tiles as it has

@@ -73,8 +73,8 @@ async fn deposit(world: &mut World, tenant: Tenant) -> Deposit {
     }
 }
 
-#[tokio::test]
-async fn whoever_runs_waits_for_one_stretch_of_a_large_state_at_most() {
+/// A world with one large state in it, what its engine did and does, and the state.
+async fn heavy_world() -> (World, Arc<Mutex<Vec<Deed>>>, Deposit) {
     let deeds = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&deeds);
     let heavy = move || Heavy { inner: small(), deeds: Arc::clone(&seen), left: 0 };
@@ -82,6 +82,12 @@ async fn whoever_runs_waits_for_one_stretch_of_a_large_state_at_most() {
     world.tune();
     world.admit(request(1, &[1, 2, 3], 9)).await.hear_truth().await;
     let first = deposit(&mut world, Tenant(0)).await;
+    (world, deeds, first)
+}
+
+#[tokio::test]
+async fn whoever_runs_waits_for_one_stretch_of_a_large_state_at_most() {
+    let (mut world, deeds, first) = heavy_world().await;
     let guest = world.admit(request(2, &[4, 5, 6], 200)).await;
     deeds.lock().unwrap().clear();
     let (told, image) = tokio::sync::oneshot::channel();
@@ -121,13 +127,7 @@ async fn whoever_runs_waits_for_one_stretch_of_a_large_state_at_most() {
 
 #[tokio::test]
 async fn what_nobody_wants_any_more_is_not_carried_to_its_end() {
-    let deeds = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&deeds);
-    let heavy = move || Heavy { inner: small(), deeds: Arc::clone(&seen), left: 0 };
-    let mut world = super::world(heavy).await;
-    world.tune();
-    world.admit(request(1, &[1, 2, 3], 9)).await.hear_truth().await;
-    let first = deposit(&mut world, Tenant(0)).await;
+    let (world, deeds, first) = heavy_world().await;
     let (told, image) = tokio::sync::oneshot::channel();
     drop(image);
     world.decode.cast(Message::Export(first.snapshot, Outlet::Answer(told.into()))).unwrap();

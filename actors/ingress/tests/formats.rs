@@ -6,26 +6,6 @@ use serde_json::{Value, json};
 
 use super::harness::*;
 use crate::admission::Admission;
-use crate::ingress::Handle;
-
-fn play(admission: Admission) {
-    scripted_on(roomy(), 3, admission);
-}
-
-async fn post(handle: &Handle, path: &str, body: &Value) -> Reply {
-    exchange(handle, &format!("POST {path}"), JSON, body.to_string().as_bytes()).await
-}
-
-fn person() -> Value {
-    json!({
-        "type": "object",
-        "properties": {
-            "name": {"type": "string", "maxLength": 10},
-            "age": {"type": "integer", "minimum": 0, "maximum": 150},
-        },
-        "required": ["name", "age"], "additionalProperties": false,
-    })
-}
 
 fn is_person(text: &str) -> bool {
     let value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
@@ -34,7 +14,7 @@ fn is_person(text: &str) -> bool {
 
 #[tokio::test]
 async fn responses_and_messages_have_structures_in_their_own_words() {
-    let handle = open(config(), roomy(), play).await;
+    let handle = open(config(), roomy(), scripted_roomy).await;
     for seed in 0..4 {
         // Neither API has a seed; the temperature makes the texts differ.
         let temperature = f64::from(seed) * 0.4;
@@ -63,7 +43,7 @@ async fn responses_and_messages_have_structures_in_their_own_words() {
 
 #[tokio::test]
 async fn a_format_that_is_none_is_refused_by_the_name_its_client_used() {
-    let handle = open(config(), roomy(), play).await;
+    let handle = open(config(), roomy(), scripted_roomy).await;
     let talk = json!([{"role": "user", "content": "Hi"}]);
     for (path, body, param) in [
         (
@@ -103,7 +83,7 @@ fn weather() -> Value {
 
 #[tokio::test]
 async fn beside_tools_a_structure_is_one_of_two_things_an_answer_or_calls() {
-    let handle = open(config(), roomy(), play).await;
+    let handle = open(config(), roomy(), scripted_roomy).await;
     let (mut answered, mut called) = (0, 0);
     for seed in 0..12 {
         let mut body = json!({
@@ -135,7 +115,7 @@ async fn beside_tools_a_structure_is_one_of_two_things_an_answer_or_calls() {
 
 #[tokio::test]
 async fn a_structure_that_cannot_stand_beside_calls_is_refused() {
-    let handle = open(config(), roomy(), play).await;
+    let handle = open(config(), roomy(), scripted_roomy).await;
     let body = json!({"messages": [{"role": "user", "content": "Hi"}], "tools": [weather()],
         "guided_regex": "[a/b]+"});
     let reply = chat(&handle, body).await;
@@ -144,7 +124,7 @@ async fn a_structure_that_cannot_stand_beside_calls_is_refused() {
 
 #[tokio::test]
 async fn one_of_is_said_to_be_read_as_any_of_where_it_is() {
-    let handle = open(config(), roomy(), play).await;
+    let handle = open(config(), roomy(), scripted_roomy).await;
     let ask = |schema: Value| {
         chat(
             &handle,

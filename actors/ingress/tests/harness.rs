@@ -9,7 +9,7 @@ use mtplx_core::engine::{Engine, EngineInfo};
 use mtplx_core::request::{Finish, Request, Usage};
 use mtplx_core::scripted::{Script, Scripted};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -157,6 +157,11 @@ pub(super) fn scripted_on(info: EngineInfo, depth: u8, admission: Admission) {
     drop(permit);
 }
 
+/// The same on one with room for long answers.
+pub(super) fn scripted_roomy(admission: Admission) {
+    scripted_on(roomy(), 3, admission);
+}
+
 /// A bank that says these tokens to everybody, one event for each list, and then ends.
 pub(super) fn says(
     lists: &'static [&'static [Token]],
@@ -210,6 +215,18 @@ pub(super) fn answers(admission: Admission, thought: &str, said: &str) {
 /// What clients are answered in tests needs more room than what they ask.
 pub(super) fn roomy() -> EngineInfo {
     EngineInfo { context_tokens_max: 4096, ..info() }
+}
+
+/// A schema that answers are held to.
+pub(super) fn person() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 10},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        },
+        "required": ["name", "age"], "additionalProperties": false,
+    })
 }
 
 /// A bank that keeps all requests and says nothing.
@@ -318,12 +335,16 @@ pub(super) async fn get(handle: &Handle, path: &str) -> Reply {
 
 pub(super) const JSON: &str = "content-type: application/json\r\n";
 
+pub(super) async fn post(handle: &Handle, path: &str, body: &Value) -> Reply {
+    exchange(handle, &format!("POST {path}"), JSON, body.to_string().as_bytes()).await
+}
+
 pub(super) async fn chat(handle: &Handle, body: Value) -> Reply {
-    exchange(handle, "POST /v1/chat/completions", JSON, body.to_string().as_bytes()).await
+    post(handle, "/v1/chat/completions", &body).await
 }
 
 pub(super) async fn complete(handle: &Handle, body: Value) -> Reply {
-    exchange(handle, "POST /v1/completions", JSON, body.to_string().as_bytes()).await
+    post(handle, "/v1/completions", &body).await
 }
 
 /// A bank that drops whatever it hears.

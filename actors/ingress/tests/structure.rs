@@ -2,36 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use mtplx_core::batch::{Batch, BatchLimits, Knobs};
-use mtplx_core::engine::{Engine, EngineInfo};
-use mtplx_core::scripted::{Script, Scripted};
 use serde_json::{Value, json};
 
 use super::harness::*;
-use crate::admission::Admission;
 use crate::ingress::Handle;
 
-fn roomy() -> EngineInfo {
-    EngineInfo { context_tokens_max: 4096, ..info() }
-}
-
-/// Plays each request alone, drafting three tokens a cycle.
-fn play(Admission { request, events, .. }: Admission) {
-    let mut engine = Scripted::new(roomy(), Script::default());
-    let limits = BatchLimits { snapshots_max: 0, chunk_grain: 64 };
-    let mut batch = Batch::new(roomy(), limits);
-    batch.admit(request, None);
-    while batch.is_busy() && !events.is_closed() {
-        let plan = batch.plan(Knobs::fixed(3, 1, (512, 512)));
-        let outcome = engine.run(&plan, batch.rows()).unwrap();
-        for (_, event) in batch.settle(&plan, outcome).events {
-            let _ = events.try_send(event);
-        }
-    }
-}
-
 async fn house() -> Handle {
-    open(config(), roomy(), play).await
+    open(config(), roomy(), scripted_roomy).await
 }
 
 fn ask(extra: &Value) -> Value {
@@ -41,17 +18,6 @@ fn ask(extra: &Value) -> Value {
 }
 
 type Is<'a> = &'a dyn Fn(&str) -> bool;
-
-fn person() -> Value {
-    json!({
-        "type": "object",
-        "properties": {
-            "name": {"type": "string", "maxLength": 10},
-            "age": {"type": "integer", "minimum": 0, "maximum": 150},
-        },
-        "required": ["name", "age"], "additionalProperties": false,
-    })
-}
 
 #[tokio::test]
 async fn each_way_to_ask_for_a_structure_gives_it() {

@@ -11,10 +11,6 @@ async fn door(unknown_fields: UnknownFields) -> Handle {
     open(config, roomy(), speaks("Yes.", Finish::Stop)).await
 }
 
-async fn post(handle: &Handle, path: &str, body: &Value) -> Reply {
-    exchange(handle, &format!("POST {path}"), JSON, body.to_string().as_bytes()).await
-}
-
 fn with(mut body: Value, field: &str, value: &Value) -> Value {
     body[field] = value.clone();
     body

@@ -141,8 +141,13 @@ impl Row {
 
     /// Whether its state after `at` tokens of its prompt is to be kept.
     pub(super) fn is_kept_at(&self, at: usize) -> bool {
-        !self.request.sharing.background
-            && self.request.boundaries.iter().chain(&self.stops).any(|&b| b == at)
+        !self.request.sharing.background && self.places().any(|place| place == at)
+    }
+
+    /// Positions of its prompt at which its state is worth keeping, to later requests or to others
+    /// that wait for it.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        self.request.boundaries.iter().chain(&self.stops).copied()
     }
 
     /// Where a chunk from `start` on ends: at a multiple of the grain, a boundary to keep, or the
@@ -154,8 +159,7 @@ impl Row {
         (must, grain): (bool, usize),
     ) -> usize {
         let prompt = self.request.prompt.len();
-        let places = self.request.boundaries.iter().chain(&self.stops).copied();
-        let boundary = places.filter(|&b| b > start).min();
+        let boundary = self.places().filter(|&place| place > start).min();
         let stop = boundary.unwrap_or(prompt).min(prompt);
         let on_grain = (start + budget) / grain * grain;
         if start + budget >= stop {
