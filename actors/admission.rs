@@ -29,4 +29,7 @@ pub trait Door: Send + Sync {
 
     /// Nobody serves until further notice. `reason` is for clients.
     fn between(&self, reason: String);
+
+    /// Nobody will serve any more. `reason` is for clients.
+    fn over(&self, reason: String);
 }

@@ -55,6 +55,8 @@ pub enum Message {
     Serve(ActorRef<bank::Message>, EngineInfo),
     /// Nobody serves until further notice, for this reason.
     Between(String),
+    /// Nobody will serve any more, for this reason.
+    Over(String),
     /// Accept nothing more, let what runs come to its end, then stop.
     Drain(Drain),
     /// The last connection is closed.
@@ -110,6 +112,8 @@ pub struct Config {
     pub responses_bytes_max: u64,
     /// Seconds after which one that nobody asked for is forgotten.
     pub responses_idle_s: u32,
+    /// Seconds that an answer waits for the next engine when it lost its own in the middle.
+    pub resume_s: u32,
     /// What opens the routes below /admin; if empty, nothing does.
     #[serde(skip_serializing)]
     pub admin: Secret,
@@ -150,6 +154,10 @@ impl Door for Handle {
 
     fn between(&self, reason: String) {
         let _ = self.actor.cast(Message::Between(reason));
+    }
+
+    fn over(&self, reason: String) {
+        let _ = self.actor.cast(Message::Over(reason));
     }
 }
 
@@ -254,8 +262,9 @@ impl Actor for Ingress {
                 state.say(|| Readiness::Serving(bank, Arc::new(info)));
             }
             Message::Between(reason) => state.say(|| Readiness::Between(reason)),
+            Message::Over(reason) => state.say(|| Readiness::Over(reason)),
             Message::Drain(Drain { limit, reply }) => {
-                state.say(|| Readiness::Between("it is shutting down".into()));
+                state.say(|| Readiness::Over("it is shutting down".into()));
                 state.drains.push(reply);
                 drop(state.stop.take());
                 myself.send_after(limit, || Message::GiveUp);
@@ -268,7 +277,7 @@ impl Actor for Ingress {
             }
             Message::Observe(reply) => {
                 let between = match state.house.readiness() {
-                    Readiness::Between(reason) => Some(reason),
+                    Readiness::Between(reason) | Readiness::Over(reason) => Some(reason),
                     Readiness::Serving(..) => None,
                 };
                 let _ = reply.send(Snapshot { between, requests: state.house.taken() });

@@ -150,6 +150,8 @@ inventory! {
         "Generations that ended, by route and by how they ended.").by(&[ROUTE, FINISH]);
     REFUSALS = metric(Counter, Count, "mtplx_refusals_total",
         "Requests refused before they reached the engine.").by(&[REFUSAL]);
+    RESUMED = metric(Counter, Count, "mtplx_requests_resumed_total",
+        "Answers that went on with another engine when they lost theirs in the middle.");
     PERMITS_TAKEN = metric(Gauge, Count, "mtplx_permits_taken",
         "Requests in the house: running, waiting or on their way.");
     PERMITS_MAX = metric(Gauge, Count, "mtplx_permits_max",

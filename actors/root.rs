@@ -283,10 +283,12 @@ impl<E: Engine + 'static> Root<E> {
             (_, _) => Next::End(End::GaveUp(reason.to_owned())),
         };
         // What went wrong is for the log; clients need to know what to expect.
-        self.0.door.between(match next {
-            Next::OpenAfter(_) => "the engine is restarting after a fault".into(),
-            Next::End(_) => "the engine has failed".into(),
-        });
+        match next {
+            Next::OpenAfter(_) => {
+                self.0.door.between("the engine is restarting after a fault".into());
+            }
+            Next::End(_) => self.0.door.over("the engine has failed".into()),
+        }
         self.end(state, next);
     }
 
@@ -318,7 +320,7 @@ impl<E: Engine + 'static> Root<E> {
     }
 
     fn drain(&self, state: &mut State, patience: Duration) {
-        self.0.door.between("the server is shutting down".into());
+        self.0.door.over("the server is shutting down".into());
         metrics::not_serving();
         match std::mem::replace(&mut state.phase, Phase::Resting) {
             Phase::Serving(generation) => {

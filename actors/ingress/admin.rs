@@ -161,7 +161,7 @@ type Shared = State<Arc<House>>;
 fn bank(house: &House) -> Result<ActorRef<bank::Message>, Sorry> {
     match house.readiness() {
         Readiness::Serving(bank, _) => Ok(bank),
-        Readiness::Between(_) => Err(Sorry::Nobody),
+        Readiness::Between(_) | Readiness::Over(_) => Err(Sorry::Nobody),
     }
 }
 

@@ -292,7 +292,7 @@ fn card(house: &House) -> Value {
             "mtp": info.depth_max > 0,
             "tier": if info.depth_max > 0 { "mtp" } else { "ar-only" },
         }),
-        Readiness::Between(_) => Value::Null,
+        Readiness::Between(_) | Readiness::Over(_) => Value::Null,
     };
     json!({
         "id": house.config.model,
@@ -313,7 +313,7 @@ fn card(house: &House) -> Value {
 pub(super) async fn health(State(house): State<Shared>) -> Response {
     match house.readiness() {
         Readiness::Serving(_, info) => Json(healthy(&info)).into_response(),
-        Readiness::Between(reason) => {
+        Readiness::Between(reason) | Readiness::Over(reason) => {
             let retry = [(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S))];
             let body = Json(json!({"status": "unavailable", "reason": reason}));
             (StatusCode::SERVICE_UNAVAILABLE, retry, body).into_response()

@@ -34,7 +34,7 @@ pub(super) async fn tokenize(
     served(&house, model)?;
     let longest = match house.readiness() {
         Readiness::Serving(_, info) => Some(context(&info)),
-        Readiness::Between(_) => None,
+        Readiness::Between(_) | Readiness::Over(_) => None,
     };
     let answer = json!({
         "count": tokens.len(),

@@ -38,6 +38,11 @@ pub fn request_finished(route: impl Into<SharedString>, finish: Finish) {
     REQUESTS.add(1, [route.into(), finish.into()]);
 }
 
+/// An answer goes on with another engine.
+pub fn resumed() {
+    RESUMED.add(1, []);
+}
+
 /// A request was refused at the door.
 pub fn refused(refusal: &Refusal) {
     let reason = match refusal {

@@ -74,6 +74,10 @@ impl Door for Lobby {
         assert!(!reason.contains("script"), "inner reasons stay inside");
         self.0.send_modify(|(_, now)| *now = None);
     }
+
+    fn over(&self, reason: String) {
+        self.between(reason);
+    }
 }
 
 /// No sensor.

@@ -63,6 +63,7 @@ pub(super) fn config() -> Config {
         thinking_tokens_max: None,
         responses_bytes_max: 1 << 20,
         responses_idle_s: 3600,
+        resume_s: 0,
         admin: crate::ingress::Secret::default(),
     }
 }
