@@ -195,7 +195,7 @@ inventory! {
     COMPILATIONS = metric(Counter, Count, "mtplx_kernel_compilations_total",
         "Kernels compiled within cycles; none once every type and width was met.");
     HEARTBEAT = metric(Gauge, Seconds, "mtplx_heartbeat_timestamp_seconds",
-        "When the last cycle ended, in seconds since 1970.");
+        "When the engine's thread was last seen at work, in seconds since 1970.");
     ROWS_RUNNING = metric(Gauge, Count, "mtplx_rows_running", "Sequences that hold a slot.");
     ROWS_WAITING = metric(Gauge, Count, "mtplx_rows_waiting",
         "Sequences that wait for a slot or for pages.");

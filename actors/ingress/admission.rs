@@ -13,7 +13,6 @@ use mtplx_core::random::derive;
 use mtplx_core::request::{Drafts, Limits, Refusal, Request, Sharing};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Token};
-use ractor::ActorRef;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -26,7 +25,7 @@ use super::responses::Store;
 use super::stream::{Choice, Choices, Course, Making, Thinking, Watch, Ways, channel};
 use super::text::{Prompt, Text};
 use super::work::{Turns, off_thread};
-use crate::admission::Admission;
+use crate::admission::{Admission, Served};
 use crate::{bank, metrics};
 
 /// Grammars compiled at once; compiling one takes a processor.
@@ -39,8 +38,8 @@ const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
 pub(crate) enum Readiness {
     /// By nobody at the moment, for this reason.
     Between(String),
-    /// By this bank's generation.
-    Serving(ActorRef<bank::Message>, Arc<EngineInfo>),
+    /// By this generation.
+    Serving(Served),
     /// By nobody any more, for this reason.
     Over(String),
 }
@@ -133,7 +132,7 @@ impl House {
         (route, arrived): (&'static str, Instant),
     ) -> Result<Admitted, Refusal> {
         let (bank, info) = match self.readiness() {
-            Readiness::Serving(bank, info) => (bank, info),
+            Readiness::Serving(Served { bank, info, .. }) => (bank, info),
             Readiness::Between(reason) | Readiness::Over(reason) => {
                 return Err(Refusal::Unavailable { reason });
             }
@@ -231,7 +230,7 @@ impl House {
     pub(crate) async fn count(&self, wanted: &mut Wanted) -> Result<usize, Refusal> {
         // Who asks would be refused with the very same body otherwise.
         let vocab = match self.readiness() {
-            Readiness::Serving(_, info) => info.vocab,
+            Readiness::Serving(engine) => engine.info.vocab,
             Readiness::Between(_) | Readiness::Over(_) => usize::MAX,
         };
         wanted.sampling.check(vocab)?;

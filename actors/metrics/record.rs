@@ -124,6 +124,10 @@ pub fn cycle(report: &Report, wall: Duration, engine: Duration) {
         DRAFT_JUDGED.add(tried.tried.into(), [position(i)]);
         DRAFT_ACCEPTED.add(tried.accepted.into(), [position(i)]);
     }
+}
+
+/// The engine's thread is at work.
+pub fn heartbeat() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     HEARTBEAT.set(now.as_secs_f64(), []);
 }

@@ -170,12 +170,12 @@ impl Ways {
         let is_last = |bank: &Bank| bank.get_id() == last.get_id();
         let next = self.readiness.wait_for(|readiness| match readiness {
             Readiness::Between(_) => false,
-            Readiness::Serving(bank, _) => !is_last(bank),
+            Readiness::Serving(engine) => !is_last(&engine.bank),
             Readiness::Over(_) => true,
         });
         let next = tokio::time::timeout(self.patience, next).await.ok()?.ok()?;
         match &*next {
-            Readiness::Serving(bank, _) => Some(Place { permit, turn, bank: bank.clone() }),
+            Readiness::Serving(engine) => Some(Place { permit, turn, bank: engine.bank.clone() }),
             Readiness::Between(_) | Readiness::Over(_) => None,
         }
     }
