@@ -86,7 +86,7 @@ pub(crate) struct Heard {
 /// A request with a permit and all the room it may need, and who waits for it.
 pub(crate) async fn admit(house: &Arc<Semaphore>, request: Request) -> (Admission, Guest) {
     let permit = Arc::clone(house).acquire_owned().await.unwrap();
-    let (sender, events) = mpsc::channel(request.limits.new_tokens_max + 1);
+    let (sender, events) = mpsc::channel(request.limits.new_tokens_max + 2);
     let guest = Guest { request: request.clone(), events };
     (Admission { request, events: sender, permit }, guest)
 }
@@ -98,7 +98,7 @@ impl Guest {
         while let Some(event) = self.events.recv().await {
             match event {
                 RowEvent::Tokens(tokens, _) => text.extend(tokens),
-                RowEvent::Logprobs(_) => {}
+                RowEvent::Logprobs(_) | RowEvent::Seated => {}
                 RowEvent::Refused(shortage) => panic!("refused: {shortage}"),
                 RowEvent::Finished(finish, usage) => {
                     return Heard { text, end: Some((finish, usage)) };

@@ -14,9 +14,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mtplx_actors::bank::Store;
+use mtplx_actors::decode::Open;
 use mtplx_actors::ingress::{self, RenderMetrics};
 use mtplx_actors::root::{self, Blueprint, End, House};
 use mtplx_actors::thermal;
+use mtplx_core::engine::Engine;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -47,6 +49,20 @@ impl App {
     /// # Errors
     /// When the address cannot be had.
     pub async fn start(config: &Config, model: &Model, render: RenderMetrics) -> Result<Self> {
+        let open = Arc::new(model.opener(config.engine.clone()));
+        Self::start_on(open, config, model, render).await
+    }
+
+    /// The same on another engine than the model's own.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_on<E: Engine + 'static>(
+        open: Open<E>,
+        config: &Config,
+        model: &Model,
+        render: RenderMetrics,
+    ) -> Result<Self> {
         mtplx_actors::metrics::build(env!("CARGO_PKG_VERSION"));
         let server = &config.server;
         let door = ingress::Config {
@@ -69,7 +85,7 @@ impl App {
         let store = open_store(config);
         let blueprint = Blueprint {
             configs: config.actors,
-            open: Arc::new(model.opener(config.engine.clone())),
+            open,
             sensor: Arc::new(|| Box::new(thermal::Components::new())),
             store: store.clone(),
             door: Arc::new(ingress.clone()),

@@ -2,6 +2,7 @@
 //!
 //! * `house`: starts the real binary on a free port; everybody below uses it;
 //! * `bank`: what is warm outlives a server, and is managed from the command line;
+//! * `chaos`: the engine dies again and again, and no answer is lost or changed;
 //! * `cli`: what the command line says, above all when something is wrong;
 //! * `config`: every file in config/ parses and checks;
 //! * `dashboards`: every metric that is drawn exists;
@@ -23,6 +24,7 @@
 )]
 
 mod bank;
+mod chaos;
 mod cli;
 mod config;
 mod dashboards;

@@ -63,6 +63,8 @@ impl Streams {
                 && std::mem::take(&mut stream.waiting)
             {
                 metrics::seated(stream.since.elapsed());
+                // There is room for all that a row may say; who left is found by the next cycle.
+                let _ = stream.events.try_send(RowEvent::Seated);
             }
         }
     }
@@ -72,7 +74,7 @@ impl Streams {
     pub(super) fn publish(&mut self, id: RequestId, event: RowEvent) -> Result<(), Full> {
         let Some(stream) = self.0.get_mut(&id) else { return Ok(()) };
         let (usage, last) = match &event {
-            RowEvent::Logprobs(_) => (stream.usage, false),
+            RowEvent::Logprobs(_) | RowEvent::Seated => (stream.usage, false),
             RowEvent::Tokens(_, usage) => (Some(*usage), false),
             RowEvent::Finished(_, usage) => (Some(*usage), true),
             // It never ran.

@@ -22,7 +22,7 @@ use super::openai::error::RETRY_AFTER_S;
 use super::openai::{Drafting, Reading, Source, Wanted};
 use super::reply::Manner;
 use super::responses::Store;
-use super::stream::{Choice, Choices, Course, Making, Thinking, Watch, Ways, channel};
+use super::stream::{Choice, Choices, Course, Making, Thinking, Trial, Watch, Ways, channel};
 use super::text::{Prompt, Text};
 use super::work::{Turns, off_thread};
 use crate::admission::{Admission, Served};
@@ -55,7 +55,7 @@ pub(crate) struct House {
     pub(crate) started_s: u64,
     permits: Arc<Semaphore>,
     /// Turns of those whose engines were lost and who are tried alone.
-    trial: Arc<Semaphore>,
+    trial: Arc<Trial>,
     /// For work on texts.
     pub(crate) turns: Turns,
     /// Places of those who have texts looked at without asking for an answer.
@@ -97,7 +97,7 @@ impl House {
             readiness,
             started_s,
             permits,
-            trial: Arc::new(Semaphore::new(1)),
+            trial: Arc::new(Trial::new()),
             turns: Turns::new(),
             asking,
             compiling,

@@ -24,7 +24,7 @@ use crate::metrics;
 mod course;
 mod events;
 
-pub(crate) use self::course::{Course, Ways, channel};
+pub(crate) use self::course::{Course, Trial, Ways, channel};
 pub(crate) use self::events::Events;
 
 /// Why a text ended.
@@ -206,8 +206,8 @@ impl Choice {
                 Some(self.finish(finish, &mut deltas))
             }
             Some(RowEvent::Refused(shortage)) => Some(Err(Interrupted::Memory(shortage))),
-            // Told with their tokens.
-            Some(RowEvent::Logprobs(_)) => None,
+            // Told with their tokens, or to nobody.
+            Some(RowEvent::Logprobs(_) | RowEvent::Seated) => None,
             None => Some(Err(Interrupted::Engine)),
         };
         if let Some(end) = &end {
@@ -223,6 +223,7 @@ impl Choice {
             match ready!(events.poll_recv(cx)) {
                 // Their tokens were sent right behind them.
                 Some(RowEvent::Logprobs(thoughts)) => self.thoughts = thoughts,
+                Some(RowEvent::Seated) => self.course.seated(),
                 Some(event) => {
                     self.course.heard();
                     return Poll::Ready(Some(event));

@@ -125,6 +125,7 @@ impl House {
                     told.usage = usage;
                     self.done.insert(id);
                 }
+                RowEvent::Seated => {}
                 RowEvent::Refused(shortage) => panic!("refused: {shortage}"),
             }
         }

@@ -78,6 +78,8 @@ pub struct Settled {
 /// News of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RowEvent {
+    /// It has a slot; its prompt is being fed. Told by whoever publishes, once.
+    Seated,
     /// What the model thought of the tokens that the next event shows, where that is asked for.
     Logprobs(Vec<Logprobs>),
     /// Tokens to show, in order, never empty; and what the row cost and gave so far, because one

@@ -271,7 +271,7 @@ fn five_hundred_random_schemas_are_kept_by_a_batch_that_drafts() {
                     (drafted, accepted) = (drafted + usage.drafted, accepted + usage.accepted);
                     ended += 1;
                 }
-                RowEvent::Logprobs(_) => panic!("nobody asked"),
+                RowEvent::Logprobs(_) | RowEvent::Seated => panic!("nobody asked"),
                 RowEvent::Refused(shortage) => panic!("{shortage}"),
             }
         }

@@ -2,30 +2,50 @@
 //! thinking reaches its bound, and where an engine was lost in the middle of it: as randomness has
 //! no state, its text goes on as though nothing had happened.
 //!
-//! A request that kills every engine it comes to must not take the house along, nor those who were
-//! there with it. So whoever lost two engines is tried alone: one at a time, until its first news.
-//! Whoever loses engines while tried alone is not tried again.
+//! A request that kills every engine it comes to must not take the house along, nor those who are
+//! there with it. Whoever was running when an engine was lost, and is again at the same place of
+//! its text when the next one is, goes on alone: one at a time until there is news of it, and
+//! while somebody is tried so, nobody else is to blame. Whoever loses engine after engine at the
+//! same place is given up.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mtplx_core::batch::RowEvent;
 use mtplx_core::request::Request;
 use mtplx_core::{RequestId, Token};
-use ractor::ActorRef;
+use ractor::{ActorId, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::admission::Admission;
 use crate::ingress::admission::Readiness;
 use crate::{bank, metrics};
 
-/// Engines that an answer may lose in all.
-const LOST_MAX: u32 = 8;
-/// Of these, while it was tried alone.
-const SUSPECTED_MAX: u32 = 2;
+/// Engines that an answer may lose at one place of its text: fewer than a house bears by default.
+const STRIKES_MAX: u32 = 4;
+/// Tokens that are the same place: what one cycle may make.
+const PLACE: usize = 5;
 
 type Bank = ActorRef<bank::Message>;
+
+/// One after another.
+pub(crate) struct Trial {
+    turn: Arc<Semaphore>,
+    /// The last engine on which somebody was tried of whom there was no news.
+    engine: Mutex<Option<ActorId>>,
+}
+
+impl Trial {
+    pub(crate) fn new() -> Self {
+        Self { turn: Arc::new(Semaphore::new(1)), engine: Mutex::default() }
+    }
+
+    fn engine(&self) -> MutexGuard<'_, Option<ActorId>> {
+        // Nothing can go wrong while it is held.
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The ways into an engine, for rows that follow on others.
 #[derive(Clone)]
@@ -34,8 +54,8 @@ pub(crate) struct Ways {
     pub(crate) readiness: watch::Receiver<Readiness>,
     /// The house's permits. A row's comes back when it has left.
     pub(crate) permits: Arc<Semaphore>,
-    /// Whose turn it is to be tried alone.
-    pub(crate) trial: Arc<Semaphore>,
+    /// Where those are tried who may be to blame.
+    pub(crate) trial: Arc<Trial>,
     /// Where names of rows come from.
     pub(crate) last_id: Arc<AtomicU64>,
     /// How long to wait for another engine.
@@ -51,17 +71,24 @@ pub(crate) struct Course {
     ways: Ways,
     /// Whose the row is; nobody's while it waits.
     bank: Arc<OnceLock<Bank>>,
-    lost: u32,
-    suspected: u32,
-    /// While it is tried alone. Dropped, it gives the turn to the next.
+    /// Whether the row has a slot.
+    seated: bool,
+    /// Engines lost at this place, in a row.
+    strikes: u32,
+    place: usize,
+    /// While it is tried alone: who waits for news of it.
     trial: Option<oneshot::Sender<()>>,
 }
 
 impl Course {
     /// A course whose first row is on its way to this bank.
     pub(crate) fn new(request: Request, bank: Bank, ways: Ways) -> Self {
-        let (tokens, bank) = (Vec::new(), Arc::new(OnceLock::from(bank)));
-        Self { request, tokens, ways, bank, lost: 0, suspected: 0, trial: None }
+        Self::by(Arc::new(OnceLock::from(bank)), request, ways)
+    }
+
+    fn by(bank: Arc<OnceLock<Bank>>, request: Request, ways: Ways) -> Self {
+        let (tokens, seated, strikes, place, trial) = (Vec::new(), false, 0, 0, None);
+        Self { request, tokens, ways, bank, seated, strikes, place, trial }
     }
 
     /// One that leads nowhere else.
@@ -70,13 +97,11 @@ impl Course {
         let ways = Ways {
             readiness: watch::channel(Readiness::Over(String::new())).1,
             permits: Arc::new(Semaphore::new(0)),
-            trial: Arc::new(Semaphore::new(0)),
+            trial: Arc::new(Trial::new()),
             last_id: Arc::default(),
             patience: Duration::ZERO,
         };
-        let (tokens, bank) = (Vec::new(), Arc::default());
-        let request = crate::oracle::request(0, &[1], 1);
-        Self { request, tokens, ways, bank, lost: 0, suspected: 0, trial: None }
+        Self::by(Arc::default(), crate::oracle::request(0, &[1], 1), ways)
     }
 
     /// The row made this.
@@ -84,9 +109,17 @@ impl Course {
         self.tokens.push(token);
     }
 
+    /// The row has a slot.
+    pub(crate) fn seated(&mut self) {
+        self.seated = true;
+    }
+
     /// There is news of the row.
     pub(crate) fn heard(&mut self) {
-        self.trial = None;
+        if let Some(trial) = self.trial.take() {
+            // Who waits for it may wait no more.
+            let _ = trial.send(());
+        }
     }
 
     /// Goes on behind what was made, with `put` after it, while the row before is leaving. `None`
@@ -95,6 +128,7 @@ impl Course {
         self.tokens.extend(put);
         let (request, events, receiver) = self.row()?;
         let bank = self.bank.get()?.clone();
+        self.seated = false;
         let permits = Arc::clone(&self.ways.permits);
         tokio::spawn(async move {
             // Who waits is served before whoever comes after.
@@ -112,36 +146,53 @@ impl Course {
     pub(crate) fn resume(&mut self) -> Option<mpsc::Receiver<RowEvent>> {
         // A row that never found an engine is not lost: there is none.
         let last = self.bank.get()?.clone();
-        self.lost += 1;
-        self.suspected += u32::from(self.trial.take().is_some());
-        let id = self.request.id.0;
-        if self.suspected == SUSPECTED_MAX || self.lost > LOST_MAX {
-            tracing::error!(request = id, lost = self.lost, "engines end with it: it is given up");
+        self.judge(&last);
+        if self.strikes == STRIKES_MAX {
+            let (request, made) = (self.request.id.0, self.tokens.len());
+            tracing::error!(request, made, "every engine ends with it: it is given up");
             return None;
         }
         let (request, events, receiver) = self.row()?;
-        tracing::warn!(request = id, as_ = request.id.0, made = self.tokens.len(), "resumed");
-        self.bank = Arc::default();
-        let (trial, proved) = (self.lost > 1).then(oneshot::channel).unzip();
+        tracing::warn!(request = self.request.id.0, row = request.id.0, "going on elsewhere");
+        (self.bank, self.seated) = (Arc::default(), false);
+        let (trial, news) = (self.strikes > 1).then(oneshot::channel).unzip();
         self.trial = trial;
         let (ways, bank) = (self.ways.clone(), Arc::clone(&self.bank));
         tokio::spawn(async move {
             let entered = tokio::select! {
-                entered = ways.enter(&last, proved.is_some()) => entered,
+                entered = ways.clone().enter(&last, news.is_some()) => entered,
                 () = events.closed() => None,
             };
             let Some(Place { permit, turn, bank: next }) = entered else { return };
+            if turn.is_some() {
+                *ways.trial.engine() = Some(next.get_id());
+            }
             metrics::resumed();
             // Before there can be news of it.
             let _ = bank.set(next.clone());
             // One that is gone again drops it.
             let _ = next.cast(bank::Message::Open(Admission { request, events, permit }));
-            if let Some(proved) = proved {
-                let _ = proved.await;
+            if let Some(news) = news
+                && news.await.is_ok()
+            {
+                *ways.trial.engine() = None;
             }
             drop(turn);
         });
         Some(receiver)
+    }
+
+    /// Whether the loss of its engine tells against it.
+    fn judge(&mut self, last: &Bank) {
+        let tried = self.trial.take().is_some();
+        let other = !tried && *self.ways.trial.engine() == Some(last.get_id());
+        if !self.seated || other {
+            return;
+        }
+        let here = self.tokens.len();
+        let same = self.strikes > 0 && here - self.place < PLACE;
+        self.strikes = if same { self.strikes + 1 } else { 1 };
+        self.place = here;
     }
 
     /// The next row.
@@ -166,7 +217,10 @@ impl Ways {
     /// the last.
     async fn enter(mut self, last: &Bank, alone: bool) -> Option<Place> {
         let permit = self.permits.acquire_owned().await.ok()?;
-        let turn = if alone { Some(self.trial.acquire_owned().await.ok()?) } else { None };
+        let turn = match alone {
+            true => Some(Arc::clone(&self.trial.turn).acquire_owned().await.ok()?),
+            false => None,
+        };
         let is_last = |bank: &Bank| bank.get_id() == last.get_id();
         let next = self.readiness.wait_for(|readiness| match readiness {
             Readiness::Between(_) => false,
@@ -185,5 +239,5 @@ impl Ways {
 /// in blocks of 32.
 pub(crate) fn channel(request: &Request) -> (mpsc::Sender<RowEvent>, mpsc::Receiver<RowEvent>) {
     let each = 1 + usize::from(request.sampling.logprobs.is_some());
-    mpsc::channel(each * request.limits.new_tokens_max + 2)
+    mpsc::channel(each * request.limits.new_tokens_max + 3)
 }

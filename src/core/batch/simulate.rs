@@ -281,6 +281,7 @@ impl World {
                 }
                 RowEvent::Logprobs(told) => self.thoughts.entry(id).or_default().extend(told),
                 RowEvent::Finished(finish, usage) => self.part(id, finish, usage),
+                RowEvent::Seated => panic!("{id:?}: a batch does not say that"),
                 RowEvent::Refused(shortage) => panic!("{id:?}, which ran: {shortage:?}"),
             }
         }

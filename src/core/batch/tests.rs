@@ -55,7 +55,8 @@ fn finish(engine: &mut Scripted, batch: &mut Batch) -> (Vec<(RequestId, Finish)>
         deposits.extend(settled.deposits);
         finished.extend(settled.events.into_iter().filter_map(|(id, event)| match event {
             RowEvent::Finished(finish, _) => Some((id, finish)),
-            RowEvent::Tokens(..) | RowEvent::Logprobs(_) | RowEvent::Refused(_) => None,
+            RowEvent::Tokens(..) | RowEvent::Logprobs(_) => None,
+            RowEvent::Seated | RowEvent::Refused(_) => None,
         }));
     }
     (finished, deposits)

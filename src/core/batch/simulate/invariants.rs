@@ -36,7 +36,8 @@ pub(super) fn logprobs_are_those_of_the_text(
 pub(super) fn tokens_out_equal_tokens_settled(settled: &Settled) {
     let told = settled.events.iter().map(|(_, event)| match event {
         RowEvent::Tokens(tokens, _) => tokens.len(),
-        RowEvent::Logprobs(_) | RowEvent::Finished(..) | RowEvent::Refused(_) => 0,
+        RowEvent::Seated | RowEvent::Logprobs(_) => 0,
+        RowEvent::Finished(..) | RowEvent::Refused(_) => 0,
     });
     assert_eq!(told.sum::<usize>(), settled.report.emitted);
     for pair in settled.events.windows(2) {
