@@ -125,14 +125,16 @@ impl Gpu {
         Ok(array)
     }
 
-    /// Whether `what` passed its trial, which runs once.
-    pub fn passed(&self, what: &str, trial: impl FnOnce() -> Result<()>) -> bool {
-        if let Some(fault) = self.trials.borrow().get(what) {
+    /// Whether `what` passed its trial with activations of this type, which runs once.
+    pub fn passed(&self, what: &str, dtype: Dtype, trial: impl FnOnce() -> Result<()>) -> bool {
+        let kind = if dtype == Dtype::Float16 { "fp16" } else { "bf16" };
+        let what = format!("{what}, {kind}");
+        if let Some(fault) = self.trials.borrow().get(&what) {
             return fault.is_none();
         }
         let fault = trial().err().map(|error| error.to_string());
         let passed = fault.is_none();
-        self.trials.borrow_mut().insert(what.to_owned(), fault);
+        self.trials.borrow_mut().insert(what, fault);
         passed
     }
 }

@@ -34,7 +34,7 @@ impl Fused {
         }
         let (heads, kv) = (shape.query_heads, shape.kv_heads);
         let name = format!("ragged_attention, {heads} and {kv} heads of {}", shape.head_dim);
-        if !gpu.passed(&name, || trial::run(shape, rotation, place)) {
+        if !gpu.passed(&name, dtype, || trial::run(shape, rotation, place)) {
             return Ok(None);
         }
         Self::untried(place, norms, rotation, shape).map(Some)
