@@ -18,14 +18,16 @@ pub enum Place {
 }
 
 impl Place {
-    /// The best place this process has: the GPU if MLX has one, else the CPU.
+    /// The best place this process has: the GPU if MLX has one, else the CPU. MLX's CUDA library takes
+    /// a GPU for granted; where the driver knows of none, the CPU becomes MLX's default.
     ///
     /// # Errors
     /// When MLX cannot name its default device.
     pub fn detect(checkpoint: Dtype) -> Result<Self> {
         let gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
         #[cfg(target_os = "linux")]
-        if !gpu {
+        if !gpu || !crate::gpu::device::is_there() {
+            Device::set_default(&Device::cpu());
             return Ok(Self::Host);
         }
         let _ = gpu;

@@ -47,9 +47,9 @@ pub(super) fn run(shape: AttentionShape, rotation: (&[f32], f32), place: Place) 
         vec![row(1, 0, 4, held[1]), row(0, 4, 1, held[0])],
         vec![row(1, 0, 1, held[1] + 2), row(0, 1, 5, held[0] + 1)],
         // Rows of prompts beside rows that verify, before and after others that only verify.
-        vec![row(0, 0, 40, held[0] + 3), row(1, 40, 2, held[1] + 3)],
-        vec![row(1, 0, 3, held[1] + 4), row(0, 3, 1, held[0] + 43)],
-        vec![row(1, 0, 17, held[1] + 6), row(0, 17, 5, held[0] + 44)],
+        vec![row(0, 0, 40, held[0] + 3), row(1, 40, 8, held[1] + 3)],
+        vec![row(1, 0, 3, held[1] + 11), row(0, 3, 6, held[0] + 43)],
+        vec![row(1, 0, 17, held[1] + 14), row(0, 17, 5, held[0] + 49)],
     ];
     let width = 2 * (s.query_heads + s.kv_heads) * s.head_dim;
     let mut results = Vec::new();

@@ -92,6 +92,13 @@ pub fn is_known() -> bool {
     imp::is_known()
 }
 
+/// Whether the driver knows of any GPU.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn is_there() -> bool {
+    imp::generation() > 0
+}
+
 /// What a device has room for; it changes no result.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

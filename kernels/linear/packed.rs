@@ -89,6 +89,46 @@ pub(super) fn on_device(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{FeedForward, Mixer};
+    use crate::shape::{Noise, Scheme, preset};
+
+    #[test]
+    fn every_form_of_weights_serves_every_matrix_of_a_model() {
+        let config = preset("small", Some(4)).unwrap();
+        for (bits, group, half) in [
+            (4, 32, false),
+            (4, 64, true),
+            (4, 128, false),
+            (8, 32, true),
+            (8, 64, false),
+            (8, 128, true),
+        ] {
+            let noise = Noise::new(config.vocab * config.hidden, Scheme { bits, group, half });
+            let checkpoint = noise.checkpoint(&config);
+            let check = |parts: &[&Linear]| {
+                let form = form_of(parts).unwrap();
+                assert_eq!((form.bits, form.group), (bits, group), "{parts:?}");
+                form
+            };
+            check(&[&checkpoint.embed]);
+            for layer in &checkpoint.layers {
+                match &layer.mixer {
+                    Mixer::Gdn(w) => {
+                        check(&[&w.in_qkv, &w.in_z, &w.in_b, &w.in_a]);
+                        check(&[&w.out]);
+                    }
+                    Mixer::Attention(w) => {
+                        check(&[&w.q, &w.k, &w.v]);
+                        check(&[&w.o]);
+                    }
+                }
+                let FeedForward::Dense(mlp) = &layer.mlp else { panic!("no experts") };
+                check(&[&mlp.down]);
+                let gated = check(&[&mlp.gate, &mlp.up]);
+                assert!((gated.rows / 2).is_multiple_of(TURN));
+            }
+        }
+    }
 
     #[test]
     fn outputs_of_a_gated_pair_take_turns_of_sixteen() {

@@ -78,12 +78,22 @@ fn errors_of_chunks_do_not_grow_with_the_text() {
 #[test]
 fn attention_sees_every_key_of_its_row_and_no_other() {
     run_both("attention");
+    for language in ["-DCUDA", "-DMETAL"] {
+        run("attention", &["-DSET_E=8", "-DSET_ROTARY=64", language]);
+    }
 }
 
 #[test]
 fn the_largest_logits_are_found_and_what_is_no_number_and_ties_go_to_the_lowest_ids() {
     run_both("top");
     run("top", &["-DMETAL", "-DSET_TYPE=Half"]);
+}
+
+#[test]
+fn what_the_host_says_in_pieces_arrives_whole() {
+    for count in ["-DSET_COUNT=32", "-DSET_COUNT=256", "-DSET_COUNT=960"] {
+        run("numbers", &[count]);
+    }
 }
 
 #[test]

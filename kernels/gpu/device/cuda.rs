@@ -125,7 +125,7 @@ pub(super) fn is_known() -> bool {
 }
 
 /// 10 · compute capability; 0 where there is no GPU.
-fn generation() -> i32 {
+pub(super) fn generation() -> i32 {
     // The driver's numbers for the two halves of the compute capability.
     10 * attribute(75) + attribute(76)
 }
