@@ -30,19 +30,17 @@ pub(crate) fn noise(shape: &[i32], seed: u32, dtype: Dtype) -> Result<Array> {
 
 /// Numbers as bits of `dtype`, each rounded once; a sign that an array's conversion might drop stays.
 pub(crate) fn narrowed(values: &[f32], dtype: Dtype) -> Vec<u16> {
-    let narrow = |&v: &f32| match dtype {
-        Dtype::Float16 => f16::from_f32(v).to_bits(),
-        _ => bf16::from_f32(v).to_bits(),
-    };
+    let half = dtype == Dtype::Float16;
+    let narrow =
+        |&v: &f32| if half { f16::from_f32(v).to_bits() } else { bf16::from_f32(v).to_bits() };
     values.iter().map(narrow).collect()
 }
 
 /// What such bits say.
 pub(crate) fn widened(bits: &[u16], dtype: Dtype) -> Vec<f32> {
-    let widen = |&v: &u16| match dtype {
-        Dtype::Float16 => f16::from_bits(v).to_f32(),
-        _ => bf16::from_bits(v).to_f32(),
-    };
+    let half = dtype == Dtype::Float16;
+    let widen =
+        |&v: &u16| if half { f16::from_bits(v).to_f32() } else { bf16::from_bits(v).to_f32() };
     bits.iter().map(widen).collect()
 }
 

@@ -118,7 +118,7 @@ impl Scene {
         // Now and then the last row is nonsense: the host is asked, if it is reached.
         let is_broken = i.is_multiple_of(13);
         if is_broken {
-            p[depth][7] = if i % 2 == 0 { f32::NAN } else { -f32::NAN };
+            p[depth][7] = if i.is_multiple_of(2) { f32::NAN } else { -f32::NAN };
         }
         let rows: Vec<usize> = (0..=depth)
             .map(|d| self.trunk.add(&p[d], s, position + d as u64, Purpose::Draw))
