@@ -26,10 +26,15 @@ enum {
 // Below this a token's decay is 0 in any sum, and sums of more would blur those of its neighbours.
 #define LEAST_DECAY -90.0f
 
-// matrix = numbers [8][8] of rows that lie `across` apart, or with `turned` its transpose.
-inline void take(thread simdgroup_float8x8& matrix, const threadgroup float* numbers, int across,
-                 bool turned) {
-  simdgroup_load(matrix, numbers, ulong(across), ulong2(0), turned);
+// matrix = numbers [8][8] of rows that lie `across` apart.
+inline void take(thread simdgroup_float8x8& matrix, const threadgroup float* numbers, int across) {
+  simdgroup_load(matrix, numbers, ulong(across));
+}
+
+// Its transpose. Whether to transpose is no argument: compilers want to know it.
+inline void take_turned(thread simdgroup_float8x8& matrix, const threadgroup float* numbers,
+                        int across) {
+  simdgroup_load(matrix, numbers, ulong(across), ulong2(0), true);
 }
 
 // The logarithm of a chunk's decay up to each token, and what each learns, by one simdgroup.
@@ -83,8 +88,8 @@ inline void weigh(int job, const threadgroup float* x, const threadgroup float* 
   UNROLL
   for (int k = 0; k < D; k += 8) {
     simdgroup_float8x8 a, b;
-    take(a, x + first_t * ACROSS + (is_query ? 0 : D) + k, ACROSS, false);
-    take(b, x + first_s * ACROSS + D + k, ACROSS, true);
+    take(a, x + first_t * ACROSS + (is_query ? 0 : D) + k, ACROSS);
+    take_turned(b, x + first_s * ACROSS + D + k, ACROSS);
     simdgroup_multiply_accumulate(sum, a, b, sum);
   }
   threadgroup float* to = (is_query ? shares : before) + first_t * L + first_s;
@@ -180,17 +185,17 @@ inline void walk_chunks(threadgroup float* x, Tape tape, int total, int keep, in
       UNROLL
       for (int tile = 0; tile < 2; ++tile) {
         simdgroup_float8x8 of;
-        take(of, x + 8 * tile * ACROSS + D + 8 * i, ACROSS, false);
+        take(of, x + 8 * tile * ACROSS + D + 8 * i, ACROSS);
         simdgroup_multiply_accumulate(seen[tile], of, s[i], seen[tile]);
-        take(of, x + 8 * tile * ACROSS + 8 * i, ACROSS, false);
+        take(of, x + 8 * tile * ACROSS + 8 * i, ACROSS);
         simdgroup_multiply_accumulate(o[tile], of, s[i], o[tile]);
       }
     }
     UNROLL
     for (int tile = 0; tile < 2; ++tile) {
       simdgroup_float8x8 right, scale;
-      take(right, own + 8 * tile * ACROSS, ACROSS, false);
-      take(scale, unlearn + 64 * tile, 8, false);
+      take(right, own + 8 * tile * ACROSS, ACROSS);
+      take(scale, unlearn + 64 * tile, 8);
       simdgroup_multiply_accumulate(right, scale, seen[tile], right);
       simdgroup_store(right, own + 8 * tile * ACROSS, ulong(ACROSS));
     }
@@ -201,14 +206,14 @@ inline void walk_chunks(threadgroup float* x, Tape tape, int total, int keep, in
     simdgroup_float8x8 d[2];
     UNROLL
     for (int tile = 0; tile < 2; ++tile) {
-      take(d[tile], own + 8 * tile * ACROSS, ACROSS, false);
+      take(d[tile], own + 8 * tile * ACROSS, ACROSS);
       simdgroup_float8x8 scale, scaled;
-      take(scale, since + 64 * tile, 8, false);
+      take(scale, since + 64 * tile, 8);
       simdgroup_multiply(scaled, scale, o[tile]);
       UNROLL
       for (int from = 0; from <= tile; ++from) {
         simdgroup_float8x8 share;
-        take(share, shares + 8 * tile * L + 8 * from, L, false);
+        take(share, shares + 8 * tile * L + 8 * from, L);
         simdgroup_multiply_accumulate(scaled, share, d[from], scaled);
       }
       o[tile] = scaled;
@@ -216,7 +221,7 @@ inline void walk_chunks(threadgroup float* x, Tape tape, int total, int keep, in
     UNROLL
     for (int tile = 0; tile < 2; ++tile) {
       simdgroup_float8x8 scale, scaled;
-      take(scale, until + 64 * tile, 8, false);
+      take(scale, until + 64 * tile, 8);
       simdgroup_multiply(scaled, scale, d[tile]);
       d[tile] = scaled;
     }
@@ -228,7 +233,7 @@ inline void walk_chunks(threadgroup float* x, Tape tape, int total, int keep, in
       UNROLL
       for (int tile = 0; tile < 2; ++tile) {
         simdgroup_float8x8 key;
-        take(key, x + 8 * tile * ACROSS + D + 8 * i, ACROSS, true);
+        take_turned(key, x + 8 * tile * ACROSS + D + 8 * i, ACROSS);
         simdgroup_multiply_accumulate(next, key, d[tile], next);
       }
       s[i] = next;
