@@ -23,14 +23,14 @@ impl Place {
     /// The best place this process has: the GPU if MLX has one, else the CPU.
     ///
     /// # Errors
-    /// When MLX cannot name its default device; or is its CUDA library, which computes nothing where
-    /// the driver knows of no GPU.
+    /// When MLX cannot name its default device; or is its CUDA library, which computes nothing
+    /// where the driver knows of no GPU.
     pub fn detect(checkpoint: Dtype) -> Result<Self> {
         #[cfg(target_os = "linux")]
         if crate::gpu::device::is_missed() {
             return Err(Error::NoGpu(
-                "MLX's CUDA library is loaded, and NVIDIA's driver finds no GPU that it can use: see \
-                 what nvidia-smi says, or start without CUDA=1 (without that library on \
+                "MLX's CUDA library is loaded, and NVIDIA's driver finds no GPU that it can use: \
+                 see what nvidia-smi says, or start without CUDA=1 (without that library on \
                  LD_LIBRARY_PATH) to run on the CPU",
             ));
         }

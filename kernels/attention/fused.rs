@@ -124,8 +124,8 @@ impl Fused {
     }
 }
 
-/// Rows as the kernels read them, in how many parts, and the most keys that one attends to. A row of
-/// more queries than a block takes is told in parts, whose pages are the same.
+/// Rows as the kernels read them, in how many parts, and the most keys that one attends to. A row
+/// of more queries than a block takes is told in parts, whose pages are the same.
 fn described(rows: &[AttentionRow], m: usize, page_tokens: usize) -> (Vec<i32>, usize, usize) {
     let mut numbers = Vec::new();
     let (mut tokens, mut pages) = (vec![-1; 2 * m], Vec::new());

@@ -1,5 +1,5 @@
-//! The fused kernel beside its plain twin, over prompts, verify cycles and what they leave; alone, or
-//! with the form in chunks, which is a kernel of its own.
+//! The fused kernel beside its plain twin, over prompts, verify cycles and what they leave; alone,
+//! or with the form in chunks, which is a kernel of its own.
 
 use mlx_rs::{Array, Dtype};
 
@@ -38,7 +38,7 @@ pub(super) fn run(shape: GdnShape, dtype: Dtype, chunks: bool) -> Result<()> {
         vec![row(0, 0, most, 0, false), row(2, most, 1, 0, false)],
         vec![row(2, 0, most, 1, false), row(0, most, most, most.min(2), false)],
         vec![row(0, 0, 3, most, true), row(2, 3, 1, most, true)],
-        // From here on, long enough to be walked in chunks: the last ragged, beside one that is not.
+        // Long enough to be walked in chunks, the last of them ragged, beside one that is not.
         vec![row(0, 0, most, 0, false), row(2, most, LONG + 43, 0, true)],
         vec![row(2, 0, 1, 0, false), row(0, 1, LONG + 1, most.min(2), true)],
         vec![row(2, 0, 1, 1, true)],

@@ -81,8 +81,8 @@ pub(super) fn add(gpu: &Gpu, logits: &Array) -> Result<Array> {
     Ok(found)
 }
 
-/// Searches beside a sort, in rows of noise: of which one has a logit that is no number, with a sign,
-/// and one has many that say never.
+/// Searches beside a sort, in rows of noise: one has a logit that is no number, with a sign, and
+/// one has many that say never.
 fn run(gpu: &Gpu, dtype: Dtype) -> Result<()> {
     const BROKEN: (usize, usize) = (1, 4000);
     let (rows, vocab) = (3, 4096);

@@ -28,7 +28,8 @@ pub(crate) fn noise(shape: &[i32], seed: u32, dtype: Dtype) -> Result<Array> {
     Ok(Array::from_slice(&floats(len, seed, (0.0, 1.0)), shape).as_dtype(dtype)?)
 }
 
-/// Numbers as bits of `dtype`, each rounded once; a sign that an array's conversion might drop stays.
+/// Numbers as bits of `dtype`, each rounded once; a sign that an array's conversion might drop
+/// stays.
 pub(crate) fn narrowed(values: &[f32], dtype: Dtype) -> Vec<u16> {
     let half = dtype == Dtype::Float16;
     let narrow =

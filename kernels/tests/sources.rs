@@ -129,8 +129,8 @@ fn products_of_cuda_know_every_form_and_no_row_changes_another() {
     each_form(|form| run("qmm", form));
 }
 
-/// What a compiler for Metal would say of address spaces, libclang says here; and of a threadgroup's
-/// memory, of which Apple's GPUs have 32 KiB.
+/// What a compiler for Metal would say of address spaces, libclang says here; and of a
+/// threadgroup's memory, of which Apple's GPUs have 32 KiB.
 #[test]
 fn metal_sources_keep_their_address_spaces_apart_and_fit_a_threadgroup() {
     let host = folder("kernels/gpu/host");

@@ -1,5 +1,5 @@
-"""Parses a source with libclang, which the setup fetches, and fails on what it finds wrong, and on a
-kernel whose threadgroup shares more than Apple's GPUs have room for."""
+"""Parses a source with libclang, which the setup fetches, and fails on what it finds wrong, and on
+a kernel whose threadgroup shares more than Apple's GPUs have room for."""
 
 import sys
 from collections import Counter
