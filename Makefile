@@ -13,6 +13,14 @@ ifeq ($(CUDA),1)
 export CUDA
 export LD_LIBRARY_PATH := $(CURDIR)/.native/cuda/mlx/lib:$(LD_LIBRARY_PATH)
 export CUDA_HOME ?= $(CURDIR)/.native/cuda/nvidia/cu13
+
+# The one library that no package brings. The loader's own words would come after a long build.
+serve test: driver
+.PHONY: driver
+driver: python
+	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null || { \
+	echo 'make: no libcuda.so.1 here: CUDA=1 runs with NVIDIA'"'"'s driver for CUDA 13 (580 or' \
+	    'later). Without CUDA=1 everything runs on the CPU.' >&2; exit 1; }
 endif
 
 help: ## what there is

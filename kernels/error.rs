@@ -16,6 +16,9 @@ pub enum Error {
     /// The checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::Error),
+    /// MLX came for a GPU that is not there.
+    #[error("no GPU: {0}")]
+    NoGpu(&'static str),
     /// The plan contradicts the engine's state.
     #[error("plan: {0}")]
     Plan(String),

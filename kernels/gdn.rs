@@ -339,9 +339,13 @@ impl Mixer {
     fn load(p: &GdnParameters<'_>, shape: GdnShape, dtype: Dtype) -> Result<Self> {
         let gpu = gpu();
         let known = shape.key_dim == HEAD_DIM && shape.value_dim == HEAD_DIM;
-        let name = format!("gdn_verify, {} and {} heads", shape.key_heads, shape.value_heads);
-        if known && gpu.serves(dtype) && gpu.passed(&name, || trial::run(shape, dtype)) {
-            return Ok(Self::Fused(FusedGdn::new(&gpu, p, dtype)?));
+        let heads = format!("{} and {} heads", shape.key_heads, shape.value_heads);
+        let passed = |name: &str, chunks: bool| {
+            gpu.passed(&format!("{name}, {heads}"), dtype, || trial::run(shape, dtype, chunks))
+        };
+        if known && gpu.serves(dtype) && passed("gdn_verify", false) {
+            let chunks = passed("gdn_chunked", true);
+            return Ok(Self::Fused(FusedGdn::new(&gpu, p, dtype, chunks)?));
         }
         Ok(Self::Plain(plain::PlainGdn::load(p, shape, dtype)?))
     }

@@ -5,6 +5,8 @@ use std::cell::Cell;
 pub use mlx_rs::Dtype;
 use mlx_rs::{Device, DeviceType};
 
+#[cfg(target_os = "linux")]
+use crate::error::Error;
 use crate::error::Result;
 
 /// Where arrays are computed.
@@ -21,8 +23,17 @@ impl Place {
     /// The best place this process has: the GPU if MLX has one, else the CPU.
     ///
     /// # Errors
-    /// When MLX cannot name its default device.
+    /// When MLX cannot name its default device; or is its CUDA library, which computes nothing
+    /// where the driver knows of no GPU.
     pub fn detect(checkpoint: Dtype) -> Result<Self> {
+        #[cfg(target_os = "linux")]
+        if crate::gpu::device::is_missed() {
+            return Err(Error::NoGpu(
+                "MLX's CUDA library is loaded, and NVIDIA's driver finds no GPU that it can use: \
+                 see what nvidia-smi says, or start without CUDA=1 (without that library on \
+                 LD_LIBRARY_PATH) to run on the CPU",
+            ));
+        }
         let gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
         #[cfg(target_os = "linux")]
         if !gpu {

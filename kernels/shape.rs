@@ -7,4 +7,4 @@ mod random;
 
 pub use blocks::{BlockTime, bandwidth, blocks};
 pub use device::{device_name, mlx_version};
-pub use random::{Noise, PRESETS, pass_bytes, preset};
+pub use random::{Noise, PRESETS, Scheme, pass_bytes, preset};

@@ -47,6 +47,11 @@ fn a_shape_is_measured_without_a_checkpoint_and_says_what_is_forced() {
     assert_eq!(report["decode"][0]["forced"], true, "{report}");
     assert_eq!(report["decode"][0]["tokens_per_row"], 2.0, "every draft was to be accepted");
     assert!(report["prefill"]["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{report}");
+    let other = ["--clients", "1", "--prompt", "0", "--bits", "8", "--group", "32", "--json"];
+    let out = mtplx().args(small).args(other).args(["--dtype", "float16"]).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["weights"], "random, 8 bits in groups of 32", "{report}");
+    assert!(fails(&["bench", "shape", "--bits", "5"]).contains("[4, 8]"));
     assert!(fails(&["bench", "shape", "--preset", "gpt-9"]).contains("gpt-9"));
     assert!(fails(&["bench", "shape", "--layers", "0"]).contains("layers"));
 }

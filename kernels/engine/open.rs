@@ -218,6 +218,17 @@ pub(super) fn checkpoint_dtype(checkpoint: &Checkpoint) -> Dtype {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::{Noise, Scheme, preset};
+
+    #[test]
+    fn activations_on_a_gpu_are_of_the_type_of_the_checkpoints_scales() {
+        let config = preset("small", Some(1)).unwrap();
+        for (half, dtype) in [(false, Dtype::Bfloat16), (true, Dtype::Float16)] {
+            let noise =
+                Noise::new(config.vocab * config.hidden, Scheme { bits: 8, group: 64, half });
+            assert_eq!(checkpoint_dtype(&noise.checkpoint(&config)), dtype);
+        }
+    }
 
     #[test]
     fn a_kernel_that_is_switched_off_makes_another_identity() {

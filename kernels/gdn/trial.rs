@@ -1,4 +1,5 @@
-//! The fused kernel beside its plain twin, over a prompt, two verify cycles and what they leave.
+//! The fused kernel beside its plain twin, over prompts, verify cycles and what they leave; alone,
+//! or with the form in chunks, which is a kernel of its own.
 
 use mlx_rs::{Array, Dtype};
 
@@ -9,10 +10,12 @@ use crate::gpu::gdn::{FusedGdn, GdnParameters, LONG};
 use crate::gpu::{gpu, trial};
 
 const SLOTS: usize = 3;
+/// Calls without a long prompt, which come first.
+const SHORT: usize = 4;
 
 /// # Errors
 /// When the two differ, and what MLX or the compiler found wrong.
-pub(super) fn run(shape: GdnShape, dtype: Dtype) -> Result<()> {
+pub(super) fn run(shape: GdnShape, dtype: Dtype, chunks: bool) -> Result<()> {
     let heads = shape.value_heads;
     let parameters = GdnParameters {
         key_heads: shape.key_heads,
@@ -25,12 +28,12 @@ pub(super) fn run(shape: GdnShape, dtype: Dtype) -> Result<()> {
         eps: 1e-6,
     };
     let plain = Mixer::Plain(PlainGdn::load(&parameters, shape, dtype)?);
-    let fused = Mixer::Fused(FusedGdn::new(&gpu(), &parameters, dtype)?);
+    let fused = Mixer::Fused(FusedGdn::new(&gpu(), &parameters, dtype, chunks)?);
     let mut pools = [pool(&shape, dtype, false)?, pool(&shape, dtype, true)?];
     let most = shape.verify_max;
     let row =
         |slot, start, len, keep, commit| GdnRow { slot, start, len, keep, commit, mark: None };
-    let calls = [
+    let mut calls = vec![
         vec![row(2, 0, 11, 0, true), row(0, 11, 2, 0, true)],
         vec![row(0, 0, most, 0, false), row(2, most, 1, 0, false)],
         vec![row(2, 0, most, 1, false), row(0, most, most, most.min(2), false)],
@@ -39,7 +42,14 @@ pub(super) fn run(shape: GdnShape, dtype: Dtype) -> Result<()> {
         vec![row(0, 0, most, 0, false), row(2, most, LONG + 43, 0, true)],
         vec![row(2, 0, 1, 0, false), row(0, 1, LONG + 1, most.min(2), true)],
         vec![row(2, 0, 1, 1, true)],
+        // Prompts of several lengths, one of which goes on in the call after.
+        vec![row(0, 0, LONG, 0, true), row(2, LONG, 2 * LONG - 1, 0, true)],
+        vec![row(2, 0, LONG + 17, 0, true), row(0, LONG + 17, most, 0, false)],
+        vec![row(0, 0, 1, most, true)],
     ];
+    if !chunks {
+        calls.truncate(SHORT);
+    }
     let width = shape.channels() + heads * (shape.value_dim + 2);
     for (i, rows) in (0..).zip(&calls) {
         let m = rows.iter().map(|r| r.len).sum::<usize>() as i32;

@@ -7,7 +7,8 @@
 // what the law says), 0, for each draft its row of the head (−1 − token where it is certain), and
 // for each the number u that decides about it. out i32 [S, 8]: 0, how many stand, the token after
 // them, the drafts; or 1 in place of the first where the host has to look: where top found nothing,
-// or logits are no numbers, in a row that matters.
+// or candidates have no weight that is a number, in a row that matters. A logit of minus infinity has
+// the weight 0: its token never comes.
 //
 // Random numbers are those of the core, to 24 bits; so draws are its own, but where a number falls
 // as near to an edge as sums in fp32 are from sums in double precision.
@@ -16,8 +17,10 @@
 
 constexpr int K = SET_K, WIDTH = 1 + 2 * K, SETTINGS = 8, SEQUENCE = 12, VERDICT = 8, DRAFTS = 4;
 
-__device__ __forceinline__ bool is_no_number(int bits) {
-  return (bits & 0x7f800000) == 0x7f800000;
+// Of a candidate: its logit is no number or infinite, its weight no number or infinite, as bits.
+__device__ __forceinline__ bool is_bad(int logit, int weight) {
+  const bool never = static_cast<unsigned>(logit) == 0xff800000u;
+  return ((logit & 0x7f800000) == 0x7f800000 && !never) || (weight & 0x7f800000) == 0x7f800000;
 }
 
 extern "C" __global__ void __launch_bounds__(K)
@@ -49,7 +52,8 @@ extern "C" __global__ void __launch_bounds__(K)
   for (int d = forced < 0 ? 0 : min(forced, depth);; ++d) {
     const int row = first + d;
     const int* top = found + row * WIDTH;
-    bool bad = top[0] != K || is_no_number(top[1 + K + i]);
+    const int weight = drawn[rows + row * K + i];
+    bool bad = top[0] != K || is_bad(top[1 + K + i], weight);
     // A row with nothing to judge: all drafts stand.
     const bool last = d == depth || forced >= 0;
     const int draft = last ? 0 : draft_at(d), place = last ? -1 : sequence[4 + d];
@@ -58,10 +62,11 @@ extern "C" __global__ void __launch_bounds__(K)
       const int* of_head = d == 0 ? found_0 : d == 1 ? found_1 : d == 2 ? found_2 : found_3;
       const int count = d == 0 ? rows_0 : d == 1 ? rows_1 : d == 2 ? rows_2 : rows_3;
       const int* candidates = of_head + place * WIDTH;
-      bad |= candidates[0] != K || is_no_number(candidates[1 + K + i]);
-      q_ids[i] = candidates[1 + i], q[i] = __int_as_float(head(d)[count + place * K + i]);
+      const int theirs = head(d)[count + place * K + i];
+      bad |= candidates[0] != K || is_bad(candidates[1 + K + i], theirs);
+      q_ids[i] = candidates[1 + i], q[i] = __int_as_float(theirs);
     }
-    p[i] = __int_as_float(drawn[rows + row * K + i]);
+    p[i] = __int_as_float(weight);
     if (i == 0) stands = false;
     if (__syncthreads_count(bad) > 0) return decide(false, 0, 0);
     if (last) return decide(true, d, drawn[row]);

@@ -9,7 +9,11 @@
 
 enum { K = SET_K, WIDTH = 1 + 2 * K, SETTINGS = 8, SEQUENCE = 12, VERDICT = 8, DRAFTS = 4 };
 
-inline bool is_no_number(int bits) { return (bits & 0x7f800000) == 0x7f800000; }
+// Of a candidate: its logit is no number or infinite, its weight no number or infinite, as bits.
+inline bool is_bad(int logit, int weight) {
+  const bool never = uint(logit) == 0xff800000u;
+  return ((logit & 0x7f800000) == 0x7f800000 && !never) || (weight & 0x7f800000) == 0x7f800000;
+}
 
 #else
 
@@ -33,7 +37,8 @@ if (i == DRAFTS) verdict[7] = 0;
 for (int d = forced < 0 ? 0 : min(forced, depth);; ++d) {
   const int row = first + d;
   const device int* top = found + row * WIDTH;
-  bool bad = top[0] != K || is_no_number(top[1 + K + i]);
+  const int weight = drawn[scalars[0] + row * K + i];
+  bool bad = top[0] != K || is_bad(top[1 + K + i], weight);
   // A row with nothing to judge: all drafts stand.
   const bool last = d == depth || forced >= 0;
   const int place = last ? -1 : sequence[4 + d];
@@ -44,11 +49,12 @@ for (int d = forced < 0 ? 0 : min(forced, depth);; ++d) {
   if (place >= 0) {
     const device int* of_head = d == 0 ? found_0 : d == 1 ? found_1 : d == 2 ? found_2 : found_3;
     const device int* candidates = of_head + place * WIDTH;
-    bad = bad || candidates[0] != K || is_no_number(candidates[1 + K + i]);
+    const int theirs = head[scalars[1 + d] + place * K + i];
+    bad = bad || candidates[0] != K || is_bad(candidates[1 + K + i], theirs);
     q_ids[i] = candidates[1 + i];
-    q[i] = as_type<float>(head[scalars[1 + d] + place * K + i]);
+    q[i] = as_type<float>(theirs);
   }
-  p[i] = as_type<float>(drawn[scalars[0] + row * K + i]);
+  p[i] = as_type<float>(weight);
   if (i == 0) stands = 0;
   const uint here_bad = simd_sum(uint(bad));
   if (i % 32 == 0) votes[i / 32] = here_bad;

@@ -33,8 +33,10 @@ const COMBINE: Source = Source {
 };
 /// Keys that one block attends to: fixed, so that sums have one order.
 pub const SPAN: usize = 64;
-/// Most tokens of a row whose queries a block takes.
+/// Most tokens whose queries a block takes.
 pub const TOKENS_MAX: usize = 5;
+/// Most tokens of a row that the kernels attend for, in as many parts as that takes.
+pub const ROW_MAX: usize = 8;
 
 /// Sizes of a layer.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +72,7 @@ impl Sizes {
 pub struct Batch {
     /// As the source says.
     pub meta: Array,
-    /// Rows.
+    /// Rows, or parts of them, that it tells of.
     pub rows: usize,
     /// Spans of the longest row.
     pub spans: usize,

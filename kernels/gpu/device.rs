@@ -92,6 +92,13 @@ pub fn is_known() -> bool {
     imp::is_known()
 }
 
+/// Whether MLX came for a GPU, and the driver knows of none.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn is_missed() -> bool {
+    imp::has_driver() && imp::generation() == 0
+}
+
 /// What a device has room for; it changes no result.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

@@ -113,7 +113,7 @@ impl Drawn {
 
 /// Whether the kernel serves here; it is tried once.
 pub(super) fn serves(gpu: &Gpu, dtype: Dtype) -> bool {
-    top::serves(gpu, dtype) && gpu.passed("draw", || run(gpu, dtype))
+    top::serves(gpu, dtype) && gpu.passed("draw", dtype, || run(gpu, dtype))
 }
 
 /// Draws beside the host's.

@@ -15,7 +15,7 @@ const SOURCE: Source = Source {
         include_str!("gdn_sizes.cu"),
         include_str!("gdn_verify.cu")
     ),
-    metal: include_str!("gdn_verify.metal"),
+    metal: concat!(include_str!("gdn_verify.metal"), include_str!("gdn_chunked.metal")),
     inputs: &["proj", "taps", "decay", "dt_bias", "gain", "rows", "state", "window", "after"],
     output: "y",
 };
@@ -43,7 +43,7 @@ pub const ROW_INTS: usize = 6;
 #[derive(Debug)]
 pub struct FusedGdn {
     kernel: Rc<Kernel>,
-    /// Where the device has what it takes.
+    /// For calls with long prompts, where it serves.
     chunked: Option<Rc<Kernel>>,
     value_heads: usize,
     dtype: Dtype,
@@ -73,11 +73,11 @@ pub struct GdnParameters<'a> {
 }
 
 impl FusedGdn {
-    /// Prepares a layer.
+    /// Prepares a layer; without `chunks` long prompts go token by token.
     ///
     /// # Errors
     /// When the kernel does not compile.
-    pub fn new(gpu: &Gpu, p: &GdnParameters<'_>, dtype: Dtype) -> Result<Self> {
+    pub fn new(gpu: &Gpu, p: &GdnParameters<'_>, dtype: Dtype, chunks: bool) -> Result<Self> {
         let settings = [
             ("TYPE", super::scalar(dtype)),
             ("HK", p.key_heads.to_string()),
@@ -97,7 +97,7 @@ impl FusedGdn {
         };
         Ok(Self {
             kernel: kernel(&SOURCE, false)?,
-            chunked: cfg!(target_os = "linux").then(|| kernel(&CHUNKED, true)).transpose()?,
+            chunked: chunks.then(|| kernel(&CHUNKED, true)).transpose()?,
             value_heads: p.value_heads,
             dtype,
             eps: p.eps,

@@ -4,6 +4,8 @@
 typedef unsigned short u16;
 
 struct Brain {
+  // Bits of infinity; of what is no number they are more, but for the sign.
+  static constexpr unsigned INFINITE = 0x7f80u;
   static __device__ __forceinline__ float widen(u16 bits) {
     return __uint_as_float(static_cast<unsigned>(bits) << 16);
   }
@@ -17,6 +19,7 @@ struct Brain {
 
 #ifdef __CUDACC__
 struct Half {
+  static constexpr unsigned INFINITE = 0x7c00u;
   static __device__ __forceinline__ float widen(u16 bits) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));

@@ -1,4 +1,5 @@
-// top: of every row of logits the SET_K largest, ascending by id; at a tie the lowest ids.
+// top: of every row of logits the SET_K largest, ascending by id; at a tie the lowest ids. What is no
+// number, whatever its sign, counts as the largest of all: a row that has one shows it.
 //
 // logits [R, V], halves; out i32 [R, 1 + 2·K]: how many were found, ids, values as bits of floats.
 // −1 where more than ROOM logits are as large as the bar, which a row of equal numbers can do.
@@ -7,6 +8,12 @@
 // reach; those that do are ranked by counting.
 
 constexpr int K = SET_K, THREADS = 1024, ROOM = 2048;
+
+// A logit as an integer of the same order.
+__device__ __forceinline__ unsigned key_of(unsigned half) {
+  if ((half & 0x7fffu) > Scalar::INFINITE) return 0xffffu;
+  return half & 0x8000u ? 0xffffu & ~half : half | 0x8000u;
+}
 
 // Calls f with every index of a row and its logit, as an integer of the same order.
 template <typename F>
@@ -17,7 +24,7 @@ __device__ __forceinline__ void each_key(const u16* row, int v, const F& f) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const unsigned half = words[j / 2] >> (16 * (j % 2)) & 0xffffu;
-      f(i + j, half & 0x8000u ? 0xffffu & ~half : half | 0x8000u);
+      f(i + j, key_of(half));
     }
   }
 }

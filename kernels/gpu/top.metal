@@ -7,9 +7,10 @@
 
 enum { K = SET_K, THREADS = 1024, ROOM = 2048 };
 
-// A logit as an integer of the same order.
+// A logit as an integer of the same order. Infinity has no bit of a mantissa.
 inline uint key_of(Scalar logit) {
-  const uint bits = as_type<ushort>(logit);
+  const uint bits = as_type<ushort>(logit), infinite = as_type<ushort>(Scalar(INFINITY));
+  if ((bits & 0x7fffu) > infinite) return 0xffffu;
   return bits & 0x8000u ? 0xffffu & ~bits : bits | 0x8000u;
 }
 

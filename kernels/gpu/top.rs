@@ -48,7 +48,7 @@ pub(super) fn knows(vocab: usize) -> bool {
 
 /// Whether the kernel serves logits of this type here; it is tried once.
 pub(super) fn serves(gpu: &Gpu, dtype: Dtype) -> bool {
-    gpu.serves(dtype) && gpu.passed("top", || run(gpu, dtype))
+    gpu.serves(dtype) && gpu.passed("top", dtype, || run(gpu, dtype))
 }
 
 /// The rows of an evaluated search; `None` if one had too many equal logits to tell.
@@ -81,20 +81,39 @@ pub(super) fn add(gpu: &Gpu, logits: &Array) -> Result<Array> {
     Ok(found)
 }
 
+/// Searches beside a sort, in rows of noise: one has a logit that is no number, with a sign, and
+/// one has many that say never.
 fn run(gpu: &Gpu, dtype: Dtype) -> Result<()> {
-    let (rows, vocab) = (2, 4096);
-    let logits = trial::noise(&[rows, vocab], 5, dtype)?;
-    let (found, all) = (add(gpu, &logits)?, logits.as_dtype(Dtype::Float32)?);
-    crate::place::eval([&found, &all])?;
-    let tops = read(&found).ok_or_else(|| Exception::custom("top found nothing"))?;
-    for (top, row) in tops.iter().zip(all.as_slice::<f32>().chunks(vocab as usize)) {
+    const BROKEN: (usize, usize) = (1, 4000);
+    let (rows, vocab) = (3, 4096);
+    let mut values = trial::floats(rows * vocab, 5, (0.0, 1.0));
+    values[BROKEN.0 * vocab + BROKEN.1] = -f32::NAN;
+    values[2 * vocab..].iter_mut().step_by(2).for_each(|value| *value = f32::NEG_INFINITY);
+    let bits = trial::narrowed(&values, dtype);
+    let found = add(gpu, &trial::of_bits(&bits, &[rows as i32, vocab as i32], dtype)?)?;
+    crate::place::eval([&found])?;
+    let off = |what: &str| Err(Exception::custom(format!("top is off: {what}")).into());
+    let Some(tops) = read(&found) else { return off("nothing was found") };
+    let values = trial::widened(&bits, dtype);
+    for (at, (top, row)) in tops.iter().zip(values.chunks(vocab)).enumerate() {
         let mut ids: Vec<u32> = (0..vocab as u32).collect();
-        ids.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b)));
+        // What is no number comes first.
+        let key = |id: u32| Some(row[id as usize]).filter(|v| !v.is_nan()).unwrap_or(f32::NAN);
+        ids.sort_by(|&a, &b| key(b).total_cmp(&key(a)).then(a.cmp(&b)));
         ids.truncate(KEPT);
         ids.sort_unstable();
-        let logits = ids.iter().map(|&id| row[id as usize]).collect();
-        if *top != (Top { ids, logits }) {
-            return Err(Exception::custom("top found others than the largest").into());
+        if top.ids != ids {
+            return off("others than the largest");
+        }
+        let same = |(&id, &logit): (&u32, &f32)| {
+            let want = row[id as usize];
+            want == logit || (want.is_nan() && logit.is_nan())
+        };
+        if !top.ids.iter().zip(&top.logits).all(same) {
+            return off("other logits");
+        }
+        if at == BROKEN.0 && !top.ids.contains(&(BROKEN.1 as u32)) {
+            return off("what is no number was not told");
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! What trials of kernels share: noise, and how far two results are apart.
 
+use half::{bf16, f16};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
@@ -25,6 +26,28 @@ pub(crate) fn floats(len: usize, seed: u32, (middle, reach): (f32, f32)) -> Vec<
 pub(crate) fn noise(shape: &[i32], seed: u32, dtype: Dtype) -> Result<Array> {
     let len = shape.iter().product::<i32>() as usize;
     Ok(Array::from_slice(&floats(len, seed, (0.0, 1.0)), shape).as_dtype(dtype)?)
+}
+
+/// Numbers as bits of `dtype`, each rounded once; a sign that an array's conversion might drop
+/// stays.
+pub(crate) fn narrowed(values: &[f32], dtype: Dtype) -> Vec<u16> {
+    let half = dtype == Dtype::Float16;
+    let narrow =
+        |&v: &f32| if half { f16::from_f32(v).to_bits() } else { bf16::from_f32(v).to_bits() };
+    values.iter().map(narrow).collect()
+}
+
+/// What such bits say.
+pub(crate) fn widened(bits: &[u16], dtype: Dtype) -> Vec<f32> {
+    let half = dtype == Dtype::Float16;
+    let widen =
+        |&v: &u16| if half { f16::from_bits(v).to_f32() } else { bf16::from_bits(v).to_f32() };
+    bits.iter().map(widen).collect()
+}
+
+/// Such bits as an array.
+pub(crate) fn of_bits(bits: &[u16], shape: &[i32], dtype: Dtype) -> Result<Array> {
+    Ok(Array::from_slice(bits, shape).view_dtype(dtype)?)
 }
 
 /// Fails unless `a` is `b` up to a relative error that roundings of `dtype` explain.

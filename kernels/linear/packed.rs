@@ -1,6 +1,5 @@
 //! From a checkpoint's affine matrices to the layout of the GPU kernels.
 
-use half::{bf16, f16};
 use mlx_rs::{Array, Dtype};
 
 use super::trial;
@@ -8,6 +7,7 @@ use crate::checkpoint::{Format, Linear};
 use crate::error::Result;
 use crate::gpu::layout::Form;
 use crate::gpu::qmm::{PackedMatrix, tiles_together};
+use crate::gpu::trial::narrowed;
 use crate::gpu::{Gpu, gpu};
 
 /// Outputs that the two matrices of a gated product take in turns.
@@ -25,7 +25,7 @@ pub(super) fn load(parts: &[&Linear], dtype: Dtype, gated: bool) -> Result<Optio
     let kind = if gated { ", gated" } else { "" };
     let tiles = tiles_together(&form);
     let name = format!("verify_qmm, {bits} bits of {group}, {warps} warps, {tiles} tiles{kind}");
-    if !gpu.passed(&name, || trial::run(&form, dtype, gated)) {
+    if !gpu.passed(&name, dtype, || trial::run(&form, dtype, gated)) {
         return Ok(None);
     }
     let (mut words, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
@@ -75,12 +75,8 @@ pub(super) fn on_device(
     (dtype, gated): (Dtype, bool),
 ) -> Result<PackedMatrix> {
     let words = form.pack(words);
-    let narrow = |&v: &f32| {
-        let half = dtype == Dtype::Float16;
-        if half { f16::from_f32(v).to_bits() } else { bf16::from_f32(v).to_bits() }
-    };
-    let narrowed = |values: &[f32]| -> Vec<u16> { values.iter().map(narrow).collect() };
-    let sides = form.pack_sides(&narrowed(scales), &narrowed(biases));
+    let [scales, biases] = [scales, biases].map(|values| narrowed(values, dtype));
+    let sides = form.pack_sides(&scales, &biases);
     // Sums with nothing: what comes from the host lies in memory that both sides page.
     let words = Array::from_slice(&words, &[words.len() as i32]);
     let words = words.add(Array::from_slice(&[0_u32], &[1]))?;
@@ -93,6 +89,46 @@ pub(super) fn on_device(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{FeedForward, Mixer};
+    use crate::shape::{Noise, Scheme, preset};
+
+    #[test]
+    fn every_form_of_weights_serves_every_matrix_of_a_model() {
+        let config = preset("small", Some(4)).unwrap();
+        for (bits, group, half) in [
+            (4, 32, false),
+            (4, 64, true),
+            (4, 128, false),
+            (8, 32, true),
+            (8, 64, false),
+            (8, 128, true),
+        ] {
+            let noise = Noise::new(config.vocab * config.hidden, Scheme { bits, group, half });
+            let checkpoint = noise.checkpoint(&config);
+            let check = |parts: &[&Linear]| {
+                let form = form_of(parts).unwrap();
+                assert_eq!((form.bits, form.group), (bits, group), "{parts:?}");
+                form
+            };
+            check(&[&checkpoint.embed]);
+            for layer in &checkpoint.layers {
+                match &layer.mixer {
+                    Mixer::Gdn(w) => {
+                        check(&[&w.in_qkv, &w.in_z, &w.in_b, &w.in_a]);
+                        check(&[&w.out]);
+                    }
+                    Mixer::Attention(w) => {
+                        check(&[&w.q, &w.k, &w.v]);
+                        check(&[&w.o]);
+                    }
+                }
+                let FeedForward::Dense(mlp) = &layer.mlp else { panic!("no experts") };
+                check(&[&mlp.down]);
+                let gated = check(&[&mlp.gate, &mlp.up]);
+                assert!((gated.rows / 2).is_multiple_of(TURN));
+            }
+        }
+    }
 
     #[test]
     fn outputs_of_a_gated_pair_take_turns_of_sixteen() {

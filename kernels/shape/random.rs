@@ -1,4 +1,4 @@
-//! A checkpoint of a full shape with random 4-bit weights: one stretch of noise that all matrices
+//! A checkpoint of a full shape with random affine weights: one stretch of noise that all matrices
 //! share on the host, each read as it would be from a file.
 
 use crate::checkpoint::{
@@ -6,10 +6,26 @@ use crate::checkpoint::{
     GdnShape, GdnWeights, Layer, LayerKind, Linear, Mixer, Mlp, ModelConfig, MtpConfig, MtpWeights,
     NormEncoding, Quantization, Rope, RopeScaling, Tensor,
 };
+use half::{bf16, f16};
 use rayon::prelude::*;
 
-const GROUP: usize = 64;
-const BITS: usize = 4;
+/// How weights are quantised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheme {
+    /// Of a code: 4 or 8.
+    pub bits: usize,
+    /// Columns that share a scale: 32, 64 or 128.
+    pub group: usize,
+    /// Whether scales are fp16, not bf16.
+    pub half: bool,
+}
+
+impl Scheme {
+    /// Bytes of a weight, with its part of scale and bias.
+    fn bytes(&self) -> f64 {
+        self.bits as f64 / 8.0 + 4.0 / self.group as f64
+    }
+}
 
 /// Names of shapes: published ones, and one that a CPU computes in a moment.
 pub const PRESETS: [&str; 5] = ["qwen3.6-27b", "qwen3.5-9b", "qwen3.5-4b", "qwen3.5-0.8b", "small"];
@@ -52,8 +68,9 @@ pub fn preset(name: &str, layers: Option<usize>) -> Option<ModelConfig> {
 /// Noise that all matrices share.
 #[derive(Debug)]
 pub struct Noise {
+    scheme: Scheme,
     words: &'static [u8],
-    /// Pairs of bytes: bf16 around a fixed scale, and around −7.5 times it.
+    /// Halves around a fixed scale, and around what makes the codes' middle 0.
     scales: &'static [u8],
     biases: &'static [u8],
 }
@@ -61,25 +78,35 @@ pub struct Noise {
 impl Noise {
     /// Enough for matrices of up to `elements`.
     #[must_use]
-    pub fn new(elements: usize) -> Self {
+    pub fn new(elements: usize, scheme: Scheme) -> Self {
         let mix = |i: usize| {
             let v =
                 (i as u64).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             (v ^ v >> 29).wrapping_mul(0x94d0_49bb_1331_11eb)
         };
-        let words: Vec<u8> =
-            (0..elements / 16).into_par_iter().flat_map_iter(|i| mix(i).to_le_bytes()).collect();
+        let words: Vec<u8> = (0..elements * scheme.bits / 64)
+            .into_par_iter()
+            .flat_map_iter(|i| mix(i).to_le_bytes())
+            .collect();
         let around = |value: f32| -> Vec<u8> {
             let one = |i: usize| {
                 let noise = 0.9 + 0.2 * (mix(i) >> 40) as f32 / (1 << 24) as f32;
-                ((value * noise).to_bits() >> 16) as u16
+                match scheme.half {
+                    true => f16::from_f32(value * noise).to_bits(),
+                    false => bf16::from_f32(value * noise).to_bits(),
+                }
             };
-            (0..elements / GROUP).into_par_iter().flat_map_iter(|i| one(i).to_le_bytes()).collect()
+            (0..elements / scheme.group)
+                .into_par_iter()
+                .flat_map_iter(|i| one(i).to_le_bytes())
+                .collect()
         };
         // Products with such weights keep the size of x at 5120 columns, about.
-        let scale = 0.217 / 72.0;
+        let top = (1 << scheme.bits) as f32 - 1.0;
+        let scale = 0.217 / 72.0 * 15.0 / top;
         let leak = |bytes: Vec<u8>| -> &'static [u8] { bytes.leak() };
-        Self { words: leak(words), scales: leak(around(scale)), biases: leak(around(-7.5 * scale)) }
+        let (scales, biases) = (leak(around(scale)), leak(around(-0.5 * top * scale)));
+        Self { scheme, words: leak(words), scales, biases }
     }
 
     fn linear(&self, path: &str, out: usize, input: usize) -> Linear {
@@ -87,11 +114,13 @@ impl Noise {
             let bytes = Bytes::from_static(&bytes[..out * cols * dtype.size()]);
             Tensor::new(path, dtype, &[out, cols], bytes).expect("bytes of that size")
         };
-        let side = |bytes| tensor(Dtype::BF16, input / GROUP, bytes);
+        let Scheme { bits, group, half } = self.scheme;
+        let side =
+            |bytes| tensor(if half { Dtype::F16 } else { Dtype::BF16 }, input / group, bytes);
         let format = Format::Affine {
-            bits: BITS,
-            group: GROUP,
-            words: tensor(Dtype::U32, input * BITS / 32, self.words),
+            bits,
+            group,
+            words: tensor(Dtype::U32, input * bits / 32, self.words),
             scales: side(self.scales),
             biases: side(self.biases),
         };
@@ -163,12 +192,12 @@ impl Noise {
 
 /// Bytes of packed weights that one pass reads, without the embedding.
 #[must_use]
-pub fn pass_bytes(c: &ModelConfig) -> f64 {
+pub fn pass_bytes(c: &ModelConfig, scheme: Scheme) -> f64 {
     let (h, a, g) = (c.hidden, &c.attention, &c.gdn);
     let mixer = |kind: &LayerKind| match kind {
         LayerKind::Gdn => h * (g.channels() + 2 * g.values() + 2 * g.value_heads),
         LayerKind::Attention => h * a.head_dim * (3 * a.heads + 2 * a.kv_heads),
     };
     let layers: usize = c.layers.iter().map(|k| mixer(k) + 3 * h * c.ffn).sum();
-    (layers + c.vocab * h) as f64 * (BITS as f64 / 8.0 + 4.0 / GROUP as f64)
+    (layers + c.vocab * h) as f64 * scheme.bytes()
 }

@@ -48,17 +48,52 @@ fn gated_delta_rule_replays_what_was_accepted_and_goes_on() {
 
 #[test]
 fn gated_delta_rule_in_chunks_is_the_rule_token_by_token() {
-    run("gdn", &["-DSET_CHUNKED=1"]);
+    for language in ["-DCUDA", "-DMETAL"] {
+        run("gdn", &["-DSET_CHUNKED=1", language]);
+    }
+}
+
+#[test]
+fn chunks_of_any_length_go_on_from_any_state_however_fast_it_decays() {
+    for language in ["-DCUDA", "-DMETAL"] {
+        run("gdn", &["-DSET_CHUNKED=1", "-DSCENE=edges", "-DEXTREME", language]);
+    }
+}
+
+#[test]
+fn chunks_of_metal_know_the_heads_of_small_and_large_models_and_both_halves() {
+    for heads in [["-DSET_HK=16", "-DSET_HV=16"], ["-DSET_HK=16", "-DSET_HV=48"]] {
+        run("gdn", &[&heads[..], &["-DSET_CHUNKED=1", "-DSCENE=wide", "-DMETAL"]].concat());
+    }
+    run("gdn", &["-DSET_CHUNKED=1", "-DSCENE=wide", "-DMETAL", "-DSET_TYPE=Half"]);
+}
+
+/// 4 096 tokens in 257 chunks of Metal's.
+#[test]
+fn errors_of_chunks_do_not_grow_with_the_text() {
+    let heads = ["-DSET_HK=1", "-DSET_HV=1"];
+    run("gdn", &[&heads[..], &["-DSET_CHUNKED=1", "-DSCENE=whole", "-DMETAL"]].concat());
 }
 
 #[test]
 fn attention_sees_every_key_of_its_row_and_no_other() {
     run_both("attention");
+    for language in ["-DCUDA", "-DMETAL"] {
+        run("attention", &["-DSET_E=8", "-DSET_ROTARY=64", language]);
+    }
 }
 
 #[test]
-fn the_largest_logits_are_found_and_ties_go_to_the_lowest_ids() {
+fn the_largest_logits_are_found_and_what_is_no_number_and_ties_go_to_the_lowest_ids() {
     run_both("top");
+    run("top", &["-DMETAL", "-DSET_TYPE=Half"]);
+}
+
+#[test]
+fn what_the_host_says_in_pieces_arrives_whole() {
+    for count in ["-DSET_COUNT=32", "-DSET_COUNT=256", "-DSET_COUNT=960"] {
+        run("numbers", &[count]);
+    }
 }
 
 #[test]
@@ -94,9 +129,10 @@ fn products_of_cuda_know_every_form_and_no_row_changes_another() {
     each_form(|form| run("qmm", form));
 }
 
-/// What a compiler for Metal would say of address spaces, libclang says here.
+/// What a compiler for Metal would say of address spaces, libclang says here; and of a
+/// threadgroup's memory, of which Apple's GPUs have 32 KiB.
 #[test]
-fn metal_sources_keep_their_address_spaces_apart() {
+fn metal_sources_keep_their_address_spaces_apart_and_fit_a_threadgroup() {
     let host = folder("kernels/gpu/host");
     for half in ["Brain", "Half"] {
         let parsed = Command::new(folder(".native/venv/bin/python"))

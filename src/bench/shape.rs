@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use mtplx_core::batch::{Batch, BatchLimits, Knobs};
 use mtplx_core::engine::{Engine, Kernel, Phases};
 use mtplx_core::request::{Drafts, Limits, Request, Sharing};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Token};
 use mtplx_kernels::place::{Dtype, Place};
-use mtplx_kernels::shape::{self, Noise};
+use mtplx_kernels::shape::{self, Noise, Scheme};
 use mtplx_kernels::{EngineOptions, MlxEngine};
 use serde::Serialize;
 
@@ -32,6 +32,15 @@ pub struct ShapeArgs {
     /// Layers, if not all of the shape's.
     #[arg(long)]
     pub layers: Option<usize>,
+    /// Bits of a weight.
+    #[arg(long, default_value = "4", value_parser = one_of([4, 8]))]
+    pub bits: usize,
+    /// Weights that share a scale.
+    #[arg(long, default_value = "64", value_parser = one_of([32, 64, 128]))]
+    pub group: usize,
+    /// Activations and scales, where the model runs on a GPU.
+    #[arg(long, value_enum, default_value_t = Half::Bfloat16)]
+    pub dtype: Half,
     /// Sequences at once; with neither this nor a depth 1 and 8, at depths 0 and 3, and at 3 with
     /// drafts made up, which is verification alone.
     #[arg(long)]
@@ -56,11 +65,28 @@ pub struct ShapeArgs {
     pub json: bool,
 }
 
+/// Types of activations on a GPU; a CPU computes in fp32.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// bf16.
+    Bfloat16,
+    /// fp16.
+    Float16,
+}
+
+/// Reads one of a few numbers.
+fn one_of<const N: usize>(known: [usize; N]) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| known.contains(number));
+        number.ok_or_else(|| format!("one of {known:?} is wanted"))
+    }
+}
+
 #[derive(Serialize)]
 struct Report {
     preset: String,
     layers: usize,
-    weights: &'static str,
+    weights: String,
     place: String,
     device: Option<String>,
     mlx: String,
@@ -129,9 +155,11 @@ pub fn run(args: &ShapeArgs) -> Result<()> {
     if config.layers.is_empty() || args.clients == Some(0) {
         bail!("there is nothing to measure without layers and clients");
     }
-    let place = Place::detect(Dtype::Bfloat16)?;
+    let half = args.dtype == Half::Float16;
+    let scheme = Scheme { bits: args.bits, group: args.group, half };
+    let place = Place::detect(if half { Dtype::Float16 } else { Dtype::Bfloat16 })?;
     let copy = shape::bandwidth(place)?;
-    let noise = Noise::new(config.vocab * config.hidden);
+    let noise = Noise::new(config.vocab * config.hidden, scheme);
     let loads = loads(args);
     let options = EngineOptions {
         slots: loads.iter().map(|load| load.clients).max().unwrap_or(1),
@@ -147,12 +175,12 @@ pub fn run(args: &ShapeArgs) -> Result<()> {
     let mut report = Report {
         preset: args.preset.clone(),
         layers: config.layers.len(),
-        weights: "random, 4 bits in groups of 64",
+        weights: format!("random, {} bits in groups of {}", args.bits, args.group),
         place: engine.info().device.clone(),
         device: shape::device_name(),
         mlx: shape::mlx_version(),
         copy_gb_s: copy / 1e9,
-        pass_gb: shape::pass_bytes(&config) / 1e9,
+        pass_gb: shape::pass_bytes(&config, scheme) / 1e9,
         kernels_switched_off: engine.info().kernels.iter().filter_map(off).collect(),
         blocks: Vec::new(),
         acceptance_forced: args.acceptance.clone(),

@@ -124,8 +124,14 @@ pub(super) fn is_known() -> bool {
     generation() >= 80
 }
 
+/// Whether the driver's library is in this process: MLX's CUDA library brings it along.
+pub(super) fn has_driver() -> bool {
+    // SAFETY: it looks up a name.
+    unsafe { !libc::dlsym(libc::RTLD_DEFAULT, c"cuInit".as_ptr()).is_null() }
+}
+
 /// 10 · compute capability; 0 where there is no GPU.
-fn generation() -> i32 {
+pub(super) fn generation() -> i32 {
     // The driver's numbers for the two halves of the compute capability.
     10 * attribute(75) + attribute(76)
 }

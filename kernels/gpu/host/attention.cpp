@@ -3,8 +3,10 @@
 #define SET_NQ 6
 #define SET_NKV 2
 #define SET_P 16
+#ifndef SET_E
 #define SET_E 4
 #define SET_ROTARY 32
+#endif
 #define SET_T 5
 #ifdef METAL
 #include "metal_on_host.h"
@@ -77,10 +79,12 @@ int main() {
     pages[0].push_back(31 - i);
     pages[1].push_back(32 + i * 7 % 32);
   }
-  // Prompts fill the cache; then verify rows, the last over tokens that were rejected.
+  // Prompts fill the cache; then verify rows, some over tokens that were rejected, and a row of 8 in
+  // two parts.
   const std::vector<std::vector<Row>> calls = {{{0, 0, 21, 0}, {1, 21, 400, 0}},
                                                {{1, 0, 4, 400}, {0, 4, 1, 21}},
-                                               {{1, 0, 1, 402}, {0, 1, 5, 20}}};
+                                               {{1, 0, 1, 402}, {0, 1, 5, 20}},
+                                               {{1, 0, 5, 403}, {1, 5, 3, 408}, {0, 8, 1, 25}}};
   std::vector<std::vector<float>> past[2];
   Distance distance;
   for (const auto& call : calls) {

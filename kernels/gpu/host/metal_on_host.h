@@ -59,6 +59,57 @@ static T simd_sum(T value) {
   return value;
 }
 
+template <typename T>
+static T simd_shuffle(T value, ushort lane) {
+  return of_lane(value, lane);
+}
+static inline void simdgroup_barrier(mem_flags) { wait_for(WARP); }
+
+struct ulong2 {
+  ulong x, y;
+  explicit ulong2(ulong both) : x(both), y(both) {}
+};
+// A matrix of a simdgroup. Here each lane has all of it and waits for nobody, so what it takes before
+// a barrier, while others still write, is wrong, as it may be on a device. A lane stores two elements.
+struct simdgroup_float8x8 {
+  typedef float Row __attribute__((vector_size(32)));
+  Row rows[8];
+  simdgroup_float8x8() = default;
+  explicit simdgroup_float8x8(float diagonal) {
+    for (int i = 0; i < 8; ++i) {
+      for (int j = 0; j < 8; ++j) rows[i][j] = i == j ? diagonal : 0.0f;
+    }
+  }
+};
+static void simdgroup_load(simdgroup_float8x8& m, const float* from, ulong across,
+                           ulong2 at = ulong2(0), bool turned = false) {
+  from += at.y * across + at.x;
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 8; ++j) m.rows[i][j] = turned ? from[j * across + i] : from[i * across + j];
+  }
+}
+static void simdgroup_store(const simdgroup_float8x8& m, float* to, ulong across,
+                            ulong2 at = ulong2(0), bool turned = false) {
+  to += at.y * across + at.x;
+  const int i = running_thread % 32 / 4;
+  for (int j = running_thread % 4 * 2; j < running_thread % 4 * 2 + 2; ++j) {
+    to[turned ? j * across + i : i * across + j] = m.rows[i][j];
+  }
+}
+static void simdgroup_multiply_accumulate(simdgroup_float8x8& d, const simdgroup_float8x8& a,
+                                          const simdgroup_float8x8& b,
+                                          const simdgroup_float8x8& c) {
+  simdgroup_float8x8 sum = c;
+  for (int i = 0; i < 8; ++i) {
+    for (int k = 0; k < 8; ++k) sum.rows[i] += a.rows[i][k] * b.rows[k];
+  }
+  d = sum;
+}
+static void simdgroup_multiply(simdgroup_float8x8& d, const simdgroup_float8x8& a,
+                               const simdgroup_float8x8& b) {
+  simdgroup_multiply_accumulate(d, a, b, simdgroup_float8x8(0.0f));
+}
+
 struct atomic_int {
   int value;
 };

@@ -45,7 +45,25 @@ void threadgroup_barrier(mem_flags);
 template <typename T>
 T simd_shuffle_xor(T, ushort);
 template <typename T>
+T simd_shuffle(T, ushort);
+template <typename T>
 T simd_sum(T);
+void simdgroup_barrier(mem_flags);
+typedef vec<ulong, 2> ulong2;
+struct simdgroup_float8x8 {
+  simdgroup_float8x8() = default;
+  explicit simdgroup_float8x8(float);
+};
+void simdgroup_load(thread simdgroup_float8x8&, const device float*, ulong, ulong2 = ulong2(0),
+                    bool = false);
+void simdgroup_load(thread simdgroup_float8x8&, const threadgroup float*, ulong,
+                    ulong2 = ulong2(0), bool = false);
+void simdgroup_store(simdgroup_float8x8, device float*, ulong, ulong2 = ulong2(0), bool = false);
+void simdgroup_store(simdgroup_float8x8, threadgroup float*, ulong, ulong2 = ulong2(0),
+                     bool = false);
+void simdgroup_multiply(thread simdgroup_float8x8&, simdgroup_float8x8, simdgroup_float8x8);
+void simdgroup_multiply_accumulate(thread simdgroup_float8x8&, simdgroup_float8x8,
+                                   simdgroup_float8x8, simdgroup_float8x8);
 typedef int atomic_int;
 enum memory_order { memory_order_relaxed };
 int atomic_fetch_add_explicit(threadgroup atomic_int*, int, memory_order);
@@ -57,7 +75,14 @@ void atomic_store_explicit(threadgroup atomic_int*, int, memory_order);
 #define SET_HK 2
 #define SET_HV 4
 #define SET_T 5
+#define SET_CHUNKED 0
 namespace gdn_verify {
+#include "entry/gdn_verify.h"
+}
+#undef BODY
+#undef SET_CHUNKED
+#define SET_CHUNKED 1
+namespace gdn_chunked {
 #include "entry/gdn_verify.h"
 }
 #define SET_NQ 6

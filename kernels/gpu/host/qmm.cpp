@@ -1,5 +1,5 @@
 // verify_qmm beside a product in double precision, for a form of weights that the command line
-// defines: SET_TYPE, SET_BITS, GROUP, SET_PARTS; and of Metal's sources rows.metal, too.
+// defines: SET_TYPE, SET_BITS, GROUP, SET_PARTS; and the sources `rows` beside what they unpack.
 #define SET_SUBS (GROUP == 32 ? 2 : 1)
 #ifdef METAL
 #include "metal_on_host.h"
@@ -42,6 +42,19 @@
 typedef std::conditional_t<std::is_same_v<verify_qmm::SET_TYPE, verify_qmm::Half>, half, bfloat16_t>
     Scalar;
 typedef unsigned uint;
+typedef unsigned short u16;
+// As scalar.cu has them, which on the host knows one of the two types.
+static float widen(u16 bits) { return bits_as<Scalar>(bits); }
+static u16 narrow(float value) { return Scalar(value).bits; }
+#undef SET_NAME
+#define SET_NAME all_rows
+#define SET_ALL 1
+#include "../rows.cu"
+#undef SET_NAME
+#undef SET_ALL
+#define SET_NAME some_rows
+#define SET_ALL 0
+#include "../rows.cu"
 #endif
 
 // Steps that the parts do not divide evenly; a ragged last tile.
@@ -172,19 +185,25 @@ int main() {
     gated.add(pairs[i], sums[at] / (1 + std::exp(-sums[at])) * sums[at + 16]);
   }
 
-#ifdef METAL
   Distance values;
   const int ids[] = {42, 0, 40};
-  const int of_all[] = {ROWS, COLS}, of_some[] = {3, COLS};
   std::vector<Scalar> unpacked(ROWS * COLS, Scalar(NAN)), found(3 * COLS, Scalar(NAN));
-  launch((ROWS * COLS / 8 + 255) / 256, 256,
-         [&] { all::rows(words.data(), sides.data(), of_all, unpacked.data()); });
-  launch((3 * COLS / 8 + 255) / 256, 256,
-         [&] { some::rows(words.data(), sides.data(), ids, of_some, found.data()); });
+#ifdef METAL
+  const int of_all[] = {ROWS, COLS}, of_some[] = {3, COLS};
+  const auto unpack = [&] { all::rows(words.data(), sides.data(), of_all, unpacked.data()); };
+  const auto pick = [&] { some::rows(words.data(), sides.data(), ids, of_some, found.data()); };
+#else
+  const auto bits = [](std::vector<Scalar>& halves) { return reinterpret_cast<u16*>(halves.data()); };
+  const auto unpack = [&] { all_rows(words.data(), bits(sides), bits(unpacked), ROWS, COLS); };
+  const auto pick = [&] {
+    some_rows(words.data(), bits(sides), reinterpret_cast<const uint*>(ids), bits(found), 3, COLS);
+  };
+#endif
+  launch((ROWS * COLS / 8 + 255) / 256, 256, unpack);
+  launch((3 * COLS / 8 + 255) / 256, 256, pick);
   for (int i = 0; i < ROWS * COLS; ++i) values.add(unpacked[i], weight(i / COLS, i % COLS));
   for (int i = 0; i < 3 * COLS; ++i) values.add(found[i], weight(ids[i / COLS], i % COLS));
   expect_below("weights", values.relative(), 3e-3);
-#endif
 
   expect_below("products", plain.relative(), 3e-3);
   expect_below("products with a residual", added.relative(), 3e-3);

@@ -38,7 +38,9 @@ impl Noise {
 /// What `top` finds in them.
 fn found(logits: &[f32]) -> Vec<i32> {
     let mut ids: Vec<i32> = (0..VOCAB as i32).collect();
-    ids.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    // What is no number comes first.
+    let key = |id: i32| Some(logits[id as usize]).filter(|v| !v.is_nan()).unwrap_or(f32::NAN);
+    ids.sort_by(|&a, &b| key(b).total_cmp(&key(a)).then(a.cmp(&b)));
     ids.truncate(KEPT);
     ids.sort_unstable();
     let bits = ids.iter().map(|&id| logits[id as usize].to_bits().cast_signed());
@@ -116,7 +118,7 @@ impl Scene {
         // Now and then the last row is nonsense: the host is asked, if it is reached.
         let is_broken = i.is_multiple_of(13);
         if is_broken {
-            p[depth][7] = f32::NAN;
+            p[depth][7] = if i.is_multiple_of(2) { f32::NAN } else { -f32::NAN };
         }
         let rows: Vec<usize> = (0..=depth)
             .map(|d| self.trunk.add(&p[d], s, position + d as u64, Purpose::Draw))

@@ -1,6 +1,7 @@
-// gdn_verify.metal under the signature that MLX would write.
+// gdn_verify.metal, with gdn_chunked.metal after it, under the signature that MLX would write.
 #undef BODY
 #include "../../gdn_verify.metal"
+#include "../../gdn_chunked.metal"
 #define BODY
 static void gdn(const device Scalar* proj, const device float* taps, const device float* decay,
                 const device float* dt_bias, const device Scalar* gain, const device int* rows,
