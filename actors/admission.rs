@@ -1,6 +1,8 @@
 //! What travels from the door to the engine: a checked request, the permit that bounds the house
 //! and the sender of its stream. And what travels back: whether the door is open.
 
+use std::sync::Arc;
+
 use mtplx_core::batch::RowEvent;
 use mtplx_core::engine::EngineInfo;
 use mtplx_core::request::Request;
@@ -8,6 +10,7 @@ use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::bank;
+use crate::heart::Heart;
 
 /// A request on its way in. Dropping it gives the permit back and closes the stream.
 #[derive(Debug)]
@@ -21,12 +24,26 @@ pub struct Admission {
     pub permit: OwnedSemaphorePermit,
 }
 
+/// An engine that serves, as the door knows it.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Where requests go. A generation ago it was another.
+    pub bank: ActorRef<bank::Message>,
+    /// What the engine is.
+    pub info: Arc<EngineInfo>,
+    /// Whether it lives.
+    pub heart: Heart,
+}
+
 /// What the root tells whoever keeps the door: whether and by whom requests are served. Called from
 /// the root actor; must not wait.
 pub trait Door: Send + Sync {
-    /// Requests go to this bank from now on. A generation ago it was another.
-    fn serve(&self, bank: ActorRef<bank::Message>, info: EngineInfo);
+    /// Requests go there from now on.
+    fn serve(&self, engine: Served);
 
     /// Nobody serves until further notice. `reason` is for clients.
     fn between(&self, reason: String);
+
+    /// Nobody will serve any more. `reason` is for clients.
+    fn over(&self, reason: String);
 }

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tracing::Span;
 
 use crate::admission::Admission;
+use crate::heart::Heart;
 use crate::{bank, metrics, tuner};
 
 mod parcels;
@@ -122,6 +123,8 @@ pub struct Arguments<E> {
     pub open: Open<E>,
     /// Its bounds.
     pub config: Config,
+    /// What it beats while it lives.
+    pub heart: Heart,
 }
 
 impl<E> fmt::Debug for Arguments<E> {
@@ -152,6 +155,7 @@ pub struct State<E> {
     /// States on their way out and in.
     parcels: Parcels,
     cycles: u64,
+    heart: Heart,
     /// Messages carry their sender's span, and a `Cycle` is sent from all sorts of handlers: in its
     /// own span the loop does not run in, and keep open, that of some request.
     span: Span,
@@ -165,7 +169,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
     async fn pre_start(
         &self,
         _myself: ActorRef<Message>,
-        Arguments { open, config }: Arguments<E>,
+        Arguments { open, config, heart }: Arguments<E>,
     ) -> Result<State<E>, ActorProcessingErr> {
         let engine = open()?;
         let Config { snapshots_max, chunk_grain_tokens } = config;
@@ -185,6 +189,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             stay: None,
             parcels: Parcels::default(),
             cycles: 0,
+            heart,
             // Of the highest level, so that no filter takes it away.
             span: tracing::error_span!(parent: None, "decode"),
         })
@@ -197,6 +202,8 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
         state: &mut State<E>,
     ) -> Result<(), ActorProcessingErr> {
         let mut moving = true;
+        state.heart.beat();
+        metrics::heartbeat();
         match message {
             Message::Admit { admission, warm, home } => state.admit(admission, warm, home),
             Message::Cycle => moving = state.cycle()?,

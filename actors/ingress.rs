@@ -13,15 +13,13 @@ use std::num::{NonZeroU16, NonZeroUsize};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mtplx_core::engine::EngineInfo;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::admission::Door;
-use crate::bank;
+use crate::admission::{Door, Served};
 
 mod admin;
 mod admission;
@@ -51,10 +49,12 @@ pub use self::unknown::UnknownFields;
 /// What the ingress hears.
 #[derive(Debug)]
 pub enum Message {
-    /// Requests go to this bank from now on.
-    Serve(ActorRef<bank::Message>, EngineInfo),
+    /// Requests go there from now on.
+    Serve(Served),
     /// Nobody serves until further notice, for this reason.
     Between(String),
+    /// Nobody will serve any more, for this reason.
+    Over(String),
     /// Accept nothing more, let what runs come to its end, then stop.
     Drain(Drain),
     /// The last connection is closed.
@@ -110,6 +110,8 @@ pub struct Config {
     pub responses_bytes_max: u64,
     /// Seconds after which one that nobody asked for is forgotten.
     pub responses_idle_s: u32,
+    /// Seconds that an answer waits for the next engine when it lost its own in the middle.
+    pub resume_s: u32,
     /// What opens the routes below /admin; if empty, nothing does.
     #[serde(skip_serializing)]
     pub admin: Secret,
@@ -143,13 +145,17 @@ pub struct Handle {
 }
 
 impl Door for Handle {
-    fn serve(&self, bank: ActorRef<bank::Message>, info: EngineInfo) {
+    fn serve(&self, engine: Served) {
         // An ingress that is gone serves nobody, whatever it is told.
-        let _ = self.actor.cast(Message::Serve(bank, info));
+        let _ = self.actor.cast(Message::Serve(engine));
     }
 
     fn between(&self, reason: String) {
         let _ = self.actor.cast(Message::Between(reason));
+    }
+
+    fn over(&self, reason: String) {
+        let _ = self.actor.cast(Message::Over(reason));
     }
 }
 
@@ -250,12 +256,11 @@ impl Actor for Ingress {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Serve(bank, info) => {
-                state.say(|| Readiness::Serving(bank, Arc::new(info)));
-            }
+            Message::Serve(engine) => state.say(|| Readiness::Serving(engine)),
             Message::Between(reason) => state.say(|| Readiness::Between(reason)),
+            Message::Over(reason) => state.say(|| Readiness::Over(reason)),
             Message::Drain(Drain { limit, reply }) => {
-                state.say(|| Readiness::Between("it is shutting down".into()));
+                state.say(|| Readiness::Over("it is shutting down".into()));
                 state.drains.push(reply);
                 drop(state.stop.take());
                 myself.send_after(limit, || Message::GiveUp);
@@ -268,8 +273,8 @@ impl Actor for Ingress {
             }
             Message::Observe(reply) => {
                 let between = match state.house.readiness() {
-                    Readiness::Between(reason) => Some(reason),
-                    Readiness::Serving(..) => None,
+                    Readiness::Between(reason) | Readiness::Over(reason) => Some(reason),
+                    Readiness::Serving(_) => None,
                 };
                 let _ = reply.send(Snapshot { between, requests: state.house.taken() });
             }

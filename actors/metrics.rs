@@ -150,6 +150,8 @@ inventory! {
         "Generations that ended, by route and by how they ended.").by(&[ROUTE, FINISH]);
     REFUSALS = metric(Counter, Count, "mtplx_refusals_total",
         "Requests refused before they reached the engine.").by(&[REFUSAL]);
+    RESUMED = metric(Counter, Count, "mtplx_requests_resumed_total",
+        "Answers that went on with another engine when they lost theirs in the middle.");
     PERMITS_TAKEN = metric(Gauge, Count, "mtplx_permits_taken",
         "Requests in the house: running, waiting or on their way.");
     PERMITS_MAX = metric(Gauge, Count, "mtplx_permits_max",
@@ -196,7 +198,7 @@ inventory! {
     COMPILATIONS = metric(Counter, Count, "mtplx_kernel_compilations_total",
         "Kernels compiled within cycles; none once every type and width was met.");
     HEARTBEAT = metric(Gauge, Seconds, "mtplx_heartbeat_timestamp_seconds",
-        "When the last cycle ended, in seconds since 1970.");
+        "When the engine's thread was last seen at work, in seconds since 1970.");
     ROWS_RUNNING = metric(Gauge, Count, "mtplx_rows_running", "Sequences that hold a slot.");
     ROWS_WAITING = metric(Gauge, Count, "mtplx_rows_waiting",
         "Sequences that wait for a slot or for pages.");

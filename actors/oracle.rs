@@ -45,6 +45,7 @@ pub(crate) fn request(id: u64, prompt: &[Token], new_tokens_max: usize) -> Reque
         limits: Limits { new_tokens_max, stop_tokens: Arc::new(BTreeSet::from([99])) },
         draft_tokens: Drafts::Tuned,
         boundaries: Vec::new(),
+        resumed: 0,
         sharing: mtplx_core::request::Sharing::default(),
     }
 }

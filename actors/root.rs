@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::admission::Door;
+use crate::admission::{Door, Served};
 use crate::metrics::{self, Part};
 use crate::{bank, decode, thermal};
 
@@ -35,6 +35,9 @@ pub use config::{Config, Configs};
 use generation::Generation;
 pub use house::{House, Overview, start};
 use patience::Patience;
+
+/// Longest time between two looks whether decode answers.
+const LOOK_TIME: Duration = Duration::from_secs(1);
 
 /// What the root hears.
 #[derive(Debug)]
@@ -152,8 +155,10 @@ impl<E: Engine + 'static> Actor for Root<E> {
         let config = self.0.configs.root;
         metrics::not_serving();
         myself.cast(Message::Open)?;
-        // Four looks a bound: who is stuck is found out at most a quarter of it late.
-        myself.send_interval(Duration::from_secs_f64(config.stuck_s / 4.0), || Message::Watch);
+        // Who is stuck is found out at most a quarter of the bound late; and an idle engine beats
+        // when it is asked.
+        let look = Duration::from_secs_f64(config.stuck_s / 4.0).min(LOOK_TIME);
+        myself.send_interval(look, || Message::Watch);
         Ok(State {
             myself,
             number: 0,
@@ -229,7 +234,9 @@ impl<E: Engine + 'static> Root<E> {
             Ok(generation) if leaving => generation.bury(state.myself.clone(), self.bury_time()),
             Err(_) if leaving => state.tell(Message::Buried(true)),
             Ok(generation) => {
-                let (bank, info) = (generation.bank.clone(), generation.info.clone());
+                let (bank, info) = (generation.bank.clone(), Arc::clone(&generation.info));
+                let engine =
+                    Served { bank, info: Arc::clone(&info), heart: generation.heart.clone() };
                 let alive = generation.is_alive();
                 state.phase = Phase::Serving(generation);
                 if !alive {
@@ -242,7 +249,7 @@ impl<E: Engine + 'static> Root<E> {
                 }
                 metrics::serving(state.number, &info);
                 state.served = true;
-                self.0.door.serve(bank, info);
+                self.0.door.serve(engine);
                 state.tell(Message::Heat);
             }
             Err(reason) => {
@@ -283,10 +290,12 @@ impl<E: Engine + 'static> Root<E> {
             (_, _) => Next::End(End::GaveUp(reason.to_owned())),
         };
         // What went wrong is for the log; clients need to know what to expect.
-        self.0.door.between(match next {
-            Next::OpenAfter(_) => "the engine is restarting after a fault".into(),
-            Next::End(_) => "the engine has failed".into(),
-        });
+        match next {
+            Next::OpenAfter(_) => {
+                self.0.door.between("the engine is restarting after a fault".into());
+            }
+            Next::End(_) => self.0.door.over("the engine has failed".into()),
+        }
         self.end(state, next);
     }
 
@@ -318,7 +327,7 @@ impl<E: Engine + 'static> Root<E> {
     }
 
     fn drain(&self, state: &mut State, patience: Duration) {
-        self.0.door.between("the server is shutting down".into());
+        self.0.door.over("the server is shutting down".into());
         metrics::not_serving();
         match std::mem::replace(&mut state.phase, Phase::Resting) {
             Phase::Serving(generation) => {

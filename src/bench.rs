@@ -214,6 +214,7 @@ impl Bench {
                     limits: self.limits.clone(),
                     draft_tokens: mtplx_core::request::Drafts::Exactly(depth),
                     boundaries: Vec::new(),
+                    resumed: 0,
                     sharing: mtplx_core::request::Sharing::default(),
                 },
                 None,

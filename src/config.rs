@@ -98,6 +98,8 @@ pub struct Server {
     pub responses_bytes_max: u64,
     /// Seconds after which an unused one is forgotten.
     pub responses_idle_s: u32,
+    /// Seconds that an answer waits for the next engine when it lost its own in the middle.
+    pub resume_s: u32,
 }
 
 /// What is served.

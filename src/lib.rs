@@ -61,6 +61,7 @@ impl App {
             thinking_tokens_max: NonZeroUsize::new(server.thinking_tokens_max),
             responses_bytes_max: server.responses_bytes_max,
             responses_idle_s: server.responses_idle_s,
+            resume_s: server.resume_s,
             admin: config.admin.token.clone(),
         };
         let (ingress, listening) = ingress::start(door, Arc::clone(&model.text), render).await?;

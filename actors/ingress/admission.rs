@@ -13,9 +13,8 @@ use mtplx_core::random::derive;
 use mtplx_core::request::{Drafts, Limits, Refusal, Request, Sharing};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Tenant, Token};
-use ractor::ActorRef;
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Config;
 use super::grammar::{Bound, Cache, Compiled, Structure};
@@ -23,10 +22,10 @@ use super::openai::error::RETRY_AFTER_S;
 use super::openai::{Drafting, Reading, Source, Wanted};
 use super::reply::Manner;
 use super::responses::Store;
-use super::stream::{Choice, Choices, Making, Thinking, Watch};
+use super::stream::{Choice, Choices, Course, Making, Thinking, Watch, Ways, channel};
 use super::text::{Prompt, Text};
 use super::work::{Turns, off_thread};
-use crate::admission::Admission;
+use crate::admission::{Admission, Served};
 use crate::{bank, metrics};
 
 /// Grammars compiled at once; compiling one takes a processor.
@@ -39,8 +38,10 @@ const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
 pub(crate) enum Readiness {
     /// By nobody at the moment, for this reason.
     Between(String),
-    /// By this bank's generation.
-    Serving(ActorRef<bank::Message>, Arc<EngineInfo>),
+    /// By this generation.
+    Serving(Served),
+    /// By nobody any more, for this reason.
+    Over(String),
 }
 
 /// What all connections share.
@@ -53,6 +54,8 @@ pub(crate) struct House {
     /// When the door opened, in seconds since 1970.
     pub(crate) started_s: u64,
     permits: Arc<Semaphore>,
+    /// Turns of those whose engines were lost and who are tried alone.
+    trial: Arc<Semaphore>,
     /// For work on texts.
     pub(crate) turns: Turns,
     /// Places of those who have texts looked at without asking for an answer.
@@ -94,6 +97,7 @@ impl House {
             readiness,
             started_s,
             permits,
+            trial: Arc::new(Semaphore::new(1)),
             turns: Turns::new(),
             asking,
             compiling,
@@ -128,8 +132,10 @@ impl House {
         (route, arrived): (&'static str, Instant),
     ) -> Result<Admitted, Refusal> {
         let (bank, info) = match self.readiness() {
-            Readiness::Between(reason) => return Err(Refusal::Unavailable { reason }),
-            Readiness::Serving(bank, info) => (bank, info),
+            Readiness::Serving(Served { bank, info, .. }) => (bank, info),
+            Readiness::Between(reason) | Readiness::Over(reason) => {
+                return Err(Refusal::Unavailable { reason });
+            }
         };
         check(&wanted, &info)?;
         wanted.think_not_at_all();
@@ -149,10 +155,6 @@ impl House {
             let tokens: Arc<[Token]> = Arc::from(prompt.tokens.as_slice());
             let room = self.room((tokens.len(), field), &wanted, &info)?;
             for index in 0..wanted.choices {
-                // Room for every event there can be. The channel takes memory for those that are
-                // in it only, in blocks of 32.
-                let each = 1 + usize::from(wanted.sampling.logprobs.is_some());
-                let (events, receiver) = mpsc::channel(each * room + 2);
                 let kept_to = compiled.as_ref().map(|c| self.constraint(c, prompt, &info));
                 let (grammar, bound) = kept_to.unzip();
                 let request = Request {
@@ -162,22 +164,25 @@ impl House {
                     limits: Limits { new_tokens_max: room, ..limits.clone() },
                     draft_tokens: wanted.drafting.tokens,
                     boundaries: prompt.boundaries.clone(),
+                    resumed: 0,
                     sharing: Sharing { root: prompt.root, ..sharing },
                 };
+                let (events, receiver) = channel(&request);
                 let permit = permits.split(1).ok_or_else(overloaded)?;
-                let thinking = self.thinking(&wanted, &request, &bank);
                 let manner = self.manner(&wanted, prompt);
                 let admission = Admission { request, events, permit };
-                admissions.push((admission, receiver, (manner, thinking, bound)));
+                admissions.push((admission, receiver, (manner, bound)));
             }
         }
         let mut list = Vec::with_capacity(admissions.len());
-        for (admission, receiver, (manner, thinking, bound)) in admissions {
-            bank.cast(bank::Message::Open(admission))
-                .map_err(|_| Refusal::Unavailable { reason: "it is being restarted".into() })?;
-            let watch = Watch::new(route, arrived);
+        for (admission, receiver, (manner, bound)) in admissions {
+            let course = Course::new(admission.request.clone(), bank.clone(), self.ways());
+            // One that is gone drops it, and it goes on to the next.
+            let _ = bank.cast(bank::Message::Open(admission));
+            let (thinking, watch) = (self.thinking(&wanted), Watch::new(route, arrived));
             let (detokenizer, stops) = (self.text.detokenizer(), wanted.stops.as_slice());
-            let making = Making { detokenizer, stops, manner: &manner, thinking, bound, watch };
+            let manner = &manner;
+            let making = Making { course, detokenizer, stops, manner, thinking, bound, watch };
             list.push(Choice::new(receiver, making));
         }
         let thinking = prompts.iter().any(|prompt| prompt.thinking);
@@ -202,34 +207,31 @@ impl House {
     }
 
     /// The bound on thinking: the client's, but no more than the house's.
-    fn thinking(
-        &self,
-        wanted: &Wanted,
-        request: &Request,
-        bank: &ActorRef<bank::Message>,
-    ) -> Option<Thinking> {
+    fn thinking(&self, wanted: &Wanted) -> Option<Thinking> {
         if wanted.reading.plain || !self.text.thinks() {
             return None;
         }
         let house = self.config.thinking_tokens_max.map(|max| max.get());
         let max = wanted.thinking_tokens_max.into_iter().chain(house).min()?;
-        Some(Thinking {
-            max,
-            closer: self.text.end_of_thinking(),
-            request: request.clone(),
-            bank: bank.clone(),
+        Some(Thinking { max, closer: self.text.end_of_thinking() })
+    }
+
+    fn ways(&self) -> Ways {
+        Ways {
+            readiness: self.readiness.clone(),
             permits: Arc::clone(&self.permits),
+            trial: Arc::clone(&self.trial),
             last_id: Arc::clone(&self.last_id),
-            tokens: Vec::new(),
-        })
+            patience: Duration::from_secs(self.config.resume_s.into()),
+        }
     }
 
     /// Tokens of a request's prompts, which need not be served for it.
     pub(crate) async fn count(&self, wanted: &mut Wanted) -> Result<usize, Refusal> {
         // Who asks would be refused with the very same body otherwise.
         let vocab = match self.readiness() {
-            Readiness::Serving(_, info) => info.vocab,
-            Readiness::Between(_) => usize::MAX,
+            Readiness::Serving(engine) => engine.info.vocab,
+            Readiness::Between(_) | Readiness::Over(_) => usize::MAX,
         };
         wanted.sampling.check(vocab)?;
         let _place = self.place()?;

@@ -36,6 +36,8 @@ pub(crate) mod asked;
         tokenize::detokenize,
         tokenize::embeddings,
         routes::health,
+        routes::livez,
+        routes::readyz,
         routes::metrics,
         routes::document,
         routes::docs,

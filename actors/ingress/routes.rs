@@ -1,7 +1,7 @@
 //! What answers at which path, and the layers around it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, MatchedPath, Request, State};
@@ -11,7 +11,6 @@ use axum::response::sse::Sse;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
-use mtplx_core::engine::EngineInfo;
 use mtplx_core::request::Sharing;
 use mtplx_core::sample::Sampling;
 use serde::de::DeserializeOwned;
@@ -37,6 +36,7 @@ use super::text::iso_8601;
 use super::unknown::Ignored;
 use super::wire::Wire;
 use super::{Config, RenderMetrics, admin, docs, openapi, random, tokenize};
+use crate::admission::Served;
 use crate::metrics;
 
 pub(super) mod messages;
@@ -46,6 +46,8 @@ const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 const MESSAGES: &str = "/v1/messages";
 const RESPONSES: &str = "/v1/responses";
+/// An engine that was not seen at work for so long has no use for more work.
+const READY_AGE_MAX: Duration = Duration::from_secs(30);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const WARNING: HeaderName = HeaderName::from_static("x-mtplx-warning");
 
@@ -93,6 +95,8 @@ pub(super) fn table() -> Vec<(&'static str, MethodRouter<Shared>)> {
         // Names of models may hold slashes.
         ("/v1/models/{*id}", get(model)),
         ("/health", get(health)),
+        ("/livez", get(livez)),
+        ("/readyz", get(readyz)),
         ("/metrics", get(metrics)),
         ("/openapi.json", get(document)),
         ("/docs", get(docs)),
@@ -287,12 +291,12 @@ pub(super) async fn model(
 
 fn card(house: &House) -> Value {
     let meta = match house.readiness() {
-        Readiness::Serving(_, info) => json!({
+        Readiness::Serving(Served { info, .. }) => json!({
             "context_length": context(&info),
             "mtp": info.depth_max > 0,
             "tier": if info.depth_max > 0 { "mtp" } else { "ar-only" },
         }),
-        Readiness::Between(_) => Value::Null,
+        Readiness::Between(_) | Readiness::Over(_) => Value::Null,
     };
     json!({
         "id": house.config.model,
@@ -306,19 +310,42 @@ fn card(house: &House) -> Value {
     })
 }
 
-/// Whether requests are served.
+/// Whether requests are served, and when the engine was last seen at work.
 #[utoipa::path(get, path = "/health", tag = "house",
     responses((status = 200, description = "They are.", body = Health),
         (status = 503, description = "Not at the moment.", body = Health)))]
 pub(super) async fn health(State(house): State<Shared>) -> Response {
     match house.readiness() {
-        Readiness::Serving(_, info) => Json(healthy(&info)).into_response(),
-        Readiness::Between(reason) => {
-            let retry = [(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S))];
-            let body = Json(json!({"status": "unavailable", "reason": reason}));
-            (StatusCode::SERVICE_UNAVAILABLE, retry, body).into_response()
-        }
+        Readiness::Serving(engine) => Json(healthy(&engine)).into_response(),
+        Readiness::Between(reason) | Readiness::Over(reason) => absent(&reason),
     }
+}
+
+/// Whether the process lives: whoever gets no answer should start it anew.
+#[utoipa::path(get, path = "/livez", tag = "house",
+    responses((status = 200, description = "It does.", body = Health)))]
+pub(super) async fn livez() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// Whether new requests had better come here: an engine serves, and was seen at work of late.
+#[utoipa::path(get, path = "/readyz", tag = "house",
+    responses((status = 200, description = "They had.", body = Health),
+        (status = 503, description = "Not at the moment.", body = Health)))]
+pub(super) async fn readyz(State(house): State<Shared>) -> Response {
+    match house.readiness() {
+        Readiness::Serving(engine) if engine.heart.age() < READY_AGE_MAX => {
+            Json(healthy(&engine)).into_response()
+        }
+        Readiness::Serving(_) => absent("the engine does not answer"),
+        Readiness::Between(reason) | Readiness::Over(reason) => absent(&reason),
+    }
+}
+
+fn absent(reason: &str) -> Response {
+    let retry = [(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S))];
+    let body = Json(json!({"status": "unavailable", "reason": reason}));
+    (StatusCode::SERVICE_UNAVAILABLE, retry, body).into_response()
 }
 
 /// All metrics, as Prometheus reads them.
@@ -354,13 +381,14 @@ pub(super) async fn docs() -> Response {
 }
 
 /// Serving; and what of the engine's own kernels failed its trial. Why is for the log.
-fn healthy(info: &EngineInfo) -> Value {
-    let off = info.kernels.iter().filter(|kernel| kernel.fault.is_some());
+fn healthy(engine: &Served) -> Value {
+    let age = engine.heart.age().as_millis();
+    let off = engine.info.kernels.iter().filter(|kernel| kernel.fault.is_some());
     let off: Vec<&str> = off.map(|kernel| kernel.name.as_str()).collect();
     if off.is_empty() {
-        return json!({"status": "ok"});
+        return json!({"status": "ok", "heartbeat_age_ms": age});
     }
-    json!({"status": "ok", "kernels_switched_off": off})
+    json!({"status": "ok", "heartbeat_age_ms": age, "kernels_switched_off": off})
 }
 
 async fn unknown_path(uri: Uri) -> ApiError {

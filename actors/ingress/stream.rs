@@ -2,9 +2,11 @@
 //! of the same pieces, so that both hold the same text.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use mtplx_core::Token;
 use mtplx_core::batch::RowEvent;
 use mtplx_core::guard::Shortage;
 use mtplx_core::logprobs::Logprobs;
@@ -19,11 +21,11 @@ use super::reply::{Delta, Manner, Parser, Reply, add};
 use super::text::Detokenizer;
 use crate::metrics;
 
+mod course;
 mod events;
-mod thinking;
 
+pub(crate) use self::course::{Course, Ways, channel};
 pub(crate) use self::events::Events;
-pub(crate) use self::thinking::Thinking;
 
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -37,10 +39,21 @@ pub(crate) enum FinishReason {
     ToolCalls,
 }
 
+/// A bound on thinking. Where it is reached, what ends it is put behind what was thought so far,
+/// and the answer goes on in another row: its text follows the distribution that the model has
+/// after exactly these tokens. What the first row made beyond the bound is not used.
+pub(crate) struct Thinking {
+    /// Most tokens of thought.
+    pub(crate) max: usize,
+    /// What ends it, as text and as tokens.
+    pub(crate) closer: (String, Arc<[Token]>),
+}
+
 /// A choice in the making.
 pub(crate) struct Choice {
     /// Gone once the choice has ended. That the receiver is dropped is what cancels the row.
     events: Option<mpsc::Receiver<RowEvent>>,
+    course: Course,
     detokenizer: Detokenizer,
     scan: StopScan,
     parser: Parser,
@@ -63,6 +76,7 @@ pub(crate) struct Choice {
 
 /// How a choice is made.
 pub(crate) struct Making<'a> {
+    pub(crate) course: Course,
     pub(crate) detokenizer: Detokenizer,
     pub(crate) stops: &'a [String],
     pub(crate) manner: &'a Manner,
@@ -154,10 +168,11 @@ pub(crate) enum Interrupted {
 
 impl Choice {
     pub(crate) fn new(events: mpsc::Receiver<RowEvent>, making: Making<'_>) -> Self {
-        let Making { detokenizer, stops, manner, thinking, bound, watch } = making;
+        let Making { course, detokenizer, stops, manner, thinking, bound, watch } = making;
         let (parser, first) = Parser::new(manner);
         Self {
             events: Some(events),
+            course,
             detokenizer,
             scan: StopScan::new(stops),
             parser,
@@ -176,13 +191,10 @@ impl Choice {
 
     /// The next piece; `None` after the end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
-        let Some(events) = &mut self.events else { return Poll::Ready(None) };
-        let mut event = ready!(events.poll_recv(cx));
-        if let Some(RowEvent::Logprobs(thoughts)) = event {
-            self.thoughts = thoughts;
-            // Its tokens were sent right behind it.
-            event = ready!(events.poll_recv(cx));
+        if self.events.is_none() {
+            return Poll::Ready(None);
         }
+        let event = ready!(self.news(cx));
         let (mut deltas, mut told) = (std::mem::take(&mut self.first), Vec::new());
         let end = match event {
             Some(RowEvent::Tokens(tokens, usage)) => {
@@ -194,13 +206,41 @@ impl Choice {
                 Some(self.finish(finish, &mut deltas))
             }
             Some(RowEvent::Refused(shortage)) => Some(Err(Interrupted::Memory(shortage))),
-            Some(RowEvent::Logprobs(_)) | None => Some(Err(Interrupted::Engine)),
+            // Told with their tokens.
+            Some(RowEvent::Logprobs(_)) => None,
+            None => Some(Err(Interrupted::Engine)),
         };
         if let Some(end) = &end {
             self.events = None;
             self.watch.ended(end);
         }
         Poll::Ready(Some(Piece { deltas, told, cost: self.cost, end }))
+    }
+
+    /// What its row says next, or the one that goes on where that was lost.
+    fn news(&mut self, cx: &mut Context<'_>) -> Poll<Option<RowEvent>> {
+        while let Some(events) = &mut self.events {
+            match ready!(events.poll_recv(cx)) {
+                // Their tokens were sent right behind them.
+                Some(RowEvent::Logprobs(thoughts)) => self.thoughts = thoughts,
+                Some(event) => {
+                    self.course.heard();
+                    return Poll::Ready(Some(event));
+                }
+                None => {
+                    self.events = self.course.resume();
+                    self.thoughts.clear();
+                    self.follows();
+                }
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// Another row goes on.
+    fn follows(&mut self) {
+        // One that made nothing is as though it had not been.
+        self.earlier = (self.generated > 0).then_some(self.cost);
     }
 
     fn heard(&mut self, usage: Usage) {
@@ -218,6 +258,7 @@ impl Choice {
         let mut thoughts = std::mem::take(&mut self.thoughts).into_iter();
         for &token in tokens {
             self.generated += 1;
+            self.course.take(token);
             let thought = thoughts.next();
             let seen = thought.and_then(|t| Told::new(token, &t, &self.detokenizer, self.chars));
             told.extend(seen);
@@ -232,8 +273,7 @@ impl Choice {
             if self.parser.is_over() {
                 return Some(Ok(self.end(FinishReason::ToolCalls, None)));
             }
-            let Some(thinking) = &mut self.thinking else { continue };
-            thinking.tokens.push(token);
+            let Some(thinking) = &self.thinking else { continue };
             if self.parser.is_thinking() && self.reasoning >= thinking.max {
                 // The rest of these tokens goes with the row.
                 return self.close_thinking(deltas);
@@ -281,14 +321,13 @@ impl Choice {
     }
 
     fn close_thinking(&mut self, deltas: &mut Vec<Delta>) -> Option<Result<End, Interrupted>> {
-        let thinking = self.thinking.take()?;
-        let (text, tokens) = thinking.closer.clone();
-        let Some(events) = thinking.close() else {
+        let Thinking { closer: (text, tokens), .. } = self.thinking.take()?;
+        let Some(events) = self.course.go_on(&tokens) else {
             add(deltas, self.parser.finish(false));
             return Some(Ok(self.end(FinishReason::Length, None)));
         };
         self.events = Some(events);
-        self.earlier = Some(self.cost);
+        self.follows();
         self.detokenizer.forget();
         self.generated += tokens.len();
         self.reasoning += tokens.len();

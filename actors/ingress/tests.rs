@@ -15,6 +15,7 @@ mod logprobs;
 mod openapi;
 mod refusals;
 mod responses;
+mod resume;
 mod structure;
 mod texts;
 mod tools;

@@ -33,8 +33,8 @@ pub(super) async fn tokenize(
     let ((model, tokens, strings), ignored) = parsed(&house, body, map).await?;
     served(&house, model)?;
     let longest = match house.readiness() {
-        Readiness::Serving(_, info) => Some(context(&info)),
-        Readiness::Between(_) => None,
+        Readiness::Serving(engine) => Some(context(&engine.info)),
+        Readiness::Between(_) | Readiness::Over(_) => None,
     };
     let answer = json!({
         "count": tokens.len(),

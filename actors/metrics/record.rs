@@ -38,6 +38,11 @@ pub fn request_finished(route: impl Into<SharedString>, finish: Finish) {
     REQUESTS.add(1, [route.into(), finish.into()]);
 }
 
+/// An answer goes on with another engine.
+pub fn resumed() {
+    RESUMED.add(1, []);
+}
+
 /// A request was refused at the door.
 pub fn refused(refusal: &Refusal) {
     let reason = match refusal {
@@ -117,6 +122,10 @@ pub fn cycle(report: &Report, wall: Duration, engine: Duration) {
         DRAFT_JUDGED.add(tried.tried.into(), [position(i)]);
         DRAFT_ACCEPTED.add(tried.accepted.into(), [position(i)]);
     }
+}
+
+/// The engine's thread is at work.
+pub fn heartbeat() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     HEARTBEAT.set(now.as_secs_f64(), []);
 }

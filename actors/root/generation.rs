@@ -1,6 +1,7 @@
 //! One generation: decode, tuner and bank, and the thread that decode lives on.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mtplx_core::engine::{Engine, EngineInfo};
@@ -13,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Blueprint, Message};
+use crate::heart::Heart;
 use crate::metrics::Part;
 use crate::{bank, decode, tuner};
 
@@ -21,7 +23,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Generation {
-    pub(super) info: EngineInfo,
+    pub(super) info: Arc<EngineInfo>,
+    pub(super) heart: Heart,
     pub(super) bank: ActorRef<bank::Message>,
     pub(super) tuner: ActorRef<tuner::Message>,
     pub(super) decode: ActorRef<decode::Message>,
@@ -40,7 +43,8 @@ pub(super) fn open<E: Engine + 'static>(
     let open = blueprint.open.clone();
     let store = blueprint.store.clone();
     async move {
-        let arguments = decode::Arguments { open, config: configs.decode };
+        let heart = Heart::default();
+        let arguments = decode::Arguments { open, config: configs.decode, heart: heart.clone() };
         // The thread lives as long as its spawner and its one actor.
         let spawner = ThreadLocalActorSpawner::new();
         let spawned =
@@ -60,7 +64,8 @@ pub(super) fn open<E: Engine + 'static>(
         };
         match rest.await {
             Ok((info, tuner, bank)) => {
-                Ok(Generation { info, bank, tuner, decode, thread, pulse: None })
+                let info = Arc::new(info);
+                Ok(Generation { info, heart, bank, tuner, decode, thread, pulse: None })
             }
             Err(reason) => {
                 decode.kill();

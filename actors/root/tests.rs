@@ -66,13 +66,17 @@ type Told = (u32, Option<ActorRef<bank::Message>>);
 struct Lobby(watch::Sender<Told>);
 
 impl Door for Lobby {
-    fn serve(&self, bank: ActorRef<bank::Message>, _info: EngineInfo) {
+    fn serve(&self, Served { bank, .. }: Served) {
         self.0.send_modify(|(times, now)| (*times, *now) = (*times + 1, Some(bank)));
     }
 
     fn between(&self, reason: String) {
         assert!(!reason.contains("script"), "inner reasons stay inside");
         self.0.send_modify(|(_, now)| *now = None);
+    }
+
+    fn over(&self, reason: String) {
+        self.between(reason);
     }
 }
 

@@ -304,6 +304,7 @@ mod tests {
             limits: Limits { new_tokens_max: 9, stop_tokens: Arc::default() },
             draft_tokens: Drafts::Tuned,
             boundaries: Vec::new(),
+            resumed: 0,
             sharing: Default::default(),
         };
         batch.admit(request, None);

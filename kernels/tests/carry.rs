@@ -36,6 +36,7 @@ fn request(tenant: u64, prompt: &[Token], boundaries: &[usize]) -> Request {
         limits: Limits { new_tokens_max: NEW, stop_tokens: Arc::default() },
         draft_tokens: Drafts::Tuned,
         boundaries: boundaries.to_vec(),
+        resumed: 0,
         sharing: Sharing { tenant: Tenant(tenant), root, background: false },
     }
 }

@@ -90,6 +90,7 @@ impl House {
             limits: Limits { new_tokens_max: n, stop_tokens: Arc::default() },
             draft_tokens: mtplx_core::request::Drafts::Tuned,
             boundaries: Vec::new(),
+            resumed: 0,
             sharing: Sharing { tenant, ..Sharing::default() },
         };
         let fits = self.deposits.iter().filter(|d| warm && prompt.starts_with(&d.prefix.tokens));

@@ -227,6 +227,7 @@ impl Bench {
                 limits: Limits { new_tokens_max: new_tokens, stop_tokens: Arc::default() },
                 draft_tokens: Drafts::Tuned,
                 boundaries: Vec::new(),
+                resumed: 0,
                 sharing: Sharing::default(),
             };
             batch.admit(request, None);

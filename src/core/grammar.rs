@@ -176,13 +176,6 @@ impl Constraint {
         Self { opening: (!tokens.is_empty()).then_some(Opening { tokens, before }), ..self }
     }
 
-    /// The same where the text begins behind the opening, as that of a row that goes on from
-    /// another does.
-    #[must_use]
-    pub fn begun(self) -> Self {
-        Self { opening: None, ..self }
-    }
-
     /// The tokens that may follow `text`.
     ///
     /// # Errors
@@ -294,7 +287,6 @@ mod tests {
         assert_eq!(late.allowed(&[7, 8, 0, 1]), whole.allowed(&[0, 1]));
         assert_eq!(late.allowed(&[7, 8, 7, 8]), whole.allowed(&[7, 8]), "the first counts");
         assert_ne!(late, whole);
-        assert_eq!(late.begun(), whole);
         assert_eq!(whole.clone().after([].into(), before), whole);
     }
 }

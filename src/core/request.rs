@@ -15,6 +15,9 @@ pub struct Request {
     pub id: RequestId,
     /// The whole prompt, template applied; never empty.
     pub prompt: Arc<[Token]>,
+    /// How many tokens at the prompt's end are of the same answer, made by a row that this one goes
+    /// on from: penalties count them as output, and to a grammar they are text.
+    pub resumed: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// When to stop.
@@ -26,6 +29,19 @@ pub struct Request {
     pub boundaries: Vec<usize>,
     /// How it meets the states of others.
     pub sharing: Sharing,
+}
+
+impl Request {
+    /// The request of a row called `id` that goes on after `made`, the tokens that this one's row
+    /// made: as randomness has no state, what it makes is what that row would have made. `None` if
+    /// there were all that are wanted.
+    #[must_use]
+    pub fn resume(&self, id: RequestId, made: &[Token]) -> Option<Self> {
+        let left = self.limits.new_tokens_max.checked_sub(made.len()).filter(|&left| left > 0)?;
+        let prompt = self.prompt.iter().chain(made).copied().collect();
+        let limits = Limits { new_tokens_max: left, ..self.limits.clone() };
+        Some(Self { id, prompt, resumed: self.resumed + made.len(), limits, ..self.clone() })
+    }
 }
 
 /// How a request meets the states that others left and leaves its own.

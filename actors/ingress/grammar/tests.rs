@@ -233,6 +233,7 @@ fn request(id: u64, schema: Value) -> Request {
         limits: Limits { new_tokens_max: 3000, stop_tokens },
         draft_tokens: Drafts::Tuned,
         boundaries: Vec::new(),
+        resumed: 0,
         sharing: Default::default(),
     }
 }

@@ -424,6 +424,9 @@ pub(crate) struct Health {
     /// Why not.
     #[schema(nullable = false)]
     reason: Option<String>,
+    /// Milliseconds since the engine was last seen at work; idle, it is asked once a second.
+    #[schema(nullable = false)]
+    heartbeat_age_ms: Option<u64>,
     /// Kernels that failed their trial.
     #[schema(nullable = false)]
     kernels_switched_off: Option<Vec<String>>,

@@ -9,8 +9,9 @@ fn choice(stops: &[&str]) -> (mpsc::Sender<RowEvent>, Choice) {
     let watch = Watch::new("test", Instant::now());
     let manner = Manner::default();
     let detokenizer = tiny().detokenizer();
-    let making =
-        Making { detokenizer, stops: &stops, manner: &manner, thinking: None, bound: None, watch };
+    let (manner, stops) = (&manner, stops.as_slice());
+    let (course, thinking, bound) = (Course::nowhere(), None, None);
+    let making = Making { course, detokenizer, stops, manner, thinking, bound, watch };
     (sender, Choice::new(receiver, making))
 }
 

@@ -14,8 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
-use crate::admission::{Admission, Door};
+use crate::admission::{Admission, Door, Served};
 use crate::bank;
+use crate::heart::Heart;
 use crate::ingress::text::tests::{published, shown, tiny};
 use crate::ingress::{Config, Handle, Text, UnknownFields, start};
 
@@ -63,6 +64,7 @@ pub(super) fn config() -> Config {
         thinking_tokens_max: None,
         responses_bytes_max: 1 << 20,
         responses_idle_s: 3600,
+        resume_s: 0,
         admin: crate::ingress::Secret::default(),
     }
 }
@@ -119,10 +121,22 @@ pub(super) async fn serve(
 ) -> ActorRef<bank::Message> {
     let script: Play = Arc::new(script);
     let (bank, _) = Actor::spawn(None, FakeBank, script).await.unwrap();
-    handle.serve(bank.clone(), info);
+    let engine = served(bank.clone(), info);
+    handle.serve(engine.clone());
+    tokio::spawn(async move {
+        loop {
+            engine.heart.beat();
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    });
     // The door hears messages in order: once it answers this, it serves.
     handle.observe().await;
     bank
+}
+
+/// An engine as the door knows it.
+pub(super) fn served(bank: ActorRef<bank::Message>, info: EngineInfo) -> Served {
+    Served { bank, info: Arc::new(info), heart: Heart::default() }
 }
 
 /// Plays each request alone on the scripted engine, drafting three tokens a cycle.

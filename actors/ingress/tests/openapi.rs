@@ -108,6 +108,8 @@ async fn what_is_answered_is_what_the_document_says() {
         ("/v1/models", "ModelList"),
         ("/v1/models/tiny", "Model"),
         ("/health", "Health"),
+        ("/livez", "Health"),
+        ("/readyz", "Health"),
         ("/v1/models/gpt", "OpenAiError"),
         ("/v1/responses/none", "OpenAiError"),
     ] {

@@ -52,7 +52,8 @@ fn counts(engine: &mut Scripted, sampling: impl Fn(u64) -> Sampling) -> Vec<Vec<
         let (boundaries, draft_tokens) = (Vec::new(), Drafts::Tuned);
         let sharing = Default::default();
         let (id, prompt, sampling) = (RequestId(id), PROMPT.into(), sampling(id));
-        let request = Request { id, prompt, sampling, limits, draft_tokens, boundaries, sharing };
+        let request =
+            Request { id, prompt, sampling, limits, draft_tokens, boundaries, resumed: 0, sharing };
         batch.admit(request, None);
     }
     while batch.is_busy() {

@@ -59,7 +59,7 @@ impl Row {
     /// [`NotFinite`] if the grammar gives up: the row ends as one whose device talks nonsense.
     pub fn mask(&self, ahead: &[Token]) -> Result<Option<Mask>, NotFinite> {
         let Some(grammar) = &self.request.sampling.grammar else { return Ok(None) };
-        let text = &self.tokens[self.request.prompt.len()..];
+        let text = self.text();
         let mask = match ahead {
             [] => grammar.allowed(text),
             ahead => grammar.allowed(&[text, ahead].concat()),
@@ -70,9 +70,13 @@ impl Row {
     /// The tokens that its grammar leaves no choice about, at most `most`.
     #[must_use]
     pub fn forced(&self, most: usize) -> Vec<Token> {
-        let text = &self.tokens[self.request.prompt.len()..];
         let grammar = self.request.sampling.grammar.as_ref();
-        grammar.map_or(Vec::new(), |grammar| grammar.forced(text, most))
+        grammar.map_or(Vec::new(), |grammar| grammar.forced(self.text(), most))
+    }
+
+    /// The answer so far, with what rows before this one made of it.
+    fn text(&self) -> &[Token] {
+        &self.tokens[self.request.prompt.len() - self.request.resumed..]
     }
 
     /// The distribution that its request makes of one row of `logits` [vocab], after its text and
@@ -103,7 +107,9 @@ impl Row {
         let usage = Usage { prompt: tokens.len(), cached, ..Usage::default() };
         let mut seen = Seen::default();
         if request.sampling.has_penalties() {
-            seen.add_prompt(&tokens);
+            let (prompt, output) = tokens.split_at(tokens.len() - request.resumed);
+            seen.add_prompt(prompt);
+            seen.add_output(output);
         }
         Self {
             request,

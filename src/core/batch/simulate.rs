@@ -47,6 +47,7 @@ struct Tally {
     cancelled: usize,
     nonsense: usize,
     generations: usize,
+    resumed: usize,
     stalls: usize,
     carried_out: usize,
     carried_in: usize,
@@ -65,6 +66,8 @@ struct World {
     stems: Vec<Vec<Token>>,
     asked: BTreeMap<RequestId, Request>,
     told: BTreeMap<RequestId, Vec<Token>>,
+    /// How much of it they were told by rows of lost generations.
+    before: BTreeMap<RequestId, usize>,
     /// What they were told that the model thought of it.
     thoughts: BTreeMap<RequestId, Vec<Logprobs>>,
     /// Who was admitted and has no seat, in order.
@@ -153,6 +156,7 @@ impl World {
             stems,
             asked: BTreeMap::new(),
             told: BTreeMap::new(),
+            before: BTreeMap::new(),
             thoughts: BTreeMap::new(),
             queue: VecDeque::new(),
             owners: BTreeMap::new(),
@@ -168,8 +172,12 @@ impl World {
     }
 
     fn admit(&mut self, request: Request) {
-        let warm = self.shelf.warmest(&request);
         self.asked.insert(request.id, request.clone());
+        self.enter(request);
+    }
+
+    fn enter(&mut self, request: Request) {
+        let warm = self.shelf.warmest(&request);
         self.queue.push_back(request.id);
         self.batch.admit(request, warm);
     }
@@ -196,6 +204,7 @@ impl World {
         let request = self.asked.remove(&id).unwrap();
         let text = self.told.remove(&id).unwrap_or_default();
         self.thoughts.remove(&id);
+        self.before.remove(&id);
         a_broken_text_begins_right(&request, &text, &self.engine);
         self.queue.retain(|waiting| *waiting != id);
         self.gone.insert(id);
@@ -307,7 +316,9 @@ impl World {
         let thoughts = self.thoughts.remove(&id).unwrap_or_default();
         text_is_the_text_alone((&request, &text, finish), &self.engine);
         logprobs_are_those_of_the_text((&request, &text, &thoughts), &self.engine);
-        assert_eq!(usage.generated, text.len());
+        let before = self.before.remove(&id);
+        assert_eq!(usage.generated + before.unwrap_or(0), text.len());
+        self.tally.resumed += usize::from(before.is_some());
         self.tally.finished += 1;
         self.tally.cached += usage.cached;
         self.tally.nonsense += usize::from(finish == Finish::Fault);
@@ -318,8 +329,8 @@ impl World {
         self.batch.release(oldest.snapshot);
     }
 
-    /// The device broke: its names mean nothing any more, all streams end where they are. Some
-    /// clients ask again.
+    /// The device broke: its names mean nothing any more. Some clients leave, and the texts of the
+    /// others go on from where they are.
     fn next_generation(&mut self) {
         (self.engine, self.batch) = self.setup.open();
         (self.shelf, self.books) = (Shelf::default(), Books::default());
@@ -330,12 +341,20 @@ impl World {
         self.stalled = false;
         self.tally.generations += 1;
         for (id, request) in std::mem::take(&mut self.asked) {
-            let text = self.told.remove(&id).unwrap_or_default();
-            self.thoughts.remove(&id);
-            a_broken_text_begins_right(&request, &text, &self.engine);
-            if !self.rng.chance(3) {
-                self.admit(request);
+            let text = self.told.entry(id).or_default();
+            a_broken_text_begins_right(&request, text, &self.engine);
+            if self.rng.chance(3) {
+                self.told.remove(&id);
+                self.thoughts.remove(&id);
+                self.before.remove(&id);
+                continue;
             }
+            if !text.is_empty() {
+                self.before.insert(id, text.len());
+            }
+            let row = request.resume(id, text).expect("ends are told with the last tokens");
+            self.asked.insert(id, request);
+            self.enter(row);
         }
     }
 
@@ -380,6 +399,7 @@ fn whatever_happens_the_invariants_hold() {
         sum.cancelled += tally.cancelled;
         sum.nonsense += tally.nonsense;
         sum.generations += tally.generations;
+        sum.resumed += tally.resumed;
         sum.stalls += tally.stalls;
         sum.carried_out += tally.carried_out;
         sum.carried_in += tally.carried_in;
@@ -394,6 +414,7 @@ fn whatever_happens_the_invariants_hold() {
     assert!(sum.carried_out > 500 && sum.carried_in > 500, "{sum:?}");
     assert!(sum.unfed > 1_000, "{sum:?}");
     assert!(sum.roots > 500 && sum.marks > 500, "{sum:?}");
+    assert!(sum.resumed > 100, "{sum:?}");
     assert!(sum.nonsense > 200 && sum.generations > 100 && sum.stalls > 100, "{sum:?}");
 }
 

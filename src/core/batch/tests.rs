@@ -32,6 +32,7 @@ pub(super) fn request(id: u64, prompt: &[Token], new_tokens_max: usize) -> Reque
         limits: Limits { new_tokens_max, stop_tokens: Arc::new(BTreeSet::new()) },
         draft_tokens: Drafts::Tuned,
         boundaries: Vec::new(),
+        resumed: 0,
         sharing: Sharing::default(),
     }
 }

@@ -28,6 +28,7 @@ fn admit(batch: &mut Batch, id: u64) {
         limits: Limits { new_tokens_max: 100, stop_tokens: Arc::default() },
         draft_tokens: Drafts::Tuned,
         boundaries: Vec::new(),
+        resumed: 0,
         sharing: crate::request::Sharing::default(),
     };
     batch.admit(request, None);

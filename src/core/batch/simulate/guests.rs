@@ -88,6 +88,7 @@ pub(super) fn anybody(rng: &mut Rng, id: u64, stems: &[Vec<Token>]) -> Request {
             new_tokens_max: 1 + rng.below(60) as usize,
             stop_tokens: Arc::new(BTreeSet::from([7])),
         },
+        resumed: 0,
         sharing: Sharing { tenant: Tenant(rng.below(2)), background: rng.chance(8), root },
         draft_tokens: [Drafts::Tuned, Drafts::AtLeast(1), Drafts::Exactly(0), Drafts::Exactly(3)]
             [rng.below(4) as usize],
