@@ -3,8 +3,8 @@
 //! * **Owns** the index of warm prefixes: names of snapshots, the tokens they cover, their bytes;
 //!   and the memory of why others are not. The tensors stay with the engine, the files with the
 //!   [`Store`], which outlives generations.
-//! * **Hears** `Open`, `Deposit`, `Used`, `Reclaim`, `Sweep` (own timer), `Read`, `Landed`,
-//!   `Late` (own tasks), `Drain`, `Part`, `Observe`, `Manage`.
+//! * **Hears** `Open`, `Deposit`, `Used`, `Reclaim`, `Sweep` and `Look` (own timers),
+//!   `Read` and `Landed` (own tasks), `Drain`, `Part`, `Observe`, `Manage`.
 //! * **Says** `decode::Admit`, `decode::Release` exactly once for every deposit,
 //!   `decode::Reclaimed`, `decode::Export`, `decode::Import`, `decode::Drain`, `decode::Leave`.
 //! * **Dies** with its generation: its names mean nothing to the next engine.
@@ -30,6 +30,7 @@ use crate::{decode, metrics};
 mod disk;
 mod index;
 mod manage;
+mod passage;
 #[cfg(test)]
 mod tests;
 mod tiers;
@@ -38,6 +39,8 @@ pub use disk::{Config as DiskConfig, Id, Label, Refused, Store};
 pub use index::Fate;
 use index::Index;
 pub use manage::{Command, Failure, Item, Listing, Pinned, handle as manage};
+pub use passage::Passage;
+use passage::Reading;
 
 /// Blocks of prompts that are remembered, to say why something was not warm: some MiB.
 const REMEMBERED: usize = 1 << 16;
@@ -62,8 +65,8 @@ pub enum Message {
     Read(tiers::Restored),
     /// The state of a file is in the engine, or will not be.
     Landed(Id),
-    /// A file was waited for long enough.
-    Late(Id),
+    /// See whether a file is to be waited for.
+    Look(Id),
     /// Nothing will be opened after this; tell decode, behind all that was.
     Drain,
     /// Decode has finished: have written what is not, then let it leave.
@@ -143,7 +146,9 @@ pub struct State {
     identity: Arc<str>,
     store: Option<Arc<Store>>,
     /// Who waits for a file to be read.
-    reading: BTreeMap<Id, tiers::Reading>,
+    reading: BTreeMap<Id, Reading>,
+    /// Prompt tokens computed in a second, once a state came by decode, which knows.
+    tokens_per_s: Option<f64>,
     /// Whether decode is to be told to drain, once nobody waits for a file.
     draining: bool,
     counts: Snapshot,
@@ -172,6 +177,7 @@ impl Actor for Bank {
             identity,
             store,
             reading: BTreeMap::new(),
+            tokens_per_s: None,
             draining: false,
             counts: Snapshot::default(),
         })
@@ -197,7 +203,7 @@ impl Actor for Bank {
             Message::Sweep => state.write_idle()?,
             Message::Read(restored) => state.restored(restored, &myself)?,
             Message::Landed(id) => state.landed(id, &myself)?,
-            Message::Late(id) => state.late(id, &myself)?,
+            Message::Look(id) => state.look(id, &myself)?,
             Message::Drain => {
                 state.draining = true;
                 state.drain()?;
@@ -243,7 +249,7 @@ impl State {
         tracing::debug!(request = id, tokens, warm = known, reason, at, "looked up");
         add_boundaries(&mut request.boundaries, tokens, (known, miss), self.config.every_tokens);
         if let Some((id, _)) = file {
-            return self.read(id, admission, home);
+            return self.read((id, known - len), admission, home);
         }
         let home = home.clone();
         self.decode.cast(decode::Message::Admit { admission, warm, home })?;
@@ -269,7 +275,7 @@ impl State {
     fn deposit(&mut self, deposit: Deposit) -> Result<(), ActorProcessingErr> {
         self.counts.deposits += 1;
         let newcomer = deposit.snapshot;
-        let kept = self.index.put(deposit);
+        let kept = !self.was_dropped(&deposit.prefix, deposit.kind) && self.index.put(deposit);
         metrics::bank_deposit(kept);
         if kept { Ok(()) } else { self.release(newcomer) }
     }

@@ -174,8 +174,8 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
         let engine = open()?;
         let Config { snapshots_max, chunk_grain_tokens } = config;
         let limits = BatchLimits { snapshots_max, chunk_grain: chunk_grain_tokens };
-        let batch = Batch::new(engine.info().clone(), limits);
-        metrics::books(&batch);
+        let mut batch = Batch::new(engine.info().clone(), limits);
+        metrics::books(&mut batch);
         Ok(State {
             engine,
             batch,
@@ -255,18 +255,23 @@ impl<E: Engine> State<E> {
         let idle = plan.moves.is_empty() && plan.prefill.is_empty() && plan.verify.is_empty();
         self.make_room(knobs.rows_max)?;
         if idle {
-            metrics::books(&self.batch);
+            metrics::books(&mut self.batch);
             return Ok(false);
         }
         let running = Instant::now();
-        let outcome = self.engine.run(&plan, self.batch.rows())?;
+        let outcome = self.engine.run(&plan, self.batch.rows()).inspect_err(|_| {
+            // What was seated has its end in the books.
+            self.batch.abandon();
+            metrics::books(&mut self.batch);
+        })?;
         let ran = running.elapsed();
         let settled = self.batch.settle(&plan, outcome);
         let report = settled.report.clone();
+        self.parcels.pace.cycled(ran, report.prefilled);
         self.cycles += 1;
         // Before anybody hears of it: whoever has seen its end and looks at the metrics finds it.
         metrics::cycle(&report, began.elapsed(), ran);
-        metrics::books(&self.batch);
+        metrics::books(&mut self.batch);
         tracing::trace!(step = plan.step, moves = ?plan.moves, ?report, ?ran, "step");
         self.publish(settled)?;
         reports.cast(tuner::Message::Report(report))?;

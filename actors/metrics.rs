@@ -85,7 +85,7 @@ const CODE: Axis = axis("code", &[]);
 const FINISH: Axis = axis("finish", &["stop", "length", "cancelled", "fault"]);
 const REFUSAL: Axis = axis("reason", &REFUSED);
 const REFUSED: [&str; 5] = ["invalid", "too_long", "overloaded", "memory", "unavailable"];
-const SOURCE: Axis = axis("source", &["forwarded", "restored"]);
+const SOURCE: Axis = axis("source", &["forwarded", "restored", "unfed"]);
 /// Draft positions; deeper ones appear when they are first tried.
 const POSITION: Axis = axis("position", &["1", "2", "3", "4"]);
 const CYCLE: Axis = axis("kind", &["decode", "prefill", "mixed", "moves"]);
@@ -173,7 +173,10 @@ inventory! {
     GENERATED_SIZE = metric(SIZES, Tokens, "mtplx_request_generated_tokens",
         "Tokens generated for requests that ended.");
     PROMPT_TOKENS = metric(Counter, Tokens, "mtplx_prompt_tokens_total",
-        "Prompt tokens forwarded through the model or restored from the bank.").by(&[SOURCE]);
+        "Prompt tokens forwarded, restored from the bank, or neither because their row left \
+         first.").by(&[SOURCE]);
+    SEATED_TOKENS = metric(Counter, Tokens, "mtplx_prompt_seated_tokens_total",
+        "Prompt tokens of requests that got a slot: those of all sources, once nothing runs.");
     GENERATED_TOKENS = metric(Counter, Tokens, "mtplx_generated_tokens_total",
         "Tokens generated.");
     DRAFT_JUDGED = metric(Counter, Tokens, "mtplx_draft_judged_tokens_total",

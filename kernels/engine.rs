@@ -39,6 +39,8 @@ pub struct MlxEngine {
     pools: Pools,
     slots: Vec<SlotState>,
     snapshots: BTreeMap<SnapshotId, Snapshot>,
+    /// Of the state that is being brought in: what has come of it and is not in pages.
+    arriving: Vec<Array>,
     /// What the last step set aside on its way.
     aside: Option<Aside>,
     hidden: usize,

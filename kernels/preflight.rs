@@ -35,6 +35,13 @@ pub fn shape(checkpoint: &Checkpoint) -> Shape {
     }
 }
 
+/// Slots beside those of clients: where the engine sets states aside in the middle of a chunk, it
+/// does so in one more. On GPUs a chunk ends where a state is to be kept.
+#[must_use]
+pub fn spare_slots(place: Place) -> usize {
+    usize::from(!matches!(place, Place::Mlx(_)))
+}
+
 /// How its numbers are stored, and how wide activations are at `place`.
 #[must_use]
 pub fn precision(checkpoint: &Checkpoint, place: Place) -> Precision {

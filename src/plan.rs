@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use mtplx_core::preflight::{Estimate, Fit, Precision, Wish, estimate, fit};
 use mtplx_kernels::checkpoint::Checkpoint;
-use mtplx_kernels::preflight::{precision, shape};
+use mtplx_kernels::preflight::{precision, shape, spare_slots};
 use mtplx_kernels::{EngineOptions, memory, place_of};
 use serde_json::json;
 
@@ -44,11 +44,13 @@ pub fn run(model: &Model, config: &Config, args: &PlanArgs) -> Result<()> {
         Some(gib) => bail!("--memory {gib}: must be a number of GiB above 0"),
         None => memory::machine(),
     };
-    let precision = precision(checkpoint, place_of(checkpoint, &config.engine)?);
+    let place = place_of(checkpoint, &config.engine)?;
+    let precision = precision(checkpoint, place);
     let actors = &config.actors;
     let wish = Wish {
         context_tokens: args.context.unwrap_or(checkpoint.config.positions_max),
         clients: args.clients.unwrap_or(config.engine.slots),
+        spare_slots: spare_slots(place),
         snapshots: actors.bank.entries_max as usize,
         depth: config.engine.depth_max.into(),
         step_tokens: actors.tuner.prefill_idle_tokens,
@@ -104,11 +106,13 @@ fn parts(e: &Estimate, wish: &Wish) -> [(&'static str, u64, String); 8] {
     let kib = e.kv_token as f64 / 1024.0;
     let mib = e.state_slot as f64 / (1 << 20) as f64;
     let context = wish.context_tokens;
+    let spare = if wish.spare_slots > 0 { " and a spare one" } else { "" };
+    let states = format!("{clients}{spare} x {mib:.1} MiB, recurrent");
     [
         ("weights", e.weights, "trunk, embedding and output head".into()),
         ("MTP head", e.mtp_weights, "its own layer".into()),
         ("KV pages", e.kv, format!("{clients} x {context} tokens of {kib:.0} KiB")),
-        ("states", e.states, format!("{clients} x {mib:.1} MiB, recurrent")),
+        ("states", e.states, states),
         ("tapes", e.tapes, format!("of {} drafts, and convolution windows", wish.depth)),
         ("bank", e.snapshots, format!("{} parked states, besides their pages", wish.snapshots)),
         ("activations", e.activations, format!("of {} tokens, and logits", wish.step_tokens)),
@@ -150,6 +154,7 @@ fn json(model: &Model, wish: &Wish, fit: &Fit, settings: &[String]) -> serde_jso
         "wish": {
             "context_tokens": wish.context_tokens,
             "clients": wish.clients,
+            "spare_slots": wish.spare_slots,
             "snapshots": wish.snapshots,
             "depth": wish.depth,
             "step_tokens": wish.step_tokens,
@@ -194,6 +199,7 @@ mod tests {
         let wish = Wish {
             context_tokens: 1000,
             clients: 2,
+            spare_slots: 0,
             snapshots: 0,
             depth: 2,
             step_tokens: 64,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::house::{House, mtplx};
+use crate::house::{House, block, mtplx};
 
 const TOKEN: &str = "a token of tests";
 
@@ -78,6 +78,83 @@ fn a_second_server_is_warm_from_the_files_of_the_first_and_says_the_same() {
     assert!(listing(&house)["states"].as_array().unwrap().iter().any(|s| s["id"] == id));
 }
 
+/// The first turn of somebody who has tools, and one more after its reply.
+fn turns_with_tools() -> (Value, Value) {
+    let call = json!({"id": "call_1", "type": "function",
+        "function": {"name": "look_up", "arguments": "{\"word\": \"dragon\"}"}});
+    let system = "You live in an old tower by the sea and answer in few words. ".repeat(12);
+    let mut first = json!({"temperature": 0.0, "max_tokens": 12, "ignore_eos": true,
+    "logprobs": true, "top_logprobs": 20,
+    "tools": [{"type": "function", "function": {"name": "look_up",
+        "description": "Looks a word up.", "parameters": {"type": "object",
+        "properties": {"word": {"type": "string"}}, "required": ["word"]}}}],
+    "messages": [
+        {"role": "system", "content": system},
+        {"role": "user", "content": "What is a dragon? ".repeat(20)},
+    ]});
+    let before = first.clone();
+    let messages = first["messages"].as_array_mut().unwrap();
+    messages.push(json!({"role": "assistant", "content": null, "tool_calls": [call]}));
+    messages.push(json!({"role": "tool", "tool_call_id": "call_1", "content": "A large worm."}));
+    (before, first)
+}
+
+/// An answer's logits, as far as they are told, and its tokens, which are compared to the bit.
+fn thought(answer: &Value) -> (usize, Value) {
+    let cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
+    let told = answer["choices"][0]["logprobs"]["content"].clone();
+    // Tokens that are no text have none.
+    assert!(told.as_array().map(Vec::len) >= Some(8), "{answer}");
+    (cached.unwrap_or(0) as usize, told)
+}
+
+#[test]
+fn with_tools_a_turn_has_the_logits_of_a_cold_one_from_memory_from_disk_and_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    // Room for few states: what others say sends these to disk.
+    let mut text = std::fs::read_to_string(&settings).unwrap();
+    text.push_str("[bank]\nbytes_max = 40_000_000\nroots_share = 0.0\n");
+    std::fs::write(&settings, text).unwrap();
+    let (first, second) = turns_with_tools();
+    let ask = |house: &House, body: &Value| {
+        let (status, answer) = house.post("/v1/chat/completions", body);
+        assert_eq!(status, 200, "{answer}");
+        thought(&answer)
+    };
+    let cold = {
+        let house = House::start(&[]);
+        ask(&house, &second)
+    };
+    assert_eq!(cold.0, 0);
+    let house = House::start(&["--config", &settings]);
+    ask(&house, &first);
+    // While others are served beside it.
+    let other = json!({"messages": [{"role": "user", "content": "A boy and a boat."}],
+        "max_tokens": 60, "temperature": 0.0, "ignore_eos": true});
+    let warm = std::thread::scope(|scope| {
+        let beside = [(); 3].map(|()| scope.spawn(|| house.post("/v1/chat/completions", &other)));
+        let warm = ask(&house, &second);
+        beside.into_iter().for_each(|other| assert_eq!(other.join().unwrap().0, 200));
+        warm
+    });
+    assert!(warm.0 > 300 && warm.1 == cold.1, "from memory: {}", warm.0);
+    let restored = |house: &House| house.metric_of("mtplx_bank_hits_total", "disk");
+    for number in 0..8 {
+        let words = format!("{number} boats went to the sea and came back again. ").repeat(40);
+        let body = json!({"messages": [{"role": "user", "content": words}], "max_tokens": 2});
+        assert_eq!(house.post("/v1/chat/completions", &body).0, 200);
+    }
+    assert_eq!(restored(&house), 0.0);
+    let warm = ask(&house, &second);
+    assert!(restored(&house) > 0.0, "it was let go");
+    assert!(warm.0 > 300 && warm.1 == cold.1, "from disk: {}", warm.0);
+    leave(house);
+    let house = House::start(&["--config", &settings]);
+    let warm = ask(&house, &second);
+    assert!(restored(&house) > 0.0 && warm.0 > 300 && warm.1 == cold.1, "restarted: {}", warm.0);
+}
+
 /// Files of the bank whose names end like this.
 fn files(folder: &tempfile::TempDir, ending: &str) -> usize {
     let Ok(all) = std::fs::read_dir(folder.path().join("bank")) else { return 0 };
@@ -119,10 +196,16 @@ fn a_server_that_is_killed_while_states_go_to_disk_serves_rightly_ever_after() {
             leave(house);
             break;
         }
-        std::thread::sleep(Duration::from_micros(kill * 7919 % 30_000));
+        // What it says sends other states to disk while it is killed.
+        let (url, last) = (format!("{}/v1/chat/completions", house.url), body(kill % 7 + 10));
+        let last = std::thread::spawn(move || {
+            block(async { drop(reqwest::Client::new().post(url).json(&last).send().await) });
+        });
+        std::thread::sleep(Duration::from_micros(kill * 7919 % 60_000));
         // On Unix this is SIGKILL.
         house.child.kill().unwrap();
         house.child.wait().unwrap();
+        last.join().unwrap();
         halves += files(&folder, ".part");
     }
     println!("{halves} of {} kills left a file half written; {restored} were restored", kills());
@@ -156,6 +239,7 @@ fn the_billing_line_does_not_end_the_warm_prefix_and_every_token_is_accounted_fo
     assert_eq!(usage["input_tokens"], 0, "{usage}");
     assert_eq!(second["content"], first["content"]);
     let tokens = house.metric("mtplx_prompt_tokens_total");
+    assert_eq!(tokens, house.metric("mtplx_prompt_seated_tokens_total"));
     assert_eq!(tokens, house.metric("mtplx_request_prompt_tokens_sum"));
     assert_eq!(house.metric("mtplx_prompt_unaccounted_total"), 0.0);
 }

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File as OpenFile, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -22,6 +22,7 @@ use mtplx_core::Tenant;
 use mtplx_core::image::Image;
 use serde::{Deserialize, Serialize};
 
+use super::Passage;
 use crate::metrics;
 
 pub(super) mod format;
@@ -30,12 +31,14 @@ mod shelf;
 mod tests;
 
 pub use format::{Id, Label, Refused};
-pub(super) use format::{read, write};
+pub(super) use format::{read, size, write};
 pub(super) use shelf::File;
 use shelf::Shelf;
 
 const WHOLE: &str = "state";
 const PARTIAL: &str = "part";
+/// Bytes that are read at once.
+const READ_BYTES: usize = 1 << 20;
 
 /// Bounds of the files.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -168,6 +171,12 @@ impl Store {
         self.send(Job::Flush(done)) && waiting.recv_timeout(limit).is_ok()
     }
 
+    /// Bytes of a state's file; 0 if there is none.
+    #[must_use]
+    pub fn size_of(&self, id: Id) -> u64 {
+        self.shelf().size_of(id)
+    }
+
     /// Whether a state has a file.
     #[must_use]
     pub fn has(&self, id: Id) -> bool {
@@ -193,14 +202,15 @@ impl Store {
         self.shelf().longest((identity, false), tenant, chain, 0).map(|(_, len)| len)
     }
 
-    /// Reads a state; blocks. One that is damaged is removed; one that could not be read may be
-    /// good, and is there for the next process.
+    /// Reads a state and notes how far it has come; blocks. One that is damaged is removed; one
+    /// that could not be read may be good, and is there for the next process.
     ///
     /// # Errors
     /// [`Refused`] when it cannot be used.
-    pub fn restore(&self, id: Id) -> Result<(Label, Image), Refused> {
+    pub fn restore(&self, id: Id, passage: &Passage) -> Result<(Label, Image), Refused> {
         let result = self.open_file(id).and_then(|(file, len)| {
-            let state = read(&mut BufReader::with_capacity(1 << 20, file), len)?;
+            let file = Noted { file, passage };
+            let state = read(&mut BufReader::with_capacity(READ_BYTES, file), len)?;
             let same = state.0.id() == id;
             same.then_some(state).ok_or(Refused::Damaged("it is another's"))
         });
@@ -265,6 +275,22 @@ impl Store {
 
     fn path(&self, id: Id) -> PathBuf {
         path_of(&self.config.path, id)
+    }
+}
+
+/// A file, of which it is noted what was read.
+struct Noted<'a> {
+    file: OpenFile,
+    passage: &'a Passage,
+}
+
+impl Read for Noted<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        // Much at once would look like standing still on a slow disk.
+        let most = into.len().min(READ_BYTES);
+        let bytes = self.file.read(&mut into[..most])?;
+        self.passage.moved(bytes as u64);
+        Ok(bytes)
     }
 }
 

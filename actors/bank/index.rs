@@ -311,7 +311,7 @@ impl Index {
             self.chats.invalidate(&*key);
         } else if let Some((key, _)) = oldest(&self.roots) {
             self.roots.invalidate(&*key);
-        } else if let Some(key) = self.pinned.keys().next().copied() {
+        } else if let Some(key) = self.pinned.values().min_by_key(|e| used(e)).map(|e| e.key) {
             // A request that runs comes before what a person would like to keep.
             self.unpin(&key, RemovalCause::Explicit);
         } else {

@@ -11,6 +11,9 @@ use super::disk::{self, format::kind_name};
 use super::{Id, Label, Message, Snapshot, State, Store};
 use crate::decode;
 
+/// What a file has beside its state, at most: its head, and the tokens.
+const FRAME: u64 = 16 << 20;
+
 /// What is wanted.
 #[derive(Debug)]
 pub enum Command {
@@ -22,6 +25,8 @@ pub enum Command {
     Drop(Id, RpcReplyPort<bool>),
     /// A state as a file.
     Export(Id, RpcReplyPort<Result<Vec<u8>, Failure>>),
+    /// Most bytes of a file that could be of use: whatever was exported here comes back.
+    FileMax(RpcReplyPort<u64>),
     /// A file as a state; its name.
     Import(Vec<u8>, RpcReplyPort<Result<Id, Failure>>),
 }
@@ -120,13 +125,20 @@ impl State {
                     entry.fate().drop_it();
                 }
                 let in_memory = self.index.drop_id(id);
+                let on_its_way = self.drop_arriving(id, home)?;
                 let on_disk = self.store.as_ref().is_some_and(|store| store.remove(id));
-                drop(port.send(in_memory || on_disk));
+                drop(port.send(in_memory || on_its_way || on_disk));
             }
             Command::Export(id, port) => self.carry_out(id, port)?,
+            Command::FileMax(port) => drop(port.send(self.file_max())),
             Command::Import(bytes, port) => self.carry_in(bytes, port, home),
         }
         Ok(())
+    }
+
+    fn file_max(&self) -> u64 {
+        let on_disk = self.store.as_ref().map_or(0, |store| store.config().bytes_max);
+        self.config.bytes_max.max(on_disk).saturating_add(FRAME)
     }
 
     fn listing(&mut self) -> Listing {
@@ -187,7 +199,7 @@ impl State {
         tokio::spawn(async move {
             let bytes = match image.await {
                 Ok(Some(image)) => {
-                    let mut bytes = Vec::new();
+                    let mut bytes = Vec::with_capacity(disk::size(&entry.label, &image) as usize);
                     let written = disk::write(&mut bytes, &entry.label, &image);
                     written.map(|()| bytes).map_err(|_| Failure::NoRoom)
                 }
@@ -239,7 +251,8 @@ async fn carry(
     let arrival = |told| {
         let prefix = Prefix::clone(prefix);
         let (kind, image) = (*kind, Arc::clone(&image));
-        decode::Message::Import(decode::Arrival { prefix, kind, image, home, told })
+        let passage = Arc::default();
+        decode::Message::Import(decode::Arrival { prefix, kind, image, passage, home, told })
     };
     let told = decode.call(arrival, None).await.ok().and_then(|told| told.success_or(()).ok());
     match told.ok_or(Failure::Gone)? {

@@ -5,27 +5,18 @@ use std::time::Duration;
 
 use mtplx_core::batch::{Kind, Warm};
 use mtplx_core::image::Image;
-use mtplx_core::prefix::chain;
+use mtplx_core::prefix::{Prefix, chain};
 use mtplx_core::{Tenant, Token};
 use ractor::{ActorProcessingErr, ActorRef};
-use tokio::time::Instant;
 
 use super::index::Entry;
+use super::passage::{LOOK, Reading, Verdict};
 use super::{Id, Label, Message, Refused, State};
 use crate::admission::Admission;
 use crate::decode;
 
-/// Longest wait for a file; then a request starts with what memory has.
-const READ_TIME: Duration = Duration::from_secs(5);
-
 /// Bytes of idle states that are taken out between two looks, one state at least.
 const IDLE_BYTES: u64 = 64 << 20;
-
-/// A file that is being read, or whose state is on its way into the engine.
-#[derive(Debug, Default)]
-pub(super) struct Reading {
-    waiting: Vec<(Admission, Instant)>,
-}
 
 /// What came of reading a file.
 #[derive(Debug)]
@@ -47,25 +38,28 @@ impl State {
         store.longest(&self.identity, tenant, hashes, above)
     }
 
-    /// Reads a file beside the actor; the request goes on once its state is in the engine. One that
-    /// takes too long is not waited for, and read to its end: the next one finds it warm.
+    /// Reads a file beside the actor; the request goes on once its state, which saves computing so
+    /// many tokens, is in the engine. One that takes too long is not waited for, and read to its
+    /// end: the next one finds it warm.
     pub(super) fn read(
         &mut self,
-        id: Id,
+        (id, tokens): (Id, usize),
         admission: Admission,
         home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        let begun = self.reading.contains_key(&id);
-        let reading = self.reading.entry(id).or_default();
-        reading.waiting.push((admission, Instant::now() + READ_TIME));
-        home.send_after(READ_TIME, move || Message::Late(id));
-        if begun {
+        let store = self.store.clone().ok_or("a file without a folder")?;
+        if let Some(reading) = self.reading.get_mut(&id) {
+            reading.waiting.push(admission);
             return Ok(());
         }
-        let store = self.store.clone().ok_or("a file without a folder")?;
+        let mut reading = Reading::new(store.size_of(id), tokens);
+        reading.waiting.push(admission);
+        let passage = Arc::clone(&reading.passage);
+        self.reading.insert(id, reading);
+        home.send_after(LOOK, move || Message::Look(id));
         let home = home.clone();
         tokio::task::spawn_blocking(move || {
-            let state = store.restore(id);
+            let state = store.restore(id, &passage);
             // A bank that is gone has let its admissions go too.
             let _ = home.cast(Message::Read(Restored { id, state }));
         });
@@ -80,15 +74,16 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let Some(reading) = self.reading.get(&id) else { return Ok(()) };
         let Ok((label, image)) = state else { return self.landed(id, home) };
-        let fits = |(a, _): &(Admission, _)| a.request.prompt.starts_with(&label.prefix.tokens);
+        let fits = |a: &Admission| a.request.prompt.starts_with(&label.prefix.tokens);
         let of_use = reading.waiting.is_empty() || reading.waiting.iter().any(fits);
-        if label.identity != self.identity || !of_use {
+        if label.identity != self.identity || !of_use || !reading.passage.is_wanted() {
             return self.landed(id, home);
         }
         let (told, answer) = tokio::sync::oneshot::channel();
         let (prefix, kind, image) = (label.prefix, label.kind, Arc::new(image));
-        let arrival =
-            decode::Arrival { prefix, kind, image, home: home.clone(), told: told.into() };
+        let (passage, told) = (Arc::clone(&reading.passage), told.into());
+        let home_of = home.clone();
+        let arrival = decode::Arrival { prefix, kind, image, passage, home: home_of, told };
         self.decode.cast(decode::Message::Import(arrival))?;
         let (home, store) = (home.clone(), self.store.clone());
         tokio::spawn(async move {
@@ -109,21 +104,51 @@ impl State {
         id: Id,
         home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        let reading = self.reading.remove(&id).unwrap_or_default();
-        self.go_on(reading.waiting.into_iter().map(|(admission, _)| admission).collect(), home)
+        let waiting = self.reading.remove(&id).map(|reading| reading.waiting);
+        self.go_on(waiting.unwrap_or_default(), home)
     }
 
-    /// Those who waited for a file long enough go on with what there is.
-    pub(super) fn late(
+    /// Sees how far a state has come; those who would wait too long go on with what there is.
+    pub(super) fn look(
         &mut self,
         id: Id,
         home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
         let Some(reading) = self.reading.get_mut(&id) else { return Ok(()) };
-        let now = Instant::now();
-        let late = reading.waiting.extract_if(.., |(_, until)| *until <= now);
-        let late = late.map(|(admission, _)| admission).collect();
-        self.go_on(late, home)
+        home.send_after(LOOK, move || Message::Look(id));
+        self.tokens_per_s = reading.passage.tokens_per_s().or(self.tokens_per_s);
+        let verdict = reading.look(self.tokens_per_s);
+        if verdict == Verdict::Wait || reading.waiting.is_empty() {
+            return Ok(());
+        }
+        let waiting = std::mem::take(&mut reading.waiting);
+        tracing::warn!(%id, ?verdict, requests = waiting.len(), "a parked state is not waited for");
+        self.go_on(waiting, home)
+    }
+
+    /// Has a state dropped that is on its way in; false if there is none. Those who waited for it
+    /// go on without.
+    pub(super) fn drop_arriving(
+        &mut self,
+        id: Id,
+        home: &ActorRef<Message>,
+    ) -> Result<bool, ActorProcessingErr> {
+        let Some(reading) = self.reading.get_mut(&id) else { return Ok(false) };
+        reading.passage.drop_it();
+        let waiting = std::mem::take(&mut reading.waiting);
+        self.go_on(waiting, home)?;
+        Ok(true)
+    }
+
+    /// Whether a state that has come was dropped on its way.
+    pub(super) fn was_dropped(&self, prefix: &Prefix, kind: Kind) -> bool {
+        let mut dropped = self.reading.iter().filter(|(_, r)| !r.passage.is_wanted()).peekable();
+        // Names cost a hash of all tokens.
+        dropped.peek().is_some() && {
+            let (identity, prefix) = (Arc::clone(&self.identity), prefix.clone());
+            let id = Label { identity, prefix, kind }.id();
+            dropped.any(|(&dropped, _)| dropped == id)
+        }
     }
 
     fn go_on(

@@ -1,9 +1,10 @@
 //! States that leave the engine for the bank's files, and come back: a stretch of bytes between
-//! two cycles, so that nobody who reads along waits for all of a large one.
+//! two cycles, so that nobody who reads along waits for all of a large one. How long a stretch is
+//! follows from what cycles and copies take (see [`pace`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mtplx_core::SnapshotId;
 use mtplx_core::batch::{Deposit, Kind};
@@ -13,17 +14,17 @@ use mtplx_core::prefix::Prefix;
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use super::State;
-use crate::bank::{self, Fate, Label, Store};
+use crate::bank::{self, Fate, Label, Passage, Store};
 use crate::metrics;
+
+mod pace;
+
+use pace::{Pace, Way};
 
 /// At the end of a house nothing runs that waiting for the disk could hold up; this is for each
 /// state that finds the way there full.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
-/// Bytes carried between two cycles of rows that run: about a millisecond of copying.
-const BUSY_BYTES: usize = 2 << 20;
-/// The same while nothing runs: whoever comes meanwhile waits for so many at most.
-const IDLE_BYTES: usize = 16 << 20;
 /// States on their way to the disk at once: they keep their pages until they are there, so beyond
 /// it those that the bank let go of are dropped instead.
 const LEAVING_MAX: usize = 8;
@@ -46,6 +47,8 @@ pub struct Arrival {
     pub kind: Kind,
     /// Its bytes.
     pub image: Arc<Image>,
+    /// How far it has come, for those who wait for it; and whether it is still wanted.
+    pub passage: Arc<Passage>,
     /// Where its name goes.
     pub home: ActorRef<bank::Message>,
     /// Told how it went, behind the name: whether there was room, or why the engine refused.
@@ -57,6 +60,7 @@ pub struct Arrival {
 pub(super) struct Parcels {
     leaving: VecDeque<Leaving>,
     arriving: VecDeque<Arriving>,
+    pub(super) pace: Pace,
 }
 
 #[derive(Debug)]
@@ -71,6 +75,7 @@ struct Arriving {
     deposit: Deposit,
     image: Arc<Image>,
     done: u64,
+    passage: Arc<Passage>,
     home: ActorRef<bank::Message>,
     told: RpcReplyPort<Result<bool, String>>,
 }
@@ -102,10 +107,10 @@ impl<E: Engine> State<E> {
 
     /// Takes a state in, if there is room.
     pub(super) fn import(&mut self, arrival: Arrival) {
-        let Arrival { prefix, kind, image, home, told } = arrival;
+        let Arrival { prefix, kind, image, passage, home, told } = arrival;
         match self.batch.import(prefix, kind) {
             Some(deposit) => {
-                let arriving = Arriving { deposit, image, done: 0, home, told };
+                let arriving = Arriving { deposit, image, done: 0, passage, home, told };
                 self.parcels.arriving.push_back(arriving);
             }
             // Whoever asked may have gone.
@@ -116,24 +121,38 @@ impl<E: Engine> State<E> {
     /// Carries one stretch: of a state that somebody waits for first. True if anything moved.
     pub(super) fn carry(&mut self) -> Result<bool, ActorProcessingErr> {
         let idle = self.batch.rows().is_empty();
-        let most = if idle { IDLE_BYTES } else { BUSY_BYTES };
-        let began = std::time::Instant::now();
-        let moved = self.carry_in(most)? || self.carry_out(most);
+        let began = Instant::now();
+        let moved = self.carry_in(idle)? || self.carry_out(idle);
         if moved {
             metrics::carried(began.elapsed());
         }
         Ok(moved)
     }
 
-    fn carry_in(&mut self, most: usize) -> Result<bool, ActorProcessingErr> {
+    fn carry_in(&mut self, idle: bool) -> Result<bool, ActorProcessingErr> {
         let Some(mut arriving) = self.parcels.arriving.pop_front() else { return Ok(false) };
         let snapshot = arriving.deposit.snapshot;
         let parcel = self.batch.parcel(snapshot).ok_or("a state without a place")?;
+        let (before, began) = (arriving.done, Instant::now());
+        let most = self.parcels.pace.stretch(Way::In, idle);
         let stretch = Stretch { done: &mut arriving.done, most };
-        let answer = match self.engine.import(parcel, &arriving.image, stretch) {
+        let result = self.engine.import(parcel, &arriving.image, stretch);
+        let bytes = arriving.done.saturating_sub(before);
+        self.parcels.pace.carried(Way::In, bytes as usize, began.elapsed());
+        arriving.passage.moved(bytes);
+        self.parcels.pace.tokens_per_s().iter().for_each(|pace| arriving.passage.computes(*pace));
+        // Those behind it come nearer.
+        self.parcels.arriving.iter().for_each(|behind| behind.passage.moved(0));
+        let answer = match result {
             Ok(false) => {
                 self.parcels.arriving.push_front(arriving);
                 return Ok(true);
+            }
+            Ok(true) if !arriving.passage.is_wanted() => {
+                // Dropped on its way: the engine has it, and nobody ever finds it.
+                self.batch.arrived(snapshot);
+                self.batch.release(snapshot);
+                Ok(false)
             }
             Ok(true) => {
                 self.batch.arrived(snapshot);
@@ -151,7 +170,7 @@ impl<E: Engine> State<E> {
         Ok(true)
     }
 
-    fn carry_out(&mut self, most: usize) -> bool {
+    fn carry_out(&mut self, idle: bool) -> bool {
         // One that the next step saves only waits for it; those behind it may be saved.
         let saved = |l: &Leaving| self.batch.parcel(l.snapshot).is_some();
         let Some(at) = self.parcels.leaving.iter().position(saved) else { return false };
@@ -160,7 +179,12 @@ impl<E: Engine> State<E> {
         let bytes = self.batch.bytes_of(parcel.tokens);
         let begun = !leaving.image.parts.is_empty();
         let image = if begun || leaving.outlet.wants(bytes, self.draining) {
-            match self.engine.export(parcel, &mut leaving.image, most) {
+            let (before, began) = (leaving.image.bytes(), Instant::now());
+            let most = self.parcels.pace.stretch(Way::Out, idle);
+            let result = self.engine.export(parcel, &mut leaving.image, most);
+            let bytes = leaving.image.bytes().saturating_sub(before);
+            self.parcels.pace.carried(Way::Out, bytes as usize, began.elapsed());
+            match result {
                 Ok(false) if leaving.outlet.is_wanted() => {
                     self.parcels.leaving.push_front(leaving);
                     return true;

@@ -29,10 +29,6 @@ use super::body::Named;
 use super::openapi::answers::{Imported, OpenAiError};
 use crate::bank::{self, Command, Failure, Id, Pinned};
 
-/// Longest file that is taken in: it is held in memory while it is checked. A larger one goes into
-/// the folder of parked states while no server has it; at its start a server looks what is there.
-const FILE_MAX: usize = 4 << 30;
-
 /// Files are held in memory whole, so one is carried at a time; whoever comes second waits, and its
 /// file stays on its own side meanwhile.
 static CARRYING: Semaphore = Semaphore::const_new(1);
@@ -122,7 +118,8 @@ fn refusal(kind: &str, message: &str) -> Json<serde_json::Value> {
 pub(super) enum Sorry {
     Nobody,
     NoId,
-    TooLong,
+    /// A file may have so many bytes.
+    TooLong(u64),
     Failed(Failure),
     Full,
 }
@@ -136,8 +133,8 @@ impl IntoResponse for Sorry {
             Self::NoId | Self::Failed(Failure::Unknown) => {
                 (StatusCode::NOT_FOUND, Failure::Unknown.to_string())
             }
-            Self::TooLong => {
-                let text = format!("a file may have {FILE_MAX} bytes, and must come whole");
+            Self::TooLong(most) => {
+                let text = format!("a file may have {most} bytes, and must come whole");
                 (StatusCode::PAYLOAD_TOO_LARGE, text)
             }
             Self::Failed(failure @ Failure::Refused(_)) => {
@@ -198,8 +195,12 @@ pub(super) async fn export(State(house): Shared, Named(id): Named) -> Result<Res
         (status = 422, description = "It is no such file.", body = OpenAiError)))]
 pub(super) async fn import(State(house): Shared, request: Request) -> Result<Response, Sorry> {
     let _turn = CARRYING.acquire().await.map_err(|_| Sorry::Nobody)?;
-    let body = to_bytes(request.into_body(), FILE_MAX).await.map_err(|_| Sorry::TooLong)?;
-    let told = bank::manage(&bank(&house)?, |port| Command::Import(body.into(), port)).await;
+    // It is held in memory while it is checked, as one that comes from disk is.
+    let bank = bank(&house)?;
+    let most = bank::manage(&bank, Command::FileMax).await.ok_or(Sorry::Nobody)?;
+    let limit = usize::try_from(most).unwrap_or(usize::MAX);
+    let body = to_bytes(request.into_body(), limit).await.map_err(|_| Sorry::TooLong(most))?;
+    let told = bank::manage(&bank, |port| Command::Import(body.into(), port)).await;
     let id = told.ok_or(Sorry::Nobody)?.map_err(Sorry::Failed)?;
     Ok((StatusCode::CREATED, Json(json!({"id": id.to_string()}))).into_response())
 }

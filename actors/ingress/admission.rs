@@ -12,7 +12,7 @@ use mtplx_core::guard;
 use mtplx_core::random::derive;
 use mtplx_core::request::{Drafts, Limits, Refusal, Request, Sharing};
 use mtplx_core::sample::Sampling;
-use mtplx_core::{RequestId, Token};
+use mtplx_core::{RequestId, Tenant, Token};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -144,7 +144,7 @@ impl House {
         let sources = std::mem::take(&mut wanted.sources);
         let declared = declared(&wanted, &sources);
         let fields: Vec<_> = sources.iter().map(Source::field).collect();
-        let prompts = self.prompts(sources).await?;
+        let prompts = self.prompts(sources, wanted.sharing.tenant).await?;
         let limits = self.limits(&wanted);
         let structure = self.demanded(&mut wanted, &prompts, &declared)?;
         let compiled = self.compiled(structure, info.vocab).await?;
@@ -236,7 +236,7 @@ impl House {
         wanted.sampling.check(vocab)?;
         let _place = self.place()?;
         let sources = std::mem::take(&mut wanted.sources);
-        let prompts = self.prompts(sources).await?;
+        let prompts = self.prompts(sources, wanted.sharing.tenant).await?;
         Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
     }
 
@@ -260,7 +260,16 @@ impl House {
     }
 
     /// Renders and tokenizes, off the connection's thread where it may take long.
-    async fn prompts(&self, sources: Vec<Source>) -> Result<Vec<Prompt>, Refusal> {
+    async fn prompts(
+        &self,
+        mut sources: Vec<Source>,
+        tenant: Tenant,
+    ) -> Result<Vec<Prompt>, Refusal> {
+        for source in &mut sources {
+            if let Source::Chat(chat) = source {
+                chat.tenant = tenant;
+            }
+        }
         let text = Arc::clone(&self.text);
         let size = sources.iter().map(Source::size).sum();
         let began = Instant::now();

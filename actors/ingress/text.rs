@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
-use mtplx_core::Token;
 use mtplx_core::request::Refusal;
 use mtplx_core::sample::Sampling;
+use mtplx_core::{Tenant, Token};
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, DecoderWrapper, Tokenizer};
 
@@ -66,6 +66,8 @@ pub struct Chat {
     pub continues: bool,
     /// What the answer must begin with.
     pub must: Must,
+    /// Whose it is.
+    pub tenant: Tenant,
 }
 
 /// What an answer must begin with. It is put into the prompt.
@@ -213,7 +215,7 @@ impl Text {
         let chat = &tamed(renderer, chat);
         let Rendered { text: rendered, history, thinking, thought, prefill } =
             Self::render(renderer, chat)?;
-        let cut = self.cuts.cut(&self.tokenizer, &rendered);
+        let cut = self.cuts.cut(&self.tokenizer, chat.tenant, &rendered);
         let cut = cut.map_err(|e| wrong_messages(&format!("cannot be tokenized: {e}")))?;
         let edges = Edges { text: self, ids: &cut.ids, offsets: &cut.offsets };
         let mut boundaries = BTreeSet::new();

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::SharedString;
-use mtplx_core::batch::{Batch, Knobs, Report};
+use mtplx_core::batch::{Batch, Books, Knobs, Report};
 use mtplx_core::engine::EngineInfo;
 use mtplx_core::request::{Finish, Refusal, Usage};
 use mtplx_core::thermal::Ceiling;
@@ -94,7 +94,6 @@ pub fn seated(waited: Duration) {
 pub fn row_finished(usage: &Usage) {
     PROMPT_SIZE.observe(float(usage.prompt), 1, []);
     GENERATED_SIZE.observe(float(usage.generated), 1, []);
-    PROMPT_TOKENS.add(usage.cached as u64, ["restored".into()]);
 }
 
 /// A cycle ended: `wall` from plan to publication, of it `engine` within the engine.
@@ -115,7 +114,6 @@ pub fn cycle(report: &Report, wall: Duration, engine: Duration) {
     CYCLE_PHASE.observe(wall.saturating_sub(engine).as_secs_f64(), 1, ["host".into()]);
     SYNCHRONISATIONS.add(report.synchronisations, []);
     COMPILATIONS.add(report.compilations, []);
-    PROMPT_TOKENS.add(report.prefilled as u64, ["forwarded".into()]);
     GENERATED_TOKENS.add(report.emitted as u64, []);
     BANK_DEPOSITS.add(report.dropped_deposits as u64, ["dropped".into()]);
     UNACCOUNTED.add(report.unaccounted as u64, []);
@@ -132,8 +130,13 @@ pub fn heartbeat() {
     HEARTBEAT.set(now.as_secs_f64(), []);
 }
 
-/// What the batch holds now.
-pub fn books(batch: &Batch) {
+/// What the batch holds now, and what became of prompts since the last time.
+pub fn books(batch: &mut Batch) {
+    let Books { seated, forwarded, restored, unfed } = batch.take_books();
+    SEATED_TOKENS.add(seated, []);
+    for (&source, tokens) in SOURCE.values.iter().zip([forwarded, restored, unfed]) {
+        PROMPT_TOKENS.add(tokens, [source.into()]);
+    }
     let (slots, pages) = batch.ledger().free();
     ROWS_RUNNING.set(float(batch.rows().len()), []);
     ROWS_WAITING.set(float(batch.waiting()), []);

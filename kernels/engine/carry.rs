@@ -93,54 +93,67 @@ impl MlxEngine {
         if *done == 0 {
             check(&sections, image)?;
             self.make_room(at.pages.iter().map(|p| p.0 as usize + 1).max().unwrap_or(0))?;
+            self.arriving.clear();
         }
         let (end, mut begin) = (*done + most as u64, 0);
         for (section, part) in sections.iter().zip(&image.parts) {
-            let Of::Pages { cache, side, .. } = section.of else { break };
-            let page = part.bytes.len() / at.pages.len();
-            let behind = (done.saturating_sub(begin) as usize / page).min(at.pages.len());
+            let behind = done.saturating_sub(begin) as usize;
             begin += part.bytes.len() as u64;
-            let room = end.saturating_sub(*done);
-            let more = pages_of(room, page).min(at.pages.len() - behind);
-            if more > 0 {
-                let mut shape = section.shape.clone();
-                shape[0] = more as i32;
-                let bytes = &part.bytes[behind * page..(behind + more) * page];
-                let values = array(bytes, &part.dtype, &shape)?;
-                let unknown = || Error::Plan(format!("there is no cache {cache}"));
-                let pool = self.pools.cache_mut(cache).ok_or_else(unknown)?;
-                for (first, run) in runs(&at.pages[behind..behind + more]) {
-                    pool.put(side, first, run, &values)?;
-                }
-                crate::place::eval(pool.arrays())?;
-                *done += (more * page) as u64;
+            if behind >= part.bytes.len() {
+                continue;
             }
-            if behind + more < at.pages.len() {
+            let room = end.saturating_sub(*done);
+            if room == 0 {
                 return Ok(false);
             }
+            let Of::Pages { cache, side, .. } = section.of else {
+                let values = array(&part.bytes, &part.dtype, &section.shape)?;
+                crate::place::eval([&values])?;
+                self.arriving.push(values);
+                *done += part.bytes.len() as u64;
+                continue;
+            };
+            let page = part.bytes.len() / at.pages.len();
+            let behind = behind / page;
+            let more = pages_of(room, page).min(at.pages.len() - behind);
+            let bytes = &part.bytes[behind * page..(behind + more) * page];
+            self.put((cache, side), &at.pages[behind..behind + more], (section, part, bytes))?;
+            *done += (more * page) as u64;
         }
-        self.park_image(at, &sections, image)?;
-        *done = image.bytes();
+        if *done < begin {
+            return Ok(false);
+        }
+        self.park_arrived(at)?;
         Ok(true)
     }
 
-    /// The last of an image: what is not in pages.
-    fn park_image(&mut self, at: Parcel<'_>, sections: &[Section], image: &Image) -> Result<()> {
-        let (mut states, mut windows, mut carry) = (Vec::new(), Vec::new(), None);
-        for (section, part) in sections.iter().zip(&image.parts) {
-            let read = || array(&part.bytes, &part.dtype, &section.shape);
-            match section.of {
-                Of::Pages { .. } => {}
-                Of::State(_) => states.push(read()?),
-                Of::Window(_) => windows.push(read()?),
-                Of::Carry => carry = Some(read()?),
-            }
+    /// Writes whole pages of one side of a cache.
+    fn put(
+        &mut self,
+        (cache, side): (usize, usize),
+        pages: &[Page],
+        (section, part, bytes): (&Section, &Part, &[u8]),
+    ) -> Result<()> {
+        let mut shape = section.shape.clone();
+        shape[0] = pages.len() as i32;
+        let values = array(bytes, &part.dtype, &shape)?;
+        let unknown = || Error::Plan(format!("there is no cache {cache}"));
+        let pool = self.pools.cache_mut(cache).ok_or_else(unknown)?;
+        for (first, run) in runs(pages) {
+            pool.put(side, first, run, &values)?;
         }
-        let carry = carry.ok_or_else(|| Error::Plan("a state without its end".into()))?;
-        let gdn = states.into_iter().zip(windows);
-        let gdn: Vec<_> = gdn.map(|(state, window)| GdnSnapshot { state, window }).collect();
-        let copies = gdn.iter().flat_map(|s| [&s.state, &s.window]);
-        crate::place::eval(copies.chain([&carry]))?;
+        crate::place::eval(pool.arrays())
+    }
+
+    /// All of an image has come: what of it is not in pages gets its name.
+    fn park_arrived(&mut self, at: Parcel<'_>) -> Result<()> {
+        let mut arrived = std::mem::take(&mut self.arriving);
+        let carry = arrived.pop().ok_or_else(|| Error::Plan("a state without its end".into()))?;
+        let mut arrays = arrived.into_iter();
+        let mut gdn = Vec::new();
+        while let (Some(state), Some(window)) = (arrays.next(), arrays.next()) {
+            gdn.push(GdnSnapshot { state, window });
+        }
         self.snapshots.insert(at.snapshot, Snapshot { len: at.tokens, gdn, carry });
         Ok(())
     }

@@ -64,8 +64,7 @@ impl MlxEngine {
         let model = Model::load(place, checkpoint, options.page_tokens, verify_max)?;
         let model = model.with_draft_head(place, checkpoint, options.draft_head)?;
         let mut info = facts(checkpoint, place, options, depth_max, mtp_absent);
-        // One more, in which states are set aside.
-        let slots = info.slots + usize::from(info.marks);
+        let slots = info.slots + preflight::spare_slots(place);
         let pools = model.pools(slots, first_pages(place, &info))?;
         crate::place::eval(pools.arrays())?;
         info.kernels = crate::gpu::tried(place.dtype());
@@ -85,6 +84,7 @@ impl MlxEngine {
             pools,
             slots,
             snapshots,
+            arriving: Vec::new(),
             aside,
             hidden,
             phases,
@@ -139,7 +139,7 @@ fn facts(
         snapshot_bytes: one.snapshots,
         budget,
         depth_max,
-        marks: !matches!(place, Place::Mlx(_)),
+        marks: preflight::spare_slots(place) > 0,
         mtp_absent,
         device: place.name(),
         kernels: Vec::new(),
@@ -152,6 +152,7 @@ fn wish(options: &EngineOptions, context_tokens: usize, depth_max: u8) -> Wish {
     Wish {
         context_tokens,
         clients: options.slots,
+        spare_slots: 0,
         snapshots: 0,
         depth: depth_max.into(),
         step_tokens: options.step_tokens,
@@ -170,11 +171,17 @@ fn identity(
     let kernels = match place {
         #[cfg(target_os = "linux")]
         Place::Host => crate::cpu::numerics().to_owned(),
-        Place::Mlx(_) => in_force(tried),
+        Place::Mlx(_) => on_device(tried),
     };
     let version = env!("CARGO_PKG_VERSION");
     let (checkpoint, place) = (&checkpoint.identity, place.name());
     format!("{checkpoint} {place} {kernels} {version} pages of {}", options.page_tokens)
+}
+
+/// MLX and its device, whose own operations give other bits on another, and the kernels in force.
+fn on_device(tried: &[Kernel]) -> String {
+    let device = crate::shape::device_name().unwrap_or_default();
+    format!("{device}, {}, {}", crate::shape::mlx_version(), in_force(tried))
 }
 
 /// The house's own kernels that passed their trial: beside each stands a plain path, whose bits may
@@ -183,7 +190,7 @@ fn in_force(tried: &[Kernel]) -> String {
     let passed = tried.iter().filter(|kernel| kernel.fault.is_none());
     let mut names: Vec<&str> = passed.map(|kernel| kernel.name.as_str()).collect();
     names.sort_unstable();
-    format!("mlx with [{}]", names.join("; "))
+    format!("with [{}]", names.join("; "))
 }
 
 /// What may be used, and what the largest step needs of it.
@@ -240,5 +247,7 @@ mod tests {
         assert_eq!(both, in_force(&[kernel("a", None), kernel("b", None)]));
         assert_ne!(both, in_force(&[kernel("a", None), kernel("b", Some("wrong by 1"))]));
         assert_eq!(in_force(&[]), in_force(&[kernel("a", Some("absent"))]));
+        assert!(on_device(&[kernel("a", None)]).contains("[a]"));
+        assert!(on_device(&[]).contains(&crate::shape::mlx_version()));
     }
 }

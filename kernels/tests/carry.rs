@@ -1,6 +1,7 @@
 //! Parked states to the bit: whoever starts from one, of whatever kind, in whatever company, here
 //! or in another engine, comes to the very state of a cold run. What is compared holds the hidden
-//! state of the last token, from which the logits follow: their difference is 0.0.
+//! state of the last token, from which the logits follow; and the largest 255 of these at every
+//! token of the answers: their largest difference is 0.0.
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use mtplx_core::accept::Rule;
 use mtplx_core::batch::{Deposit, Kind, Warm};
 use mtplx_core::engine::{Engine, Parcel, Stretch};
 use mtplx_core::image::{Image, Unfit};
+use mtplx_core::logprobs::Logprobs;
 use mtplx_core::prefix::Prefix;
 use mtplx_core::request::{Drafts, Limits, Request, Sharing};
 use mtplx_core::sample::Sampling;
@@ -28,6 +30,7 @@ fn request(tenant: u64, prompt: &[Token], boundaries: &[usize]) -> Request {
             temperature: 0.7,
             seed: 5,
             rule: Rule::Coupled,
+            logprobs: Some(u8::MAX),
             ..Sampling::default()
         },
         limits: Limits { new_tokens_max: NEW, stop_tokens: Arc::default() },
@@ -74,14 +77,36 @@ fn taken(house: &mut House, at: SnapshotId, image: &Image, most: usize) -> Resul
     Ok(())
 }
 
-/// What a request came to: its text, and its states at the ends of prompt and reply.
-fn end(house: &mut House, tenant: u64, id: RequestId) -> (Vec<Token>, [Image; 2]) {
+/// What a request came to.
+#[derive(PartialEq)]
+struct End {
+    tokens: Vec<Token>,
+    logits: Vec<Logprobs>,
+    /// Its states at the ends of prompt and reply.
+    images: [Image; 2],
+}
+
+/// The largest absolute difference of the logits of two answers, by which they became tokens.
+fn difference(a: &End, b: &End) -> f32 {
+    assert_eq!((a.logits.len(), b.logits.len()), (NEW, NEW));
+    let of = |end: &End| -> Vec<(Token, f32)> {
+        end.logits.iter().flat_map(|told| told.likeliest.clone()).collect()
+    };
+    let pairs = of(a).into_iter().zip(of(b));
+    pairs.fold(0.0, |most, ((a, x), (b, y))| {
+        assert_eq!(a, b, "the same tokens are the likeliest");
+        f32::max(most, (x - y).abs())
+    })
+}
+
+fn end(house: &mut House, tenant: u64, id: RequestId) -> End {
     house.run(3);
     let images = [Kind::Prompt, Kind::Reply].map(|kind| {
         let snapshot = deposit(house, tenant, kind).snapshot;
         image(house, snapshot)
     });
-    (house.told(id).tokens.clone(), images)
+    let told = house.told(id).clone();
+    End { tokens: told.tokens, logits: told.logprobs, images }
 }
 
 /// A first turn of tenant 1 that leaves a state of every kind, and a second turn after it.
@@ -111,6 +136,7 @@ fn from_every_kind_of_state_a_row_comes_to_the_state_of_a_cold_run_to_the_bit() 
         let warm = end(&mut house, tenant, id);
         assert_eq!(house.told(id).usage.cached, len, "{:?}", deposit.kind);
         assert_eq!(house.told(other).tokens.len(), 30);
+        assert_eq!(difference(&warm, &cold), 0.0, "{:?}", deposit.kind);
         assert!(warm == cold, "{:?} leads elsewhere", deposit.kind);
     }
 }
@@ -142,6 +168,7 @@ fn a_state_that_was_let_go_and_comes_back_into_another_engine_is_the_same_to_the
         let id = house.admit(request(tenant, &second, &[]), None);
         let warm = end(&mut house, tenant, id);
         assert_eq!(house.told(id).usage.cached, len, "{:?}", deposit.kind);
+        assert_eq!(difference(&warm, &cold), 0.0, "{:?}", deposit.kind);
         assert!(warm == cold, "{:?} leads elsewhere", deposit.kind);
         let parcel = house.batch.parcel(back.snapshot).unwrap();
         let again = given(&mut house.engine, parcel, [20_000, 1][tenant as usize % 2]);
@@ -175,7 +202,7 @@ fn prompts_that_share_a_computation_come_to_the_states_of_cold_runs() {
             .iter()
             .find(|d| d.prefix.tokens[..] == turn[..] && d.prefix.tenant == Tenant(1));
         let snapshot = prompt.unwrap().snapshot;
-        assert!((told, image(&mut house, snapshot)) == (cold.0, cold.1[0].clone()));
+        assert!((told, image(&mut house, snapshot)) == (cold.tokens, cold.images[0].clone()));
     }
 }
 

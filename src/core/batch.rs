@@ -16,9 +16,11 @@ use crate::request::{Drafts, Finish, Request, Usage};
 use crate::sample::{NotFinite, Seen};
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
 
+pub use self::books::Books;
 pub use self::row::Row;
 pub use crate::knobs::{Depths, Knobs};
 
+mod books;
 #[cfg(all(test, feature = "scripted"))]
 mod distribution;
 #[cfg(all(test, feature = "scripted"))]
@@ -176,6 +178,7 @@ pub struct Batch {
     /// What the next [`Settled`] says of states that were used.
     used: Vec<SnapshotId>,
     taken_over: usize,
+    books: Books,
 }
 
 /// A prompt may be passed by shorter ones until so many times its own length was fed to others. So
@@ -205,6 +208,7 @@ impl Batch {
             memory: seat::Measured::default(),
             used: Vec::new(),
             taken_over: 0,
+            books: Books::default(),
         }
     }
 
@@ -371,6 +375,7 @@ impl Batch {
     /// Takes a row out and gives back what it held.
     fn leave(&mut self, slot: Slot) -> Option<Row> {
         let mut row = self.rows.remove(&slot)?;
+        self.books.leave(&row);
         self.ledger.close(slot, std::mem::take(&mut row.holding));
         Some(row)
     }

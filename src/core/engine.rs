@@ -46,7 +46,8 @@ pub trait Engine {
 
     /// Brings more of a state in that [`Engine::export`] gave, maybe in another process, into these
     /// pages: behind the first `done` bytes, and about `most`. It is checked as a whole before the
-    /// first. True once it is parked under its name.
+    /// first. True once it is parked under its name. One comes after the other: where another is
+    /// begun, what has come of the one before is forgotten.
     ///
     /// # Errors
     /// [`Unfit`] when it is not what this engine would have given; nothing is parked then.

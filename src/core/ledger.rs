@@ -157,12 +157,6 @@ impl Ledger {
         tokens_max.div_ceil(self.page_tokens).saturating_sub(len / self.page_tokens)
     }
 
-    /// Whether nobody holds this page.
-    #[must_use]
-    pub fn is_free(&self, page: Page) -> bool {
-        self.pages_free.contains(&page)
-    }
-
     /// Pages up to the highest ever taken, and states parked: what the engine has memory for.
     #[must_use]
     pub fn touched(&self) -> (usize, usize) {

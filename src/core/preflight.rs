@@ -80,6 +80,8 @@ pub struct Wish {
     pub context_tokens: usize,
     /// Sequences at once.
     pub clients: usize,
+    /// Slots beside those of clients, in which states are set aside in the middle of a chunk.
+    pub spare_slots: usize,
     /// States parked in the bank, besides their pages.
     pub snapshots: usize,
     /// Deepest draft.
@@ -103,9 +105,9 @@ pub struct Estimate {
     pub kv: u64,
     /// Recurrent state of one sequence.
     pub state_slot: u64,
-    /// Recurrent states of all.
+    /// Recurrent states of all, and of spare slots.
     pub states: u64,
-    /// Tapes of a verify cycle and convolution windows of all.
+    /// Tapes of a verify cycle and convolution windows of these.
     pub tapes: u64,
     /// States parked in the bank.
     pub snapshots: u64,
@@ -281,6 +283,7 @@ pub fn estimate(shape: &Shape, precision: &Precision, wish: &Wish) -> Estimate {
     let carry = wide(shape.hidden) * float;
     let parked = state + layers * window(3) + carry;
     let clients = wide(wish.clients);
+    let slots = clients + wide(wish.spare_slots);
     let tokens = wide(wish.step_tokens).max(clients * cycle);
     // Logits come in the model's type and are judged in fp32.
     let logits = clients * cycle * wide(shape.vocab) * (float + 4);
@@ -292,8 +295,8 @@ pub fn estimate(shape: &Shape, precision: &Precision, wish: &Wish) -> Estimate {
         kv_token: bytes(kv_token),
         kv: bytes(clients * kv_client),
         state_slot: bytes(state),
-        states: bytes(clients * state),
-        tapes: bytes(clients * (layers * (tape + window(3 + cycle)) + carry * cycle)),
+        states: bytes(slots * state),
+        tapes: bytes(slots * (layers * (tape + window(3 + cycle)) + carry * cycle)),
         snapshots: bytes(wide(wish.snapshots) * parked),
         activations: bytes(tokens * shape.widest() * float + logits),
         scores: bytes(wide(a.queries) * tokens * wide(wish.context_tokens) * float),

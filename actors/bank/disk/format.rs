@@ -167,7 +167,7 @@ impl Head {
 
 /// Bytes of the file of such a state.
 #[must_use]
-pub(super) fn size(label: &Label, image: &Image) -> u64 {
+pub(in crate::bank) fn size(label: &Label, image: &Image) -> u64 {
     // The head's own size is close enough: it is what a queue is bounded by.
     1024 + 4 * label.prefix.tokens.len() as u64 + image.bytes()
 }
@@ -177,15 +177,7 @@ pub(super) fn size(label: &Label, image: &Image) -> u64 {
 /// # Errors
 /// When the writer fails.
 pub(in crate::bank) fn write(to: &mut impl Write, label: &Label, image: &Image) -> io::Result<()> {
-    let head = Head::of(label, image);
-    let body = head.body().ok_or_else(|| io::Error::other("too large"))?;
-    let json = serde_json::to_vec(&head)?;
-    let mut front = Vec::with_capacity(FRONT + json.len());
-    front.extend_from_slice(MAGIC);
-    front.extend_from_slice(&VERSION.to_le_bytes());
-    front.extend_from_slice(&u32::try_from(json.len()).map_err(io::Error::other)?.to_le_bytes());
-    front.extend_from_slice(&body.to_le_bytes());
-    front.extend_from_slice(&json);
+    let front = front(&Head::of(label, image))?;
     let sum = blake3::hash(&front);
     to.write_all(&front)?;
     to.write_all(sum.as_bytes())?;
@@ -197,6 +189,19 @@ pub(in crate::bank) fn write(to: &mut impl Write, label: &Label, image: &Image) 
         to.write_all(bytes)?;
     }
     to.write_all(hasher.finalize().as_bytes())
+}
+
+/// All that comes before the first checksum.
+fn front(head: &Head) -> io::Result<Vec<u8>> {
+    let body = head.body().ok_or_else(|| io::Error::other("too large"))?;
+    let json = serde_json::to_vec(head)?;
+    let mut front = Vec::with_capacity(FRONT + json.len());
+    front.extend_from_slice(MAGIC);
+    front.extend_from_slice(&VERSION.to_le_bytes());
+    front.extend_from_slice(&u32::try_from(json.len()).map_err(io::Error::other)?.to_le_bytes());
+    front.extend_from_slice(&body.to_le_bytes());
+    front.extend_from_slice(&json);
+    Ok(front)
 }
 
 /// Reads and checks the head of a file of `len` bytes.
@@ -281,4 +286,27 @@ pub(in crate::bank) fn read(from: &mut impl Read, len: u64) -> Result<(Label, Im
     }
     let prefix = Prefix { tenant: Tenant(head.tenant), tokens };
     Ok((Label { identity: head.identity.into(), prefix, kind }, Image { parts }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_may_be_larger_than_four_gigabytes() {
+        let prefix = Prefix { tenant: Tenant(0), tokens: [1, 2, 3].into() };
+        let label = Label { identity: "a model".into(), prefix, kind: Kind::Reply };
+        let mut head = Head::of(&label, &Image::default());
+        let part = |bytes| Shape { name: "kv".into(), dtype: "bf16".into(), shape: vec![], bytes };
+        head.parts = vec![part(5 << 30), part(7 << 30)];
+        let mut file = front(&head).unwrap();
+        file.extend(blake3::hash(&file).as_bytes());
+        let body = 3 * 4 + (12_u64 << 30);
+        let len = file.len() as u64 + body + SUM as u64;
+        let (read, _, bytes) = open(&mut &*file, len).unwrap();
+        assert_eq!((read, bytes as u64), (head, body));
+        for len in [len - 1, len + 1, len & 0xffff_ffff] {
+            assert!(matches!(open(&mut &*file, len), Err(Refused::Damaged(_))), "{len}");
+        }
+    }
 }

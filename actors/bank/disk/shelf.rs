@@ -37,6 +37,11 @@ impl Shelf {
         self.files.contains_key(&id)
     }
 
+    /// Bytes of a file; 0 if it is not here.
+    pub(super) fn size_of(&self, id: Id) -> u64 {
+        self.files.get(&id).map_or(0, |(file, _)| file.bytes)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.files.len()
     }

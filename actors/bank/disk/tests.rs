@@ -87,7 +87,7 @@ fn a_state_comes_back_from_another_process_as_it_was() {
     assert_eq!(store.longest("another model", tenant, &hashes, 0), None);
     assert_eq!(store.foreign("another model", tenant, &hashes), Some(len));
     assert_eq!(store.foreign(IDENTITY, tenant, &hashes), None);
-    assert_eq!(store.restore(id).unwrap(), (label, image));
+    assert_eq!(store.restore(id, &Passage::default()).unwrap(), (label, image));
     assert!(store.remove(id) && !store.remove(id));
     assert_eq!(names(&config(&folder), ".state"), 0);
 }
@@ -98,7 +98,7 @@ fn what_was_not_used_for_longest_goes_first_and_the_order_outlives_the_process()
     let mut bounds = config(&folder);
     let store = open(&bounds);
     let ids: Vec<Id> = (1..=6).map(|n| put(&store, n)).collect();
-    store.restore(ids[0]).unwrap();
+    store.restore(ids[0], &Passage::default()).unwrap();
     let sizes: u64 = store.all().iter().map(|(_, file)| file.bytes).sum();
     drop(store);
     bounds.bytes_max = sizes - 1;
@@ -145,10 +145,13 @@ fn what_is_damaged_foreign_or_half_written_is_removed_and_strangers_files_are_no
         fs::write(bounds.path.join(name), "by somebody").unwrap();
     }
     let store = open(&bounds);
-    assert_eq!(store.restore(good).unwrap(), state(1));
+    assert_eq!(store.restore(good, &Passage::default()).unwrap(), state(1));
     assert!(!store.has(head), "its head is wrong");
     for id in [spoilt, other] {
-        assert!(store.has(id) && matches!(store.restore(id), Err(Refused::Damaged(_))));
+        assert!(
+            store.has(id)
+                && matches!(store.restore(id, &Passage::default()), Err(Refused::Damaged(_)))
+        );
         assert!(!store.has(id));
     }
     assert_eq!((names(&bounds, ".state"), names(&bounds, ".part")), (1, 0));
@@ -166,14 +169,14 @@ fn what_cannot_be_read_now_is_not_removed_and_not_looked_for_again() {
     let (path, aside) = (path_of(&bounds.path, id), bounds.path.join("aside"));
     fs::rename(&path, &aside).unwrap();
     std::os::unix::fs::symlink(&path, &path).unwrap();
-    assert!(matches!(store.restore(id), Err(Refused::Read(_))));
+    assert!(matches!(store.restore(id, &Passage::default()), Err(Refused::Read(_))));
     assert!(!store.has(id) && path.is_symlink());
     drop(store);
     let store = open(&bounds);
     assert!(!store.has(id) && path.is_symlink());
     drop(store);
     fs::rename(&aside, &path).unwrap();
-    assert_eq!(open(&bounds).restore(id).unwrap(), state(1));
+    assert_eq!(open(&bounds).restore(id, &Passage::default()).unwrap(), state(1));
 }
 
 #[test]
@@ -198,7 +201,7 @@ fn what_is_dropped_before_it_is_written_is_never_on_disk() {
     assert!(store.flush(Duration::from_secs(60)));
     assert_eq!(names(&bounds, ".state"), 200 - gone + 1);
     assert_eq!(store.all().len(), 200 - gone + 1);
-    assert_eq!(store.restore(state(2).0.id()).unwrap(), state(2));
+    assert_eq!(store.restore(state(2).0.id(), &Passage::default()).unwrap(), state(2));
 }
 
 #[cfg(unix)]
@@ -356,7 +359,11 @@ fn killed_at_any_moment_it_leaves_nothing_that_is_wrong() {
         assert_eq!(names(&config, ".state"), files.len(), "after kill {kill}");
         for (id, _) in files {
             let number = images[&id];
-            assert_eq!(store.restore(id).unwrap(), state(number), "after kill {kill}");
+            assert_eq!(
+                store.restore(id, &Passage::default()).unwrap(),
+                state(number),
+                "after kill {kill}"
+            );
             restored += 1;
         }
     }

@@ -76,6 +76,70 @@ async fn a_file_that_comes_late_is_waited_for_no_longer_and_is_warm_once_it_came
     assert_eq!(world.warm().await, warm(7, 4));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_state_that_comes_slowly_is_waited_for_as_long_as_it_moves() {
+    let (mut world, _store, _id, _folder) = filed().await;
+    world.open(&PROMPT).await;
+    let arrival = world.arrived().await;
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        arrival.passage.moved(1);
+    }
+    assert!(world.heard.try_recv().is_err(), "it still waits");
+    world.deposit(7, &PROMPT[..4], 10);
+    arrival.told.send(Ok(true)).unwrap();
+    assert_eq!(world.warm().await, warm(7, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_that_comes_later_than_computing_it_would_is_not_waited_for() {
+    for (tokens_per_s, waits) in [(1000.0, false), (0.01, true)] {
+        let (mut world, _store, _id, _folder) = filed().await;
+        world.open(&PROMPT).await;
+        let arrival = world.arrived().await;
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            arrival.passage.computes(tokens_per_s);
+            arrival.passage.moved(0);
+        }
+        assert_eq!(world.heard.try_recv().is_err(), waits, "{tokens_per_s}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_dropped_on_its_way_in_stays_out() {
+    let (mut world, store, id, _folder) = filed().await;
+    world.open(&PROMPT).await;
+    let arrival = world.arrived().await;
+    assert!(arrival.passage.is_wanted());
+    assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(true));
+    assert!(!arrival.passage.is_wanted() && !store.has(id));
+    assert_eq!(world.warm().await, None, "who waited for it starts cold");
+    // Decode had let it in already.
+    world.deposit(7, &PROMPT[..4], 10);
+    arrival.told.send(Ok(true)).unwrap();
+    assert_eq!(world.released().await, 7);
+    world.open(&PROMPT).await;
+    assert_eq!(world.warm().await, None);
+    assert_eq!(world.observe().await.entries, 0);
+    assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(false));
+}
+
+#[tokio::test]
+async fn what_is_dropped_while_its_file_is_read_never_comes_to_the_engine() {
+    let (mut world, _store, id, _folder) = filed().await;
+    world.open(&PROMPT).await;
+    assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(true));
+    // Either it was on its way already and is unwanted, or it is never sent.
+    loop {
+        match world.heard.recv().await {
+            Some(decode::Message::Import(arrival)) => assert!(!arrival.passage.is_wanted()),
+            Some(decode::Message::Admit { warm, .. }) => break assert_eq!(warm, None),
+            other => panic!("heard {other:?}"),
+        }
+    }
+}
+
 /// The fate of the next state that is to be written.
 async fn leaving(world: &mut World) -> Arc<Fate> {
     match world.heard.recv().await {
@@ -139,4 +203,19 @@ async fn a_state_that_is_dropped_on_its_way_to_the_disk_is_not_wanted_there() {
     let dropped = manage(&world.bank, |port| Command::Drop(id, port)).await;
     assert!(dropped == Some(true) && !fate.is_wanted());
     assert_eq!(world.released().await, 1);
+}
+
+#[tokio::test]
+async fn whatever_can_be_exported_may_come_back() {
+    for (memory, disk) in [(1 << 30, 1 << 20), (13 << 30, 1 << 20), (1 << 20, 20 << 30)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bank");
+        let bounds =
+            DiskConfig { path, bytes_max: disk, queue_bytes_max: 1, tokens_min: 2, idle_s: 9 };
+        let store = Some(Arc::new(Store::open(bounds).unwrap()));
+        let config = Config { bytes_max: memory, ..ROOMY };
+        let world = world_with(config, store, probe().await).await;
+        let most = manage(&world.bank, Command::FileMax).await.unwrap();
+        assert!(most > memory.max(disk), "{most}");
+    }
 }

@@ -107,6 +107,27 @@ async fn what_is_pinned_stays_until_nothing_else_is_left() {
 }
 
 #[tokio::test]
+async fn of_what_is_pinned_the_least_recently_used_goes_first() {
+    let mut world = world(ROOMY).await;
+    for token in 1..=8 {
+        world.deposit(token, &[token as Token], 1);
+        let prefix = Prefix { tenant: Tenant(0), tokens: [token as Token].into() };
+        let id = Label { identity: "a model".into(), prefix, kind: Kind::Reply }.id();
+        let told = manage(&world.bank, |port| Command::Pin(id, true, port)).await;
+        assert_eq!(told, Some(Pinned::Done));
+    }
+    for used in [3, 1] {
+        world.open(&[used, 9]).await;
+        assert_eq!(world.warm().await, warm(used.into(), 1));
+    }
+    for gone in [2, 4, 5, 6, 7, 8, 3, 1] {
+        world.bank.cast(Message::Reclaim).unwrap();
+        assert_eq!(world.released().await, gone);
+        assert!(matches!(world.heard.recv().await, Some(decode::Message::Reclaimed(true))));
+    }
+}
+
+#[tokio::test]
 async fn however_small_pinned_states_are_half_of_all_places_stay_free() {
     let mut world = world(Config { entries_max: 8, ..ROOMY }).await;
     let mut pinned = 0;

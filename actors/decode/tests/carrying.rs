@@ -1,38 +1,46 @@
 //! States that are carried out and in while rows run.
 
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mtplx_core::Tenant;
 use mtplx_core::engine::{Outcome, Parcel, Plan, Rows, Stretch};
-use mtplx_core::image::{Image, Unfit};
+use mtplx_core::image::{Image, Part, Unfit};
 use mtplx_core::prefix::Prefix;
 
 use super::*;
+use crate::bank::Passage;
 
-/// Stretches that a state of this engine takes, either way.
-const STRETCHES: usize = 12;
+/// Bytes of a state of this engine, and what it copies in a second.
+const BYTES: usize = 24 << 20;
+const BYTES_PER_S: usize = 1 << 30;
+/// What a step takes, at least.
+const STEP: Duration = Duration::from_millis(16);
 
-/// What the engine did, in order: how many rows a step ran, or a stretch of so many bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the engine did, in order: how many rows a step ran, or a stretch of at most so many bytes,
+/// so long after the step before it had begun.
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Deed {
     Step(usize),
-    Stretch(usize),
+    Stretch(usize, Duration),
 }
 
 /// An engine whose states are large.
 struct Heavy {
     inner: Scripted,
     deeds: Arc<Mutex<Vec<Deed>>>,
-    left: usize,
+    carried: usize,
+    stepped: Instant,
 }
 
 impl Heavy {
-    /// Whether this stretch is the last.
-    fn stretch(&mut self, most: usize) -> bool {
-        self.deeds.lock().unwrap().push(Deed::Stretch(most));
-        self.left = if self.left == 0 { STRETCHES - 1 } else { self.left - 1 };
-        self.left == 0
+    /// Copies a stretch; whether it is the last, and its bytes.
+    fn stretch(&mut self, most: usize) -> (bool, usize) {
+        self.deeds.lock().unwrap().push(Deed::Stretch(most, self.stepped.elapsed()));
+        let bytes = most.min(BYTES - self.carried);
+        std::thread::sleep(Duration::from_secs_f64(bytes as f64 / BYTES_PER_S as f64));
+        self.carried = (self.carried + bytes) % BYTES;
+        (self.carried == 0, bytes)
     }
 }
 
@@ -42,18 +50,31 @@ impl Engine for Heavy {
     }
 
     fn run(&mut self, plan: &Plan, rows: &Rows) -> Result<Outcome, Fault> {
+        self.stepped = Instant::now();
         self.deeds.lock().unwrap().push(Deed::Step(rows.len()));
+        std::thread::sleep(STEP);
         self.inner.run(plan, rows)
     }
 
     fn export(&mut self, at: Parcel<'_>, image: &mut Image, most: usize) -> Result<bool, Unfit> {
-        let last = self.stretch(most);
-        Ok(last && self.inner.export(at, image, usize::MAX / 2)?)
+        let (last, bytes) = self.stretch(most);
+        if last {
+            image.parts.clear();
+            return self.inner.export(at, image, usize::MAX / 2);
+        }
+        if image.parts.is_empty() {
+            let (name, dtype) = ("weight".into(), "u8".into());
+            image.parts.push(Part { name, dtype, shape: vec![], bytes: vec![] });
+        }
+        let part = &mut image.parts[0].bytes;
+        part.resize(part.len() + bytes, 0);
+        Ok(false)
     }
 
     fn import(&mut self, at: Parcel<'_>, image: &Image, part: Stretch<'_>) -> Result<bool, Unfit> {
-        let last = self.stretch(part.most);
-        let whole = Stretch { most: usize::MAX / 2, ..part };
+        let (last, bytes) = self.stretch(part.most);
+        *part.done += bytes as u64;
+        let whole = Stretch { done: &mut 0, most: usize::MAX / 2 };
         Ok(last && self.inner.import(at, image, whole)?)
     }
 }
@@ -77,7 +98,12 @@ async fn deposit(world: &mut World, tenant: Tenant) -> Deposit {
 async fn heavy_world() -> (World, Arc<Mutex<Vec<Deed>>>, Deposit) {
     let deeds = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&deeds);
-    let heavy = move || Heavy { inner: small(), deeds: Arc::clone(&seen), left: 0 };
+    let heavy = move || Heavy {
+        inner: small(),
+        deeds: Arc::clone(&seen),
+        carried: 0,
+        stepped: Instant::now(),
+    };
     let mut world = super::world(heavy).await;
     world.tune();
     world.admit(request(1, &[1, 2, 3], 9)).await.hear_truth().await;
@@ -85,44 +111,70 @@ async fn heavy_world() -> (World, Arc<Mutex<Vec<Deed>>>, Deposit) {
     (world, deeds, first)
 }
 
-#[tokio::test]
-async fn whoever_runs_waits_for_one_stretch_of_a_large_state_at_most() {
-    let (mut world, deeds, first) = heavy_world().await;
-    let guest = world.admit(request(2, &[4, 5, 6], 200)).await;
-    deeds.lock().unwrap().clear();
+/// Has a state carried out.
+async fn carried_out(world: &World, deposit: &Deposit) -> Image {
     let (told, image) = tokio::sync::oneshot::channel();
     let outlet = Outlet::Answer(told.into());
-    world.decode.cast(Message::Export(first.snapshot, outlet)).unwrap();
-    let image = image.await.unwrap().unwrap();
+    world.decode.cast(Message::Export(deposit.snapshot, outlet)).unwrap();
+    image.await.unwrap().unwrap()
+}
+
+/// Has it carried in for tenant 7; whether it was taken.
+async fn carried_in(world: &World, image: Image, first: &Deposit, passage: Arc<Passage>) -> bool {
     let (told, answer) = tokio::sync::oneshot::channel();
     let prefix = Prefix { tenant: Tenant(7), tokens: first.prefix.tokens.clone() };
-    let arrival = Arrival {
-        prefix,
-        kind: Kind::Reply,
-        image: Arc::new(image),
-        home: world.home.clone(),
-        told: told.into(),
-    };
+    let (image, home, told) = (Arc::new(image), world.home.clone(), told.into());
+    let arrival = Arrival { prefix, kind: Kind::Reply, image, passage, home, told };
     world.decode.cast(Message::Import(arrival)).unwrap();
-    assert_eq!(answer.await.unwrap(), Ok(true));
+    answer.await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn whoever_runs_waits_a_quarter_of_a_cycle_for_a_stretch_of_a_large_state_at_most() {
+    let (mut world, deeds, first) = heavy_world().await;
+    let guest = world.admit(request(2, &[4, 5, 6], 300)).await;
+    deeds.lock().unwrap().clear();
+    let image = carried_out(&world, &first).await;
+    assert!(carried_in(&world, image, &first, Arc::default()).await);
     // Its name came before the answer.
     let back = deposit(&mut world, Tenant(7)).await;
     assert_eq!(back.prefix.tokens, first.prefix.tokens);
     let deeds = deeds.lock().unwrap().clone();
-    guest.hear_truth().await;
-    let stretches = deeds.iter().filter(|deed| matches!(deed, Deed::Stretch(_))).count();
-    assert_eq!(stretches, 2 * STRETCHES);
-    // Between two of them there is a step, as long as somebody runs.
-    let mut running = 1;
+    drop(guest);
+    let (mut running, mut longest) = (1, 0);
     for pair in deeds.windows(2) {
-        if let [Deed::Stretch(most), next] = pair {
-            assert!(running == 0 || *next == Deed::Step(1), "{deeds:?}");
-            assert!(running == 0 || *most <= 2 << 20, "{deeds:?}");
+        if let Deed::Stretch(most, since) = pair[0]
+            && running > 0
+        {
+            // Between two of them there is a step, as long as somebody runs.
+            assert_eq!(pair[1], Deed::Step(1), "{deeds:?}");
+            // It was never seen to copy more in a second, and no cycle to take longer.
+            let quarter = BYTES_PER_S as f64 * since.as_secs_f64() / 4.0;
+            assert!(most as f64 <= quarter, "{most} bytes after {since:?}");
+            longest = longest.max(most);
         }
         if let Deed::Step(rows) = pair[1] {
             running = rows;
         }
     }
+    assert!(longest >= 4 << 20, "no fixed count of bytes, where a cycle is long: {longest}");
+}
+
+#[tokio::test]
+async fn a_state_that_is_dropped_on_its_way_in_is_nobodys_and_leaves_nothing_behind() {
+    let (mut world, _, first) = heavy_world().await;
+    let image = carried_out(&world, &first).await;
+    let passage = Arc::new(Passage::default());
+    passage.drop_it();
+    let before = world.observe().await;
+    assert!(!carried_in(&world, image, &first, passage).await);
+    // The next step forgets it.
+    world.admit(request(2, &[4, 5, 6], 1)).await.hear_truth().await;
+    let after = world.observe().await;
+    assert_eq!(after.snapshots, before.snapshots + 1, "the new prompt's alone");
+    let rest = std::iter::from_fn(|| world.banked.try_recv().ok());
+    let names = rest.filter(|m| matches!(m, bank::Message::Deposit(d) if d.prefix.tenant.0 == 7));
+    assert_eq!(names.count(), 0);
 }
 
 #[tokio::test]
@@ -134,6 +186,6 @@ async fn what_nobody_wants_any_more_is_not_carried_to_its_end() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(world.observe().await.snapshots >= 1);
     let stretches = deeds.lock().unwrap().clone();
-    let stretches = stretches.iter().filter(|deed| matches!(deed, Deed::Stretch(_))).count();
+    let stretches = stretches.iter().filter(|deed| matches!(deed, Deed::Stretch(..))).count();
     assert_eq!(stretches, 1, "one, and it is seen that nobody waits");
 }

@@ -4,15 +4,15 @@
 //! them, so the tokens of the pieces are those of the whole. That is tried once at the start, and
 //! where it does not hold texts are tokenized whole.
 //!
-//! What is remembered is asked for by whole texts and answered with their tokens alone. Until
-//! clients have keys of their own all are one tenant; then a piece is to be asked for by tenant.
+//! What is remembered is asked for by tenant and by whole texts, as hashes of both, and answered
+//! with their tokens alone: nobody finds out by the time it takes what another tenant said.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use mtplx_core::Token;
+use mtplx_core::{Tenant, Token};
 use tokenizers::{AddedToken, Tokenizer};
 
 /// Memory for what is remembered.
@@ -48,7 +48,7 @@ impl Cut {
 pub(super) struct Cuts {
     /// What a piece begins with; none where texts are to be tokenized whole.
     mark: Option<String>,
-    known: Cache<Arc<str>, Arc<Cut>>,
+    known: Cache<blake3::Hash, Arc<Cut>>,
 }
 
 impl Cuts {
@@ -57,8 +57,8 @@ impl Cuts {
         added: impl Iterator<Item = &'a AddedToken> + Clone,
         template: Option<&str>,
     ) -> Self {
-        let weigh = |text: &Arc<str>, cut: &Arc<Cut>| {
-            u32::try_from(text.len() + cut.bytes()).unwrap_or(u32::MAX)
+        let weigh = |_: &blake3::Hash, cut: &Arc<Cut>| {
+            u32::try_from(blake3::OUT_LEN + cut.bytes()).unwrap_or(u32::MAX)
         };
         let known = Cache::builder().weigher(weigh).max_capacity(BYTES_MAX).time_to_idle(IDLE);
         // The default policy refuses newcomers when full; a new conversation is one.
@@ -72,29 +72,35 @@ impl Cuts {
         let Some(mark) = &cuts.mark else { return cuts };
         let probe =
             format!("a{mark}b {mark} c\n{mark}\u{e9}e\u{301} 12 {mark}{mark} \u{1f600}\n\n");
-        if cuts.cut(tokenizer, &probe) != Cut::of(tokenizer, &probe) {
+        if cuts.cut(tokenizer, Tenant::default(), &probe) != Cut::of(tokenizer, &probe) {
             tracing::debug!(mark, "pieces of a text are not cut as the whole: none is remembered");
             cuts.mark = None;
         }
         cuts
     }
 
-    /// The tokens of a text.
+    /// The tokens of a tenant's text.
     ///
     /// # Errors
     /// In the tokenizer's words.
-    pub(super) fn cut(&self, tokenizer: &Tokenizer, text: &str) -> Result<Cut, String> {
+    pub(super) fn cut(
+        &self,
+        tokenizer: &Tokenizer,
+        tenant: Tenant,
+        text: &str,
+    ) -> Result<Cut, String> {
         let Some(mark) = &self.mark else { return Cut::of(tokenizer, text) };
         let starts = text.match_indices(mark.as_str()).map(|(at, _)| at).filter(|&at| at > 0);
         let ends = starts.chain([text.len()]);
         let (mut whole, mut from) = (Cut::default(), 0);
         for end in ends {
             let piece = &text[from..end];
-            let known = match self.known.get(piece) {
+            let name = name(tenant, piece);
+            let known = match self.known.get(&name) {
                 Some(known) => known,
                 None => {
                     let new = Arc::new(Cut::of(tokenizer, piece)?);
-                    self.known.insert(piece.into(), Arc::clone(&new));
+                    self.known.insert(name, Arc::clone(&new));
                     new
                 }
             };
@@ -103,6 +109,13 @@ impl Cuts {
         }
         Ok(whole)
     }
+}
+
+fn name(tenant: Tenant, piece: &str) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&tenant.0.to_le_bytes());
+    hasher.update(piece.as_bytes());
+    hasher.finalize()
 }
 
 /// Whether a token is cut out wherever it is written, whatever stands around it, and takes nothing
@@ -125,6 +138,8 @@ mod tests {
 
     use super::super::tests::tiny;
     use super::*;
+
+    const MINE: Tenant = Tenant(3);
 
     fn cuts(tokenizer: &Tokenizer) -> Cuts {
         let added: Vec<AddedToken> = tokenizer.get_added_tokens_decoder().into_values().collect();
@@ -153,11 +168,24 @@ mod tests {
         let before = cuts.known.iter().count();
         let first = "<|im_start|>user\nA dragon?<|im_end|>\n";
         let whole = format!("{first}<|im_start|>assistant\n");
-        cuts.cut(tokenizer, &whole).unwrap();
+        cuts.cut(tokenizer, MINE, &whole).unwrap();
         assert_eq!(cuts.known.iter().count(), before + 2);
         let longer = format!("{first}<|im_start|>assistant\nYes.<|im_end|>\n");
-        assert_eq!(cuts.cut(tokenizer, &longer), Cut::of(tokenizer, &longer));
+        assert_eq!(cuts.cut(tokenizer, MINE, &longer), Cut::of(tokenizer, &longer));
         assert_eq!(cuts.known.iter().count(), before + 3);
+    }
+
+    #[test]
+    fn what_one_tenant_said_is_no_quicker_for_another() {
+        let text = tiny();
+        let tokenizer = &text.tokenizer;
+        let cuts = cuts(tokenizer);
+        let whole = "<|im_start|>user\nA secret dragon.<|im_end|>\n";
+        let before = cuts.known.iter().count();
+        for (tenant, known) in [(MINE, 1), (MINE, 1), (Tenant(4), 2), (Tenant(4), 2)] {
+            assert_eq!(cuts.cut(tokenizer, tenant, whole), Cut::of(tokenizer, whole));
+            assert_eq!(cuts.known.iter().count(), before + known);
+        }
     }
 
     proptest! {
@@ -187,7 +215,7 @@ mod tests {
             let (tokenizer, text) = (&tiny.tokenizer, parts.concat());
             let cuts = cuts(tokenizer);
             for _ in 0..2 {
-                prop_assert_eq!(cuts.cut(tokenizer, &text), Cut::of(tokenizer, &text));
+                prop_assert_eq!(cuts.cut(tokenizer, MINE, &text), Cut::of(tokenizer, &text));
             }
         }
     }

@@ -125,6 +125,7 @@ impl Batch {
                 None => self.moves.push(Move::Clear { slot }),
             }
             let cached = warm.map_or(0, |w| w.len);
+            self.books.seat(request.prompt.len(), cached);
             self.rows.insert(slot, Row::start(request, holding, cached, self.fed));
         }
     }

@@ -55,6 +55,7 @@ impl Batch {
         let Some(row) = self.rows.get_mut(&chunk.slot) else { return };
         row.computed = chunk.end;
         row.fed += chunk.end - chunk.start;
+        self.books.forwarded += (chunk.end - chunk.start) as u64;
         // What the prompt's last chunk leaves is kept once its first token shows that it is sound.
         if chunk.sample {
             return;
@@ -163,29 +164,19 @@ impl Batch {
     }
 
     /// Takes pages and a name for a state that comes from outside; nobody starts from it before
-    /// [`Batch::arrived`]. `None` if there is no room, or it is here already or on its way.
+    /// [`Batch::arrived`]. `None` if there is no room, or it is here already or on its way. It is
+    /// to be written after the next plan has run, whose moves may read what lay in these pages.
     pub fn import(&mut self, prefix: Prefix, kind: Kind) -> Option<Deposit> {
         let rise = self.ledger.rise(prefix.tokens.len(), None);
         let fits = guard::check(&self.info, self.used(), guard::needed(&self.info, rise)).is_ok();
         let here = self.ledger.same(&prefix).is_some() || self.ledger.is_arriving(&prefix);
-        if !fits || !self.has_room() || here || self.reads_freed_pages() {
+        if !fits || !self.has_room() || here {
             return None;
         }
         let bytes = self.bytes_of(prefix.tokens.len());
         let snapshot = self.ledger.import(prefix.clone())?;
         self.parked();
         Some(Deposit { snapshot, prefix, kind, bytes })
-    }
-
-    /// Whether the next plan's moves read pages that nobody holds any more. They were booked
-    /// before their state was let go and come before everything else that writes, but for a state
-    /// from outside, which is written at once.
-    fn reads_freed_pages(&self) -> bool {
-        self.moves.iter().any(|step| match step {
-            Move::CopyPage { from, .. } => self.ledger.is_free(*from),
-            Move::Save { snapshot, .. } => self.ledger.parcel(*snapshot).is_none(),
-            Move::Clear { .. } | Move::Restore { .. } | Move::Forget { .. } => false,
-        })
     }
 
     /// The engine has all of a state that [`Batch::import`] made room for.

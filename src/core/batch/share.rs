@@ -108,6 +108,7 @@ impl Batch {
             let tokens_max = wanted.min(self.info.context_tokens_max);
             let copy = self.ledger.take_over(&mut row.holding, tokens_max, snapshot);
             self.taken_over += len - row.computed;
+            self.books.restored += (len - row.computed) as u64;
             row.usage.cached += len - row.computed;
             (row.computed, row.follows, row.looked) = (len, None, false);
             if let Some(copy) = copy {

@@ -53,6 +53,7 @@ struct Tally {
     carried_in: usize,
     roots: usize,
     marks: usize,
+    unfed: u64,
 }
 
 struct World {
@@ -79,6 +80,8 @@ struct World {
     left: BTreeMap<RequestId, (u64, u64)>,
     /// Prompt tokens fed for a request.
     forwarded: BTreeMap<RequestId, usize>,
+    /// What became of all prompts of this generation.
+    books: Books,
     last: Plan,
     stalled: bool,
     next: u64,
@@ -160,6 +163,7 @@ impl World {
             gone: BTreeSet::new(),
             left: BTreeMap::new(),
             forwarded: BTreeMap::new(),
+            books: Books::default(),
             last: Plan::default(),
             stalled: false,
             next: 0,
@@ -259,6 +263,13 @@ impl World {
         }
         self.last = plan;
         self.carry();
+        let Books { seated, forwarded, restored, unfed } = self.batch.take_books();
+        self.books.seated += seated;
+        self.books.forwarded += forwarded;
+        self.books.restored += restored;
+        self.books.unfed += unfed;
+        self.tally.unfed += unfed;
+        all_prompts_add_up(&self.books, &self.batch);
         memory_stays_within_the_budget(&self.engine);
         the_ledger_is_clean(&self.batch);
     }
@@ -323,7 +334,7 @@ impl World {
     /// others go on from where they are.
     fn next_generation(&mut self) {
         (self.engine, self.batch) = self.setup.open();
-        self.shelf = Shelf::default();
+        (self.shelf, self.books) = (Shelf::default(), Books::default());
         self.put_down();
         self.queue.clear();
         self.left.clear();
@@ -395,12 +406,14 @@ fn whatever_happens_the_invariants_hold() {
         sum.carried_in += tally.carried_in;
         sum.roots += tally.roots;
         sum.marks += tally.marks;
+        sum.unfed += tally.unfed;
     }
     // A simulation in which nothing happens proves nothing.
     assert!(sum.steps >= STEPS, "{sum:?}");
     assert!(sum.finished > 10_000 && sum.cached > 50_000 && sum.cancelled > 1_000, "{sum:?}");
     assert!(sum.taken_over > 10_000, "{sum:?}");
     assert!(sum.carried_out > 500 && sum.carried_in > 500, "{sum:?}");
+    assert!(sum.unfed > 1_000, "{sum:?}");
     assert!(sum.roots > 500 && sum.marks > 500, "{sum:?}");
     assert!(sum.resumed > 100, "{sum:?}");
     assert!(sum.nonsense > 200 && sum.generations > 100 && sum.stalls > 100, "{sum:?}");

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::accept::Rule;
-use crate::engine::Engine;
+use crate::engine::{Engine, Stretch};
 use crate::grammar::Constraint;
 use crate::guard::Budget;
+use crate::image::{Image, Part};
 use crate::request::{Limits, Sharing};
 use crate::sample::Sampling;
 use crate::scripted::{Script, Scripted, ScriptedGrammar};
@@ -107,6 +108,28 @@ fn only_what_an_empty_engine_cannot_hold_is_given_up() {
     assert_eq!(batch.give_up(), Some(told));
     assert_eq!(batch.give_up(), None);
     assert_eq!(finish(&mut engine, &mut batch).0, [(RequestId(2), Finish::Length)]);
+}
+
+#[test]
+fn a_state_from_outside_finds_room_while_one_that_was_let_go_is_still_to_be_saved() {
+    let (mut engine, mut batch) = narrow(4);
+    batch.admit(request(1, &[1; 40], 1), None);
+    let (_, deposits) = finish(&mut engine, &mut batch);
+    let prefix = deposits[0].prefix.clone();
+    // Its pages are free, and the next plan's moves name it.
+    batch.release(deposits[0].snapshot);
+    assert!(batch.moves.iter().any(|m| matches!(m, Move::Save { .. })), "{:?}", batch.moves);
+    let back = batch.import(prefix, Kind::Prompt).expect("there is room for it");
+    step(&mut engine, &mut batch);
+    let text: Vec<u8> = [1_u32; 40].iter().flat_map(|token| token.to_le_bytes()).collect();
+    let part = Part { name: "text".into(), dtype: "u32".into(), shape: vec![40], bytes: text };
+    let stretch = Stretch { done: &mut 0, most: 1 << 20 };
+    let parcel = batch.parcel(back.snapshot).unwrap();
+    assert_eq!(engine.import(parcel, &Image { parts: vec![part] }, stretch), Ok(true));
+    batch.arrived(back.snapshot);
+    batch.admit(request(2, &[1; 41], 3), None);
+    assert_eq!(finish(&mut engine, &mut batch).0, [(RequestId(2), Finish::Length)]);
+    assert_eq!(batch.take_books().restored, 40);
 }
 
 /// A batch whose engine has `kib` beside its base of 1 MiB, and measures itself.

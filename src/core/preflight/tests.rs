@@ -35,6 +35,7 @@ fn wish() -> Wish {
     Wish {
         context_tokens: 200_000,
         clients: 8,
+        spare_slots: 0,
         snapshots: 16,
         depth: 3,
         step_tokens: 512,
@@ -131,4 +132,18 @@ fn whatever_a_file_says_no_product_overflows() {
 fn a_model_too_large_for_the_machine_fits_nobody() {
     let fit = fit(&large(), &Q4, &wish(), 8 * GIB);
     assert_eq!((fit.fits(), fit.clients_max, fit.context_max), (false, 0, 0));
+}
+
+#[test]
+fn the_spare_slot_in_which_states_are_set_aside_is_counted() {
+    let (e, spare) = (
+        estimate(&large(), &Q4, &wish()),
+        estimate(&large(), &Q4, &Wish { spare_slots: 1, ..wish() }),
+    );
+    assert_eq!(spare.states, e.states + e.state_slot);
+    assert_eq!(spare.tapes * 8, e.tapes * 9);
+    assert_eq!(spare.total() - e.total(), e.state_slot + e.tapes / 8, "and nothing else");
+    // Also where nobody is served.
+    let nobody = Wish { clients: 0, spare_slots: 1, ..wish() };
+    assert_eq!(estimate(&large(), &Q4, &nobody).states, e.state_slot);
 }

@@ -185,6 +185,13 @@ pub(super) fn forwarded_and_restored_make_the_prompt(forwarded: Option<&usize>, 
     assert_eq!(forwarded + usage.cached, usage.prompt, "{usage:?}");
 }
 
+/// L4 for all prompts together, whoever was cancelled when: what was fed, restored or left behind,
+/// and what running rows have still to come, make up what was seated.
+pub(super) fn all_prompts_add_up(books: &Books, batch: &Batch) {
+    let owed: u64 = batch.rows.values().map(|row| row.owed() as u64).sum();
+    assert_eq!(books.forwarded + books.restored + books.unfed + owed, books.seated, "{books:?}");
+}
+
 /// Who waits for a state is not fed, and the state is still to come.
 pub(super) fn who_waits_for_a_state_waits_for_one_that_comes(plan: &Plan, batch: &Batch) {
     for (slot, row) in &batch.rows {

@@ -15,8 +15,11 @@ pub(super) struct Porters {
 }
 
 impl World {
-    /// Begins to carry, goes on with it, sometimes changes its mind.
+    /// Goes on with what it carries, sometimes changes its mind; begins to carry. What has just
+    /// been given pages is written after the next plan only, as that may still read them.
     pub(super) fn carry(&mut self) {
+        self.carry_out();
+        self.carry_in();
         if self.porters.leaving.is_none() && self.rng.chance(20) && !self.shelf.0.is_empty() {
             let i = self.rng.below(self.shelf.0.len() as u64) as usize;
             let deposit = self.shelf.0[i].clone();
@@ -30,8 +33,6 @@ impl World {
             let deposit = self.batch.import(prefix, kind);
             self.porters.arriving = deposit.map(|deposit| (deposit, image, 0));
         }
-        self.carry_out();
-        self.carry_in();
     }
 
     fn carry_out(&mut self) {
