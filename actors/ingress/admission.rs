@@ -15,6 +15,7 @@ use mtplx_core::{RequestId, Token};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Config;
+use super::body::Room;
 use super::grammar::Cache;
 use super::openai::error::RETRY_AFTER_S;
 use super::openai::{Drafting, Reading, Source, Wanted};
@@ -55,6 +56,8 @@ pub(crate) struct House {
     trial: Arc<Semaphore>,
     /// For work on texts.
     pub(crate) turns: Turns,
+    /// Memory for bodies.
+    pub(super) bodies: Room,
     /// Places of those who have texts looked at without asking for an answer.
     asking: Arc<Semaphore>,
     compiling: Arc<Semaphore>,
@@ -85,6 +88,7 @@ impl House {
         let compiling = Arc::new(Semaphore::new(structure::COMPILING_MAX));
         let asking = Arc::new(Semaphore::new(config.requests_max.get().into()));
         Self {
+            bodies: Room::new(config.body_bytes_max),
             config,
             text,
             responses,
