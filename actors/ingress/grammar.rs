@@ -27,6 +27,8 @@ const SOURCE_BYTES_MAX: usize = 256 * 1024;
 /// Longest beginning that leaves no choice: at every place of such a run all the rest of it is cut
 /// into tokens anew.
 const FORCED_BYTES_MAX: usize = 16 * 1024;
+/// Tools that are told by name: a header has little room.
+const LOOSE_TOLD_MAX: usize = 10;
 /// Longest reason that is told: some quote the source.
 const REASON_CHARS_MAX: usize = 300;
 /// Stack for compiling: parsers of nested sources call themselves. Only what is used takes memory.
@@ -176,7 +178,9 @@ impl Compiled {
     pub(crate) fn looser(&self, field: &str) -> Vec<String> {
         let any_of = self.any_of.then(|| format!("{field} oneOf (read as anyOf)"));
         let loose = self.loose.iter().map(|tool| format!("tools {tool} (read as any object)"));
-        any_of.into_iter().chain(loose).collect()
+        let more = self.loose.len().saturating_sub(LOOSE_TOLD_MAX);
+        let more = (more > 0).then(|| format!("... and {more} more tools"));
+        any_of.into_iter().chain(loose.take(LOOSE_TOLD_MAX)).chain(more).collect()
     }
 
     /// The same, with the knowledge of whether it will have given up.

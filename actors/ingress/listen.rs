@@ -22,6 +22,7 @@ use tokio_io_timeout::TimeoutStream;
 use tower::{Service, ServiceExt};
 
 use super::body::Lingering;
+use crate::metrics;
 
 /// Connections at once; further ones wait in the system's queue. Each takes a file descriptor, of
 /// which many systems give a process 1024.
@@ -84,6 +85,7 @@ async fn next(
     let place = match Arc::clone(places).try_acquire_owned() {
         Ok(place) => place,
         Err(_) => {
+            metrics::places_waited();
             if full_told.is_none_or(|told| told.elapsed() >= FULL_TOLD_EACH) {
                 *full_told = Some(Instant::now());
                 let connections = CONNECTIONS_MAX;

@@ -7,6 +7,7 @@ use mtplx_core::engine::EngineInfo;
 use mtplx_core::grammar::{Constraint, Mask};
 use mtplx_core::request::Refusal;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{House, overloaded};
 use crate::ingress::grammar::{Bound, Cache, Compiled, Grammars, Language, Structure, calls};
@@ -55,11 +56,15 @@ impl Calls {
     fn mended(
         &self,
         (text, grammars): (&Text, &Grammars),
-        structure: &Structure,
+        (structure, deadline): (&Structure, Instant),
         refusal: Refusal,
     ) -> Result<Compiled, Refusal> {
         let (mut tools, mut loose) = (self.tools.to_vec(), Vec::new());
         for tool in &mut tools {
+            if Instant::now() >= deadline {
+                // Nobody waits for it any more, and others do for the turn.
+                return Err(refusal);
+            }
             let language = text.calls(std::slice::from_ref(tool), true).language()?;
             let Err(fault) = grammars.compile(&Structure::new(language, "tools")) else { continue };
             let function = tool.get("function").unwrap_or(tool);
@@ -142,7 +147,7 @@ impl House {
         }
         let cache = Arc::clone(&self.grammars);
         let text = Arc::clone(&self.text);
-        let deadline = tokio::time::Instant::now() + COMPILE_TIME_MAX;
+        let deadline = Instant::now() + COMPILE_TIME_MAX;
         let turn = Arc::clone(&self.compiling).acquire_owned();
         let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| overloaded())?;
         let work = off_thread(turn.ok(), move || {
@@ -152,7 +157,9 @@ impl House {
             })?;
             // Whoever waited for a turn may find that it was compiled meanwhile.
             cache.get_or(key, || match (grammars.compile(&structure), calls) {
-                (Err(refusal), Some(calls)) => calls.mended((&text, grammars), &structure, refusal),
+                (Err(refusal), Some(calls)) => {
+                    calls.mended((&text, grammars), (&structure, deadline), refusal)
+                }
                 (compiled, _) => compiled,
             })
         });

@@ -220,6 +220,16 @@ async fn a_tool_that_may_be_called_beside_a_structure_is_read_loosely_where_it_m
     assert_eq!(reply.status, 200, "{reply:?}");
     let warning = "ignored: tools odd (read as any object)";
     assert_eq!(reply.header("x-mtplx-warning"), Some(warning));
+    let many = (0..12).map(|i| {
+        let mut tool = odd_tool();
+        tool["function"]["name"] = json!(format!("odd{i}"));
+        tool
+    });
+    let many: Vec<Value> = many.collect();
+    let format = json!({"type": "json_object"});
+    let reply = chat(&handle, ask(&json!({"tools": many, "response_format": format}))).await;
+    let warning = reply.header("x-mtplx-warning").unwrap();
+    assert!(warning.ends_with("tools odd9 (read as any object), ... and 2 more tools"));
     // What is wrong with the structure itself is still said of it.
     let wrong = json!({"type": "json_schema", "json_schema": {"name": "p",
         "schema": {"not": {}}}});
