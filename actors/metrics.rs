@@ -152,6 +152,8 @@ inventory! {
         "Requests refused before they reached the engine.").by(&[REFUSAL]);
     RESUMED = metric(Counter, Count, "mtplx_requests_resumed_total",
         "Answers that went on with another engine when they lost theirs in the middle.");
+    PLACES_WAITED = metric(Counter, Count, "mtplx_places_waited_total",
+        "Times that all places for connections were taken, so that who came next had to wait.");
     PERMITS_TAKEN = metric(Gauge, Count, "mtplx_permits_taken",
         "Requests in the house: running, waiting or on their way.");
     PERMITS_MAX = metric(Gauge, Count, "mtplx_permits_max",

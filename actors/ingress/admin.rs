@@ -12,7 +12,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
@@ -25,7 +24,8 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::admission::{House, Readiness};
-use super::body::Named;
+use super::body::{Named, whole};
+use super::openai::ApiError;
 use super::openapi::answers::{Imported, OpenAiError};
 use crate::bank::{self, Command, Failure, Id, Pinned};
 
@@ -118,8 +118,7 @@ fn refusal(kind: &str, message: &str) -> Json<serde_json::Value> {
 pub(super) enum Sorry {
     Nobody,
     NoId,
-    /// A file may have so many bytes.
-    TooLong(u64),
+    Body(ApiError),
     Failed(Failure),
     Full,
 }
@@ -133,10 +132,7 @@ impl IntoResponse for Sorry {
             Self::NoId | Self::Failed(Failure::Unknown) => {
                 (StatusCode::NOT_FOUND, Failure::Unknown.to_string())
             }
-            Self::TooLong(most) => {
-                let text = format!("a file may have {most} bytes, and must come whole");
-                (StatusCode::PAYLOAD_TOO_LARGE, text)
-            }
+            Self::Body(error) => return error.into_response(),
             Self::Failed(failure @ Failure::Refused(_)) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, failure.to_string())
             }
@@ -191,6 +187,7 @@ pub(super) async fn export(State(house): Shared, Named(id): Named) -> Result<Res
 #[utoipa::path(post, path = "/admin/bank", tag = "admin", security(("admin" = [])),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 201, description = "It was taken in.", body = Imported),
+        (status = 408, description = "It did not come whole.", body = OpenAiError),
         (status = 413, description = "It is too long.", body = OpenAiError),
         (status = 422, description = "It is no such file.", body = OpenAiError)))]
 pub(super) async fn import(State(house): Shared, request: Request) -> Result<Response, Sorry> {
@@ -199,8 +196,8 @@ pub(super) async fn import(State(house): Shared, request: Request) -> Result<Res
     let bank = bank(&house)?;
     let most = bank::manage(&bank, Command::FileMax).await.ok_or(Sorry::Nobody)?;
     let limit = usize::try_from(most).unwrap_or(usize::MAX);
-    let body = to_bytes(request.into_body(), limit).await.map_err(|_| Sorry::TooLong(most))?;
-    let told = bank::manage(&bank, |port| Command::Import(body.into(), port)).await;
+    let body = whole(request.into_body(), limit, None).await.map_err(Sorry::Body)?;
+    let told = bank::manage(&bank, |port| Command::Import(body.bytes, port)).await;
     let id = told.ok_or(Sorry::Nobody)?.map_err(Sorry::Failed)?;
     Ok((StatusCode::CREATED, Json(json!({"id": id.to_string()}))).into_response())
 }

@@ -7,31 +7,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mtplx_core::engine::EngineInfo;
-use mtplx_core::grammar::{Constraint, Mask};
 use mtplx_core::guard;
 use mtplx_core::random::derive;
 use mtplx_core::request::{Drafts, Limits, Refusal, Request, Sharing};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Tenant, Token};
-use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Config;
-use super::grammar::{Bound, Cache, Compiled, Structure};
+use super::body::Room;
+use super::grammar::Cache;
 use super::openai::error::RETRY_AFTER_S;
 use super::openai::{Drafting, Reading, Source, Wanted};
 use super::reply::Manner;
 use super::responses::Store;
 use super::stream::{Choice, Choices, Course, Making, Thinking, Trial, Watch, Ways, channel};
 use super::text::{Prompt, Text};
-use super::work::{Turns, off_thread};
+use super::work::Turns;
 use crate::admission::{Admission, Served};
 use crate::{bank, metrics};
 
-/// Grammars compiled at once; compiling one takes a processor.
-const COMPILING_MAX: usize = 2;
-/// Longest time that a grammar may take to be compiled, with the waiting for its turn.
-const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
+mod structure;
+
+use self::structure::declared;
 
 /// Whether and by whom requests are served.
 #[derive(Clone, Debug)]
@@ -58,15 +56,14 @@ pub(crate) struct House {
     trial: Arc<Trial>,
     /// For work on texts.
     pub(crate) turns: Turns,
+    /// Memory for bodies.
+    pub(super) bodies: Room,
     /// Places of those who have texts looked at without asking for an answer.
     asking: Arc<Semaphore>,
     compiling: Arc<Semaphore>,
     grammars: Arc<Cache>,
     last_id: Arc<AtomicU64>,
 }
-
-/// A grammar, and the parameter that asked for it.
-type Asked = (Arc<Compiled>, &'static str);
 
 /// An admitted request: the choices on their way, and the lengths of its prompts.
 pub(crate) struct Admitted {
@@ -88,9 +85,10 @@ impl House {
         let started_s = super::unix_s();
         let idle = Duration::from_secs(config.responses_idle_s.into());
         let responses = Arc::new(Store::new(config.responses_bytes_max, idle));
-        let compiling = Arc::new(Semaphore::new(COMPILING_MAX));
+        let compiling = Arc::new(Semaphore::new(structure::COMPILING_MAX));
         let asking = Arc::new(Semaphore::new(config.requests_max.get().into()));
         Self {
+            bodies: Room::new(config.body_bytes_max),
             config,
             text,
             responses,
@@ -146,8 +144,8 @@ impl House {
         let fields: Vec<_> = sources.iter().map(Source::field).collect();
         let prompts = self.prompts(sources, wanted.sharing.tenant).await?;
         let limits = self.limits(&wanted);
-        let structure = self.demanded(&mut wanted, &prompts, &declared)?;
-        let compiled = self.compiled(structure, info.vocab).await?;
+        let plan = self.demanded(&mut wanted, &prompts, declared).await?;
+        let compiled = self.compiled(plan, info.vocab).await?;
         let mut admissions = Vec::new();
         for (prompt, field) in prompts.iter().zip(fields) {
             // A tokenizer may know tokens that the model has no embedding for.
@@ -187,10 +185,8 @@ impl House {
         }
         let thinking = prompts.iter().any(|prompt| prompt.thinking);
         let prompts = prompts.iter().map(|p| p.tokens.len()).collect();
-        let looser = compiled.and_then(|(compiled, field)| Some((field, compiled.looser?)));
-        let looser = looser.map(|(field, what)| format!("{field} {what}"));
-        let (choices, looser) = (Choices::new(list), looser.into_iter().collect());
-        Ok(Admitted { choices, prompts, thinking, looser })
+        let looser = compiled.map_or_else(Vec::new, |(c, field)| c.looser(field));
+        Ok(Admitted { choices: Choices::new(list), prompts, thinking, looser })
     }
 
     /// How a reply to this prompt is read.
@@ -281,96 +277,6 @@ impl House {
         prompts
     }
 
-    /// What the answer is to be: as the client says, or a call that it demands.
-    fn demanded(
-        &self,
-        wanted: &mut Wanted,
-        prompts: &[Prompt],
-        declared: &[Value],
-    ) -> Result<Option<Structure>, Refusal> {
-        let structure = wanted.structure.take();
-        let tools = std::mem::take(&mut wanted.reading.demanded);
-        if tools.is_empty() {
-            return match structure {
-                // Either the answer or calls.
-                Some(Structure { field, language, written }) if !declared.is_empty() => {
-                    let calls = self.text.calls(declared, wanted.reading.one_call);
-                    let language = calls.or(&language).ok_or_else(|| {
-                        let reason = "leaves no room for calls of the tools; set tool_choice to \
-                                      \"none\", or leave this or the tools out";
-                        Refusal::Invalid { field, reason: reason.into() }
-                    })?;
-                    Ok(Some(Structure { field, language, written }))
-                }
-                structure => Ok(structure),
-            };
-        }
-        let field = "tool_choice";
-        if let Some(Structure { field: other, .. }) = structure {
-            let reason = format!("demands a call, and {other} another answer; send one of them");
-            return Err(Refusal::Invalid { field, reason });
-        }
-        let calls = self.text.calls(&tools, wanted.reading.one_call);
-        // All prompts of a conversation begin it alike.
-        let written = prompts.first().map(|prompt| prompt.prefill.clone()).unwrap_or_default();
-        Ok(Some(Structure { language: calls.language(), field, written }))
-    }
-
-    /// Compiles what the answer is to be, off all threads that others wait for.
-    async fn compiled(
-        &self,
-        structure: Option<Structure>,
-        vocab: usize,
-    ) -> Result<Option<Asked>, Refusal> {
-        let Some(structure) = structure else { return Ok(None) };
-        let field = structure.field;
-        let key = Cache::key(&structure, vocab);
-        if let Some(compiled) = self.grammars.get(&key) {
-            return Ok(Some((compiled, field)));
-        }
-        let cache = Arc::clone(&self.grammars);
-        let text = Arc::clone(&self.text);
-        let deadline = tokio::time::Instant::now() + COMPILE_TIME_MAX;
-        let turn = Arc::clone(&self.compiling).acquire_owned();
-        let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| overloaded())?;
-        let work = off_thread(turn.ok(), move || {
-            let grammars = text.grammars(vocab).map_err(|unusable| {
-                let reason = format!("this model's tokens cannot be constrained: {}", unusable.0);
-                Refusal::Invalid { field, reason }
-            })?;
-            let compiled = Arc::new(grammars.compile(&structure)?);
-            cache.keep(key, &compiled);
-            Ok(compiled)
-        });
-        let compiled = tokio::time::timeout_at(deadline, work).await;
-        compiled
-            .unwrap_or_else(|_| {
-                let reason = "takes too long to compile; make it simpler".into();
-                Err(Refusal::Invalid { field, reason })
-            })
-            .map(|compiled| Some((compiled, field)))
-    }
-
-    /// The grammar of one answer to this prompt. Where that leaves the model thinking, it holds
-    /// from the end of the thoughts on, and the text cannot end before.
-    fn constraint(
-        &self,
-        (compiled, field): &Asked,
-        prompt: &Prompt,
-        info: &EngineInfo,
-    ) -> (Constraint, Bound) {
-        let (grammar, bound) = compiled.bind(field);
-        let constraint = Constraint::new(Arc::new(grammar));
-        let constraint = match self.text.thinking_ends() {
-            Some(end) if prompt.thinking => {
-                let stops = self.text.stop_tokens().iter().copied();
-                constraint.after([end].into(), Mask::all_but(info.vocab, stops))
-            }
-            Some(_) | None => constraint,
-        };
-        (constraint, bound)
-    }
-
     fn limits(&self, wanted: &Wanted) -> Limits {
         let mut stop_tokens = BTreeSet::new();
         if !wanted.ignore_eos {
@@ -412,16 +318,6 @@ impl House {
 pub(crate) fn context(info: &EngineInfo) -> usize {
     let pages = info.pages_max.min(info.rows_pages_max).saturating_mul(info.page_tokens);
     info.context_tokens_max.min(pages).min(guard::tokens_max(info))
-}
-
-/// The tools that may be called beside an answer whose structure is asked for; they are rendered
-/// with their conversation, so they are copied only where they are needed once more.
-fn declared(wanted: &Wanted, sources: &[Source]) -> Vec<Value> {
-    let both = wanted.structure.is_some() && wanted.reading.tools.is_some();
-    match sources {
-        [Source::Chat(chat), ..] if both => chat.tools.clone(),
-        _ => Vec::new(),
-    }
 }
 
 fn overloaded() -> Refusal {

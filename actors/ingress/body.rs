@@ -1,20 +1,97 @@
-//! What requests bring along: bodies, bounded in size and in time before anything reads them, and
-//! names in paths.
+//! What requests bring along: bodies, bounded in size, in time and in all that there are of them
+//! before anything reads them, and names in paths.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use mtplx_core::request::Refusal;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::StreamExt;
 
 use super::admission::House;
 use super::openai::ApiError;
+use super::openai::error::RETRY_AFTER_S;
 
-/// Longest time in which a body must have come. It holds no place among the answers in the making
-/// while it comes, but a connection and memory.
-const BODY_TIME_MAX: Duration = Duration::from_secs(60);
+/// Longest silence within a body.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Longest time in which all of a body must have come, however slow the line: it holds no place
+/// among the answers in the making while it comes, but a connection and memory.
+const BODY_TIME_MAX: Duration = Duration::from_secs(600);
+/// Bytes of all bodies that are being read and parsed.
+const ALL_BYTES_MAX: usize = 256 << 20;
+/// So much of a body that nobody wants is read nevertheless, and so long: a socket that is closed
+/// over bytes that nobody read takes the answer with it, so who sends them would not hear why.
+const UNWANTED_BYTES_MAX: usize = 16 << 20;
+const UNWANTED_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Memory for bodies.
+#[derive(Clone, Debug)]
+pub(super) struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// For many, and for one of this length in any case.
+    pub(super) fn new(longest: usize) -> Self {
+        let bytes = ALL_BYTES_MAX.max(longest).min(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Semaphore::new(bytes)))
+    }
+
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let full = || Refusal::Overloaded { retry_after_s: RETRY_AFTER_S };
+        let bytes = u32::try_from(bytes).map_err(|_| full())?;
+        Ok(Arc::clone(&self.0).try_acquire_many_owned(bytes).map_err(|_| full())?)
+    }
+}
+
+/// A body that came whole, and its room until nobody has it any more.
+pub(super) struct Whole {
+    pub(super) bytes: Vec<u8>,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Reads a body of so many bytes at most, which takes its room, if any, as it comes.
+pub(super) async fn whole(
+    body: Body,
+    limit: usize,
+    room: Option<&Room>,
+) -> Result<Whole, ApiError> {
+    let last = Instant::now() + BODY_TIME_MAX;
+    let mut frames = body.into_data_stream();
+    let mut whole = Whole { bytes: Vec::new(), room: None };
+    loop {
+        let silent = Instant::now() + SILENCE_MAX;
+        let frame = timeout_at(silent.min(last), frames.next()).await.map_err(|_| {
+            let seconds = if silent < last { SILENCE_MAX } else { BODY_TIME_MAX }.as_secs();
+            ApiError::BodyTooSlow { seconds, silent: silent < last }
+        })?;
+        let Some(frame) = frame else { return Ok(whole) };
+        let frame = frame.map_err(|error| ApiError::Json(error.to_string()))?;
+        if frame.len() > limit - whole.bytes.len() {
+            return Err(ApiError::BodyTooLarge { limit });
+        }
+        if let Some(room) = room {
+            let more = room.take(frame.len())?;
+            match &mut whole.room {
+                Some(room) => room.merge(more),
+                none => *none = Some(more),
+            }
+        }
+        whole.bytes.extend_from_slice(&frame);
+    }
+}
 
 /// A body that came whole and says that it is JSON.
 pub(super) struct JsonBody(pub(super) Bytes);
@@ -24,7 +101,6 @@ impl FromRequest<Arc<House>> for JsonBody {
 
     async fn from_request(request: Request, house: &Arc<House>) -> Result<Self, ApiError> {
         let limit = house.config.body_bytes_max;
-        let too_large = ApiError::BodyTooLarge { limit };
         // This also keeps out the web pages of strangers, which a browser of the house would let
         // post here: without asking first they can send a body of no type, but not one that says
         // JSON.
@@ -33,16 +109,72 @@ impl FromRequest<Arc<House>> for JsonBody {
         if !kind.as_deref().is_some_and(is_json) {
             return Err(ApiError::ContentType(kind));
         }
-        // Before any of it is read: who sends it may be spared the rest.
+        // Before any of it is read: who asks first whether to send it is spared doing so.
         if announced(request.headers()).is_some_and(|bytes| bytes > limit) {
-            return Err(too_large);
+            return Err(ApiError::BodyTooLarge { limit });
         }
-        let body = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, house)).await;
-        match body {
-            Err(_) => Err(ApiError::BodyTooSlow { seconds: BODY_TIME_MAX.as_secs() }),
-            Ok(Ok(body)) => Ok(Self(body)),
-            Ok(Err(error)) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large),
-            Ok(Err(error)) => Err(ApiError::Json(error.body_text())),
+        let body = whole(request.into_body(), limit, Some(&house.bodies)).await?;
+        Ok(Self(Bytes::from_owner(body)))
+    }
+}
+
+/// A body whose unwanted rest is read to its end, within bounds, while the answer is on its way.
+pub(super) struct Lingering {
+    body: Option<Incoming>,
+    /// Whether its client sends it without being asked to.
+    coming: bool,
+}
+
+impl Lingering {
+    /// The same request with such a body.
+    pub(super) fn within(request: Request<Incoming>) -> Request {
+        let coming = !request.headers().contains_key(header::EXPECT);
+        request.map(|body| Body::new(Self { body: Some(body), coming }))
+    }
+}
+
+impl hyper::body::Body for Lingering {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.coming = true;
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(context));
+        if !matches!(frame, Some(Ok(_))) {
+            self.body = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let body = self.body.take().filter(|body| self.coming && !body.is_end_stream());
+        if let (Some(body), Ok(runtime)) = (body, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(UNWANTED_TIME_MAX, read_away(body)));
+        }
+    }
+}
+
+async fn read_away(body: Incoming) {
+    let mut frames = Body::new(body).into_data_stream();
+    let mut left = UNWANTED_BYTES_MAX;
+    while let Some(Ok(frame)) = frames.next().await {
+        match left.checked_sub(frame.len()) {
+            Some(rest) => left = rest,
+            None => return,
         }
     }
 }
@@ -72,3 +204,6 @@ fn is_json(kind: &str) -> bool {
     let subtype = essence.strip_prefix("application/");
     subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
 }
+
+#[cfg(test)]
+mod tests;

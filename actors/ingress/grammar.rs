@@ -27,6 +27,8 @@ const SOURCE_BYTES_MAX: usize = 256 * 1024;
 /// Longest beginning that leaves no choice: at every place of such a run all the rest of it is cut
 /// into tokens anew.
 const FORCED_BYTES_MAX: usize = 16 * 1024;
+/// Tools that are told by name: a header has little room.
+const LOOSE_TOLD_MAX: usize = 10;
 /// Longest reason that is told: some quote the source.
 const REASON_CHARS_MAX: usize = 300;
 /// Stack for compiling: parsers of nested sources call themselves. Only what is used takes memory.
@@ -80,8 +82,10 @@ pub(crate) struct Compiled {
     /// Copied only, never moved on; a lock because a parser may not be looked at by two threads.
     fresh: Mutex<Matcher>,
     ends: Arc<BTreeSet<Token>>,
-    /// Where it takes more than was asked for, in words.
-    pub(crate) looser: Option<&'static str>,
+    /// Whether alternatives of which one only may hold are read as any of them.
+    any_of: bool,
+    /// Tools whose schemas are not kept to.
+    pub(crate) loose: Vec<String>,
 }
 
 /// What a reply is kept to.
@@ -156,9 +160,9 @@ impl Grammars {
         })?;
         let mut fresh = fresh;
         // The only thing that is read more loosely than it is written.
-        let warned = fresh.grammar_warnings().iter().any(|warning| warning.contains("oneOf"));
-        let looser = warned.then_some("oneOf (read as anyOf)");
-        Ok(Compiled { fresh: Mutex::new(fresh), ends: Arc::clone(&self.ends), looser })
+        let any_of = fresh.grammar_warnings().iter().any(|warning| warning.contains("oneOf"));
+        let (ends, loose) = (Arc::clone(&self.ends), Vec::new());
+        Ok(Compiled { fresh: Mutex::new(fresh), ends, any_of, loose })
     }
 }
 
@@ -168,6 +172,15 @@ impl Compiled {
     pub(crate) fn open(&self) -> Matched {
         let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         Matched::new(fresh.deep_clone(), Arc::clone(&self.ends))
+    }
+
+    /// Where it takes more than this parameter asked for, in words.
+    pub(crate) fn looser(&self, field: &str) -> Vec<String> {
+        let any_of = self.any_of.then(|| format!("{field} oneOf (read as anyOf)"));
+        let loose = self.loose.iter().map(|tool| format!("tools {tool} (read as any object)"));
+        let more = self.loose.len().saturating_sub(LOOSE_TOLD_MAX);
+        let more = (more > 0).then(|| format!("... and {more} more tools"));
+        any_of.into_iter().chain(loose.take(LOOSE_TOLD_MAX)).chain(more).collect()
     }
 
     /// The same, with the knowledge of whether it will have given up.

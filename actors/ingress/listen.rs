@@ -14,9 +14,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::time::Instant;
+use tokio_io_timeout::TimeoutStream;
 use tower::{Service, ServiceExt};
+
+use super::body::Lingering;
+use crate::metrics;
 
 /// Connections at once; further ones wait in the system's queue. Each takes a file descriptor, of
 /// which many systems give a process 1024.
@@ -27,6 +33,14 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most fields of a request's head; beyond it 431.
 const FIELDS_MAX: usize = 128;
+/// Longest time in which a client takes none of what it is sent: it, or its machine, has gone, or
+/// will not read on. Without a bound such connections take all places in the end.
+const UNREAD_TIME_MAX: Duration = Duration::from_secs(120);
+/// Silence after which the system asks the other end whether it is there, and between such probes.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EACH: Duration = Duration::from_secs(15);
+/// Rest between two words on places being used up.
+const FULL_TOLD_EACH: Duration = Duration::from_secs(60);
 /// Rest after a failure to accept that is not one client's, such as too many open files.
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -36,9 +50,10 @@ pub(super) async fn serve(listener: TcpListener, app: Router, mut stop: oneshot:
     // Both ends mean something: its value that connections are to end, its receivers that some
     // have not.
     let (stopping, going_on) = watch::channel(false);
+    let mut full_told = None;
     loop {
         let accepted = tokio::select! {
-            accepted = next(&listener, &places) => accepted,
+            accepted = next(&listener, &places, &mut full_told) => accepted,
             _ = &mut stop => break,
         };
         match accepted {
@@ -65,14 +80,36 @@ pub(super) async fn serve(listener: TcpListener, app: Router, mut stop: oneshot:
 async fn next(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
+    full_told: &mut Option<Instant>,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let place = match Arc::clone(places).try_acquire_owned() {
+        Ok(place) => place,
+        Err(_) => {
+            metrics::places_waited();
+            if full_told.is_none_or(|told| told.elapsed() >= FULL_TOLD_EACH) {
+                *full_told = Some(Instant::now());
+                let connections = CONNECTIONS_MAX;
+                tracing::warn!(connections, "all places are taken; who comes next must wait");
+            }
+            Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?
+        }
+    };
     let (stream, _) = listener.accept().await?;
-    // Small events go out at once: waiting to fill a segment costs a client up to 40 ms.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%error, "cannot set the options of a connection");
     }
     Ok((stream, place))
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    // Small events go out at once: waiting to fill a segment costs a client up to 40 ms.
+    stream.set_nodelay(true)?;
+    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EACH);
+    SockRef::from(stream).set_tcp_keepalive(&probes)?;
+    // Else what was sent to a machine that is gone is tried again for a quarter of an hour.
+    #[cfg(target_os = "linux")]
+    SockRef::from(stream).set_tcp_user_timeout(Some(UNREAD_TIME_MAX))?;
+    Ok(())
 }
 
 fn is_one_clients(error: &io::Error) -> bool {
@@ -86,7 +123,10 @@ async fn connection(stream: TcpStream, app: Router, mut stopping: watch::Receive
     http.max_header_size(HEAD_BYTES_MAX).max_headers(FIELDS_MAX);
     let service =
         TowerToHyperService::new(tower::service_fn(move |request| answer(app.clone(), request)));
-    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(UNREAD_TIME_MAX));
+    let stream = TokioIo::new(Box::pin(stream));
+    let mut serving = pin!(http.serve_connection(stream, service));
     let stopped = async move {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
@@ -103,5 +143,6 @@ async fn connection(stream: TcpStream, app: Router, mut stopping: watch::Receive
 }
 
 async fn answer(mut app: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    ServiceExt::<Request<Incoming>>::ready(&mut app).await?.call(request).await
+    let request = Lingering::within(request);
+    ServiceExt::<Request<Body>>::ready(&mut app).await?.call(request).await
 }

@@ -19,7 +19,8 @@ pub(crate) mod asked;
         title = "mtplx",
         description = "One large language model for a whole team, by the APIs of OpenAI and \
                        Anthropic. A field that cannot be honoured is refused by name or named in \
-                       the header `x-mtplx-warning`, never ignored in silence.",
+                       the header `x-mtplx-warning`; only bookkeeping and cache hints are taken \
+                       in silence.",
         license(name = "Apache-2.0")
     ),
     paths(

@@ -19,7 +19,7 @@ use self::call::{Call, Step};
 pub(crate) use self::call::{object, recalled};
 pub(crate) use self::gathered::{Block, Reply};
 use self::scan::{Found, find, is_beginning};
-pub(crate) use self::schema::{Kinds, NAME_MAX, Tools};
+pub(crate) use self::schema::{ALL_VISITS_MAX, Kinds, NAME_MAX, Tools};
 
 const THINK: &str = "<think>";
 const THOUGHT: &str = "</think>";

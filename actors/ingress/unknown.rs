@@ -1,13 +1,15 @@
 //! What of a request is not honoured: fields that nobody here knows are refused, or left out and
 //! told to the client in a header, as are hints that change nothing.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::openai::ApiError;
 use super::openai::tools::hosted;
 
-/// More unknown fields than this are no oversight.
-const UNKNOWN_MAX: usize = 64;
+/// Bytes of names that are told: many clients take no longer line of a head than 8 KiB.
+const NAMES_BYTES_MAX: usize = 4000;
 /// Longest name that is told.
 const NAME_CHARS_MAX: usize = 200;
 
@@ -26,7 +28,9 @@ pub enum UnknownFields {
 #[derive(Debug, Default)]
 pub(crate) struct Ignored {
     policy: UnknownFields,
-    unknown: usize,
+    /// By their paths without indices, as hashes: a body may hold a million.
+    seen: HashSet<blake3::Hash>,
+    bytes: usize,
     names: Vec<String>,
 }
 
@@ -39,7 +43,15 @@ impl Ignored {
     /// anyway.
     pub(crate) fn hint(&mut self, name: impl Into<String>) {
         let name: String = name.into();
-        self.names.push(name.chars().take(NAME_CHARS_MAX).collect());
+        // A long history says the same at each of its messages: the first place speaks for all.
+        if !self.seen.insert(blake3::hash(erased(&name).as_bytes())) {
+            return;
+        }
+        let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+        if self.bytes + name.len() <= NAMES_BYTES_MAX {
+            self.bytes += name.len() + 2;
+            self.names.push(name);
+        }
     }
 
     /// One that nobody knows, by its path in the body.
@@ -69,14 +81,29 @@ impl Ignored {
         Ok(())
     }
 
-    fn leaves_out(&mut self) -> bool {
-        self.unknown += 1;
-        self.policy == UnknownFields::Warn && self.unknown <= UNKNOWN_MAX
+    fn leaves_out(&self) -> bool {
+        self.policy == UnknownFields::Warn
     }
 
-    pub(crate) fn into_names(self) -> Vec<String> {
+    /// Those that are told, and how many there are besides.
+    pub(crate) fn into_names(mut self) -> Vec<String> {
+        let more = self.seen.len() - self.names.len();
+        if more > 0 {
+            self.names.push(format!("... and {more} more"));
+        }
         self.names
     }
+}
+
+/// A path without its indices: `messages[].colour`.
+fn erased(path: &str) -> String {
+    let mut within = false;
+    path.chars()
+        .filter(|c| {
+            within = *c == '[' || within && c.is_ascii_digit();
+            !(within && c.is_ascii_digit())
+        })
+        .collect()
 }
 
 /// A path as clients write it: `messages[0].colour`.

@@ -17,6 +17,11 @@ pub fn http(route: impl Into<SharedString>, code: u16) {
     HTTP_REQUESTS.add(1, [route.into(), code.to_string().into()]);
 }
 
+/// All places for connections are taken.
+pub(crate) fn places_waited() {
+    PLACES_WAITED.add(1, []);
+}
+
 /// Makes the series of a route that generates exist before its first request.
 pub fn prepare_route(route: &'static str) {
     for &finish in FINISH.values {

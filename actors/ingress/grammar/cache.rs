@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use mtplx_core::request::Refusal;
+
 use super::{Compiled, Language, Structure};
 
 /// Grammars kept. Each may hold some megabytes of automata by the bounds of its compiler.
@@ -41,9 +43,16 @@ impl Cache {
         self.0.get(key)
     }
 
-    pub(crate) fn keep(&self, key: Key, compiled: &Arc<Compiled>) {
-        self.0.insert(key, Arc::clone(compiled));
+    /// The grammar of this name, or what `compile` makes; of callers at once one compiles, and the
+    /// others wait for it.
+    pub(crate) fn get_or(
+        &self,
+        key: Key,
+        compile: impl FnOnce() -> Result<Compiled, Refusal>,
+    ) -> Result<Arc<Compiled>, Refusal> {
+        let compiled = self.0.try_get_with(key, || compile().map(Arc::new));
         self.0.run_pending_tasks();
+        compiled.map_err(|refusal| (*refusal).clone())
     }
 }
 

@@ -23,8 +23,8 @@ pub(crate) enum ApiError {
     ContentType(Option<String>),
     /// The body is longer than this many bytes.
     BodyTooLarge { limit: usize },
-    /// The body did not come within so many seconds.
-    BodyTooSlow { seconds: u64 },
+    /// The body did not come within so many seconds, or they passed without any of it.
+    BodyTooSlow { seconds: u64, silent: bool },
     /// Another model is served here.
     UnknownModel { asked: String, served: String },
     /// No answer of this name is kept, or not any more; `param` holds the name.
@@ -135,9 +135,13 @@ impl ApiError {
             Self::BodyTooLarge { limit } => {
                 format!("the body is longer than the {limit} bytes that this server accepts")
             }
-            Self::BodyTooSlow { seconds } => {
+            Self::BodyTooSlow { seconds, silent: false } => {
                 format!("the body did not come within {seconds} seconds; please send it again")
             }
+            Self::BodyTooSlow { seconds, silent: true } => format!(
+                "the body was not sent to its end: nothing of it came for {seconds} seconds; \
+                 please send it again"
+            ),
             Self::UnknownModel { asked, served } => {
                 format!(
                     "model: the model `{asked}` does not exist here; this server has `{served}`"

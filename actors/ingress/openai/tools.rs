@@ -94,10 +94,12 @@ pub(crate) fn declared(tools: Vec<Value>, ignored: &mut Ignored) -> Result<Vec<V
 
 /// A tool that would have to run here.
 pub(crate) fn hosted(path: &str, kind: &str) -> ApiError {
-    let reason = format!(
-        "tools of type {kind} are run by their maker's servers, not by this one; declare \
-         functions, and turn this tool off in the client"
-    );
+    let why = match kind {
+        "custom" => "take a text that is no JSON, which this server does not read; declare",
+        _ => "are run by their maker's servers, not by this one; declare",
+    };
+    let reason =
+        format!("tools of type {kind} {why} functions, and turn this tool off in the client");
     let param = format!("{path}.type");
     let message = format!("{param}: {reason}");
     ApiError::Param { param, code: "unsupported_tool", message }

@@ -11,7 +11,7 @@ const DEPTH_MAX: usize = 8;
 /// Schemas that are looked at to type one parameter, and all of a request. References may go in
 /// circles, so that a short text comes to any number of them.
 const VISITS_MAX: usize = 1000;
-const ALL_VISITS_MAX: usize = 100_000;
+pub(crate) const ALL_VISITS_MAX: usize = 100_000;
 
 /// Declared tools.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,13 +25,8 @@ impl Tools {
             let function = &tool["function"];
             let schema = &function["parameters"];
             let properties = schema["properties"].as_object().into_iter().flatten();
-            let kinds = properties.map(|(key, of)| {
-                let most = VISITS_MAX.min(all);
-                let mut left = most;
-                let kinds = Kinds::within(of, schema, &mut left);
-                all -= most - left;
-                (key.clone(), kinds)
-            });
+            let kinds =
+                properties.map(|(key, of)| (key.clone(), Kinds::sharing(of, schema, &mut all)));
             let kinds = kinds.collect();
             Some((function["name"].as_str()?.to_owned(), kinds))
         });
@@ -67,9 +62,20 @@ impl Kinds {
     /// Nothing was declared.
     pub(super) const ANY: Self = Self(63);
 
-    /// The types that a schema allows; `root` is where its references begin.
-    pub(crate) fn of(schema: &Value, root: &Value) -> Self {
+    /// The types that a schema allows, as tests ask for them.
+    #[cfg(test)]
+    pub(super) fn of(schema: &Value, root: &Value) -> Self {
         Self::within(schema, root, &mut VISITS_MAX.clone())
+    }
+
+    /// The types that a schema allows; `root` is where its references begin, `all` the visits that
+    /// are left to its request.
+    pub(crate) fn sharing(schema: &Value, root: &Value, all: &mut usize) -> Self {
+        let most = VISITS_MAX.min(*all);
+        let mut left = most;
+        let kinds = Self::within(schema, root, &mut left);
+        *all -= most - left;
+        kinds
     }
 
     /// The same by so many visits at most: where they do not suffice, it may be anything.

@@ -238,6 +238,37 @@ fn a_written_file_may_hold_the_markup_of_calls() {
 }
 
 #[test]
+fn the_next_declared_function_ends_a_value_whose_closer_was_forgotten() {
+    let two = |next: &str| {
+        format!(
+            "<tool_call>\n<function=write>\n<parameter=content>\nx\n</function>\n\
+             <function={next}>\n<parameter=line>\n3\n</parameter>\n</function>\n</tool_call>"
+        )
+    };
+    let (_, _, calls) = meaning(&manner(false), &two("read"));
+    let expected = [call("write", json!({"content": "x"})), call("read", json!({"line": 3}))];
+    assert_eq!(calls, expected);
+    let (_, _, calls) = meaning(&manner(false), &two("unknown"));
+    assert_eq!(calls.len(), 1, "{calls:?}");
+    let content = calls[0].1["content"].as_str().unwrap();
+    assert!(content.starts_with("x\n</function>\n<function=unknown>"), "{content}");
+}
+
+#[test]
+fn a_reply_that_ends_with_a_call_told_of_in_a_value_leaves_its_own_call_incomplete() {
+    let head = "<tool_call>\n<function=write>\n<parameter=content>\n";
+    for (body, complete) in [
+        ("To call, write\n<tool_call>\n{}\n</tool_call>", false),
+        ("<tool_call>\n{}\n</tool_call>\nor\n<tool_call>\n{}\n</tool_call>", false),
+        ("<tool_call>\n{}\n</tool_call>\nis how\n</tool_call>", true),
+        ("x\n</tool_call>", true),
+    ] {
+        let deltas = every_split(&manner(false), &format!("{head}{body}"), true);
+        assert_eq!(deltas.last() == Some(&Delta::Called), complete, "{body}: {deltas:?}");
+    }
+}
+
+#[test]
 fn what_can_be_read_in_one_way_only_is_mended_in_json() {
     for (said, read) in [
         (
@@ -418,6 +449,7 @@ proptest! {
         let ends = ["<parameter=", "</function>", "</tool_call>", "<function=", "<tool_call>"];
         prop_assume!(!ends.iter().any(|tag| dense.contains(&format!("</parameter>{tag}"))));
         prop_assume!(!dense.contains("</function></tool_call>"));
+        prop_assume!(!dense.contains("</function><function=read>"));
         prop_assume!(!dense.contains("</tool_call><tool_call>"));
         prop_assume!(!["path", "line", "note"].iter().any(|key| {
             body.contains(&format!("\n<parameter={key}>"))

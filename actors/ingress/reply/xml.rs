@@ -11,7 +11,9 @@
 //! A value is the text between the tags without one line break at either end. What is written into
 //! files holds such tags, too, so a tag alone ends nothing: a closer does where a tag of the call
 //! or the end of the text follows it. Where closers are missing, the next parameter ends a value if
-//! it was declared and not yet given, and the end of the call does if all of it is there.
+//! it was declared and not yet given, and the end of the call does if all of it is there, or the
+//! next function is a declared one. A reply that ends with the closer of a call that began within
+//! the value has not ended this call.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,23 +29,26 @@ const PARAMETER_END: &str = "</parameter>";
 const END: &str = "</function>";
 const BETWEEN: [&str; 5] = [PARAMETER, END, CALLED, FUNCTION, CALL];
 /// What may end a value.
-const AFTER: [(&str, Tag); 5] = [
+const AFTER: [(&str, Tag); 6] = [
     ("\n</parameter>", Tag::Closer),
     ("</parameter>", Tag::Closer),
     ("\n<parameter=", Tag::Next),
     ("\n</function>", Tag::End),
     ("\n</tool_call>", Tag::Called),
+    (CALL, Tag::Opener),
 ];
 /// More white space than this between two tags makes them text.
 const BLANK_MAX: usize = 64;
 
-/// A tag that may end a value.
-#[derive(Clone, Copy, Debug)]
+/// A tag that may end a value, or says of another that it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tag {
     Closer,
     Next,
     End,
     Called,
+    /// Of a call that is told of in the value.
+    Opener,
 }
 
 /// Whether a tag ends the value before it.
@@ -76,7 +81,11 @@ enum Stage {
         value: Value,
         /// Whether nothing of it was read.
         fresh: bool,
+        /// Calls that began within it, and have not ended.
+        inner: usize,
     },
+    /// The text ended within a value.
+    Torn,
     Done,
 }
 
@@ -109,7 +118,7 @@ impl Xml {
                 }
                 self.read(held, out)
             }
-            Stage::Done => Step::End,
+            Stage::Torn | Stage::Done => Step::End,
         }
     }
 
@@ -123,7 +132,10 @@ impl Xml {
                     let at = from + at;
                     match self.verdict(&held[at..], AFTER[which]) {
                         // All begin with one byte.
-                        Verdict::Text => from = at + 1,
+                        Verdict::Text => {
+                            self.note(AFTER[which].1);
+                            from = at + 1;
+                        }
                         verdict @ (Verdict::Ends | Verdict::Open) => break (at, verdict),
                     }
                 }
@@ -146,8 +158,12 @@ impl Xml {
         let rest = &rest[marker.len()..];
         match tag {
             Tag::Closer => followed(rest, &BETWEEN),
-            Tag::End => followed(rest, &[CALLED]),
+            Tag::End => match followed(rest, &[CALLED]) {
+                Verdict::Text => self.goes_on(rest),
+                verdict @ (Verdict::Ends | Verdict::Open) => verdict,
+            },
             Tag::Called => followed(rest, &[CALL]),
+            Tag::Opener => Verdict::Text,
             Tag::Next => match rest.find(['>', '\n', '<']) {
                 Some(end) if rest[end..].starts_with('>') && self.is_due(&rest[..end]) => {
                     Verdict::Ends
@@ -155,6 +171,34 @@ impl Xml {
                 None if rest.len() <= NAME_MAX => Verdict::Open,
                 Some(_) | None => Verdict::Text,
             },
+        }
+    }
+
+    /// Keeps count of the calls that a value tells of.
+    fn note(&mut self, tag: Tag) {
+        if let Stage::Value { inner, .. } = &mut self.stage {
+            match tag {
+                Tag::Opener => *inner += 1,
+                Tag::Called => *inner = inner.saturating_sub(1),
+                Tag::Closer | Tag::Next | Tag::End => {}
+            }
+        }
+    }
+
+    /// Whether the next function of this call follows, one that was declared.
+    fn goes_on(&self, rest: &str) -> Verdict {
+        let verdict = followed(rest, &[FUNCTION]);
+        if verdict != Verdict::Ends {
+            return verdict;
+        }
+        let name = &rest.trim_start()[FUNCTION.len()..];
+        match name.find(['>', '\n', '<']) {
+            Some(end) if name[end..].starts_with('>') => {
+                let known = self.tools.as_ref().is_some_and(|tools| tools.knows(&name[..end]));
+                if known { Verdict::Ends } else { Verdict::Text }
+            }
+            None if name.len() <= NAME_MAX => Verdict::Open,
+            Some(_) | None => Verdict::Text,
         }
     }
 
@@ -197,7 +241,7 @@ impl Xml {
             Value::new(kinds)
         };
         self.keys.insert(key);
-        self.stage = Stage::Value { value, fresh: true };
+        self.stage = Stage::Value { value, fresh: true, inner: 0 };
     }
 
     fn close(&mut self, out: &mut Vec<Delta>) {
@@ -208,18 +252,22 @@ impl Xml {
 
     /// The text ended with what is held.
     pub(super) fn cut(&mut self, held: &str, out: &mut Vec<Delta>) {
-        if let Stage::Value { value, .. } = &mut self.stage {
+        if let Stage::Value { value, inner, .. } = &mut self.stage {
             let closer = held.strip_prefix('\n').unwrap_or(held);
             if closer.starts_with(PARAMETER_END) {
                 value.finish(out);
                 self.stage = Stage::Between;
+            } else if closer.starts_with(CALLED) && *inner > 0 {
+                value.push(held, out);
+                self.stage = Stage::Torn;
             }
         }
     }
 
     pub(super) fn finish(&mut self, out: &mut Vec<Delta>) {
         match &mut self.stage {
-            Stage::Name | Stage::Done => return,
+            // Nobody may run half of it.
+            Stage::Name | Stage::Torn | Stage::Done => return,
             // A closer that was begun belongs to no value, and was not added.
             Stage::Value { value, .. } => value.finish(out),
             Stage::Between | Stage::Key => {}

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use mtplx_core::request::Refusal;
 use serde_json::{Value, json};
 
 use super::{Asked, RESPONSES, Route, Shared, answer, read};
@@ -34,13 +35,27 @@ pub(in crate::ingress) async fn create(
     for (name, value) in
         [("temperature", wanted.sampling.temperature), ("top_p", wanted.sampling.top_p)]
     {
-        echo.fields.insert(name.into(), value.into());
+        // By its shortest digits: 0.6, and not what is nearest to it in half of the bits.
+        let shown = value.to_string().parse::<f64>().unwrap_or_else(|_| value.into());
+        echo.fields.insert(name.into(), shown.into());
     }
     let store = Arc::clone(&house.responses);
     answer(&house, wanted, route, |config, Asked { prompts, .. }| {
         Box::new(Answer::new(&config.model, prompts.iter().sum(), echo, store))
     })
     .await
+    .map_err(of_items)
+}
+
+/// What other APIs call messages is the input here.
+fn of_items(mut error: ApiError) -> ApiError {
+    if let ApiError::Refused(Refusal::TooLong { field, .. } | Refusal::Invalid { field, .. }) =
+        &mut error
+        && *field == "messages"
+    {
+        *field = "input";
+    }
+    error
 }
 
 /// An answer that is kept.

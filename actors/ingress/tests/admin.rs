@@ -3,7 +3,10 @@
 use mtplx_core::request::Sharing;
 use serde_json::json;
 
-use super::harness::{Held, JSON, closed, config, exchange, get, info, open};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::harness::{Held, JSON, closed, config, end, exchange, get, info, open};
 use crate::ingress::{Config, Secret};
 
 const ROUTES: [&str; 5] = [
@@ -45,6 +48,22 @@ async fn only_who_sends_the_token_gets_further_than_the_door() {
         exchange(&door, "GET /admin/bank/no-id", "authorization: Bearer open sesame\r\n", b"");
     assert_eq!(wrong.await.status, 404);
     assert_eq!(get(&door, "/admin").await.status, 404);
+}
+
+// The clock jumps ahead whenever everybody waits, so minutes pass at once.
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_died_lets_the_next_one_pass() {
+    let door = open(Config { admin: Secret::new("open sesame"), ..config() }, info(), drop).await;
+    let head = "POST /admin/bank HTTP/1.1\r\nhost: test\r\nauthorization: Bearer open sesame\r\n\
+        connection: close\r\ncontent-length: 1000\r\n\r\nhalf of";
+    let mut dead = TcpStream::connect(door.address).await.unwrap();
+    dead.write_all(head.as_bytes()).await.unwrap();
+    let mut next = TcpStream::connect(door.address).await.unwrap();
+    next.write_all(head.as_bytes()).await.unwrap();
+    for stream in [dead, next] {
+        let reply = end(stream).await;
+        assert_eq!((reply.status, &reply.error()["code"]), (408, &json!("body_too_slow")));
+    }
 }
 
 #[test]

@@ -58,6 +58,27 @@ async fn a_body_that_announces_too_much_is_refused_before_it_is_sent() {
     assert!(message.contains("65536 bytes"), "{message}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_sends_a_body_that_nobody_wants_hears_why() {
+    let handle = closed(config()).await;
+    let nine = vec![b' '; 9 << 20];
+    for (line, headers, status) in [
+        (CHAT, JSON, 413),
+        (CHAT, "content-type: text/plain\r\n", 415),
+        ("POST /nowhere", JSON, 404),
+        ("POST /health", JSON, 405),
+    ] {
+        let mut stream = TcpStream::connect(handle.address).await.unwrap();
+        let length = nine.len();
+        let head = format!("{line} HTTP/1.1\r\nhost: t\r\ncontent-length: {length}\r\n");
+        let head = format!("{head}connection: close\r\n{headers}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&nine).await.unwrap_or_else(|e| panic!("{line}: {e}"));
+        let reply = end(stream).await;
+        assert_eq!(reply.status, status, "{line}: {reply:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_in_chunks_is_bounded_as_well() {
     let handle = closed(config()).await;
@@ -89,6 +110,30 @@ async fn texts_are_looked_at_in_turns_and_no_more_wait_than_there_are_places() {
     assert!(busy.is_none_or(|reply| reply.header("retry-after").is_some()));
     // Nobody's place was kept.
     assert_eq!(exchange(&handle, "POST /tokenize", JSON, long.as_bytes()).await.status, 200);
+}
+
+/// A client of a small window that asks for much and reads none of it.
+async fn stopped_reader(handle: &crate::ingress::Handle) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(handle.address).await.unwrap();
+    let asked = "GET /openapi.json HTTP/1.1\r\nhost: test\r\n\r\n".repeat(400);
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn who_reads_nothing_of_what_it_asked_for_is_let_go() {
+    let handle = closed(config()).await;
+    let reader = stopped_reader(&handle).await;
+    // As much is under way as the system takes.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    handle.drain(Duration::from_secs(3600)).await;
+    assert!(began.elapsed() < Duration::from_secs(180), "{:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_secs(60), "it was stopped: {:?}", began.elapsed());
+    drop(reader);
 }
 
 #[tokio::test]

@@ -194,6 +194,7 @@ async fn what_openai_runs_itself_is_refused_by_name() {
         ("conversation", json!({"conversation": "c"})),
         ("reasoning.effort", json!({"reasoning": {"effort": "some"}})),
         ("max_output_tokens", json!({"max_output_tokens": 0})),
+        ("input", json!({"max_output_tokens": 5000})),
         ("text.format.schema", json!({"text": {"format": {"type": "json_schema"}}})),
         ("colour", json!({"colour": 1})),
     ] {
@@ -204,4 +205,12 @@ async fn what_openai_runs_itself_is_refused_by_name() {
             "{reply:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn numbers_come_back_as_they_were_written() {
+    let handle = open(config(), roomy(), speaks("Hi", Finish::Stop)).await;
+    let body = ask(&json!({"temperature": 0.6, "top_p": 0.95}));
+    let response = send(&handle, &body).await.json();
+    assert_eq!((&response["temperature"], &response["top_p"]), (&json!(0.6), &json!(0.95)));
 }

@@ -200,3 +200,51 @@ async fn what_cannot_be_compiled_is_refused_by_name() {
         assert_eq!(reply.status, 200, "{}", reply.body);
     }
 }
+
+/// A tool whose schema says what grammars cannot.
+fn odd_tool() -> Value {
+    let names = json!({"type": "object", "propertyNames": {"pattern": "^a"}});
+    json!({"type": "function", "function": {"name": "odd", "parameters": {
+        "type": "object", "properties": {"city": {"type": "string"}, "map": names},
+        "required": ["city"]}}})
+}
+
+#[tokio::test]
+async fn a_tool_that_may_be_called_beside_a_structure_is_read_loosely_where_it_must_and_named() {
+    let handle = house().await;
+    let plain = json!({"type": "function", "function": {"name": "plain", "parameters": person()}});
+    let tools = json!([plain, odd_tool()]);
+    let format = json!({"type": "json_schema", "json_schema": {"name": "p", "schema": person()}});
+    let body = ask(&json!({"tools": tools, "response_format": format, "seed": 4}));
+    let reply = chat(&handle, body).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let warning = "ignored: tools odd (read as any object)";
+    assert_eq!(reply.header("x-mtplx-warning"), Some(warning));
+    let many = (0..12).map(|i| {
+        let mut tool = odd_tool();
+        tool["function"]["name"] = json!(format!("odd{i}"));
+        tool
+    });
+    let many: Vec<Value> = many.collect();
+    let format = json!({"type": "json_object"});
+    let reply = chat(&handle, ask(&json!({"tools": many, "response_format": format}))).await;
+    let warning = reply.header("x-mtplx-warning").unwrap();
+    assert!(warning.ends_with("tools odd9 (read as any object), ... and 2 more tools"));
+    // What is wrong with the structure itself is still said of it.
+    let wrong = json!({"type": "json_schema", "json_schema": {"name": "p",
+        "schema": {"not": {}}}});
+    let reply = chat(&handle, ask(&json!({"tools": tools, "response_format": wrong}))).await;
+    assert_eq!((reply.status, &reply.error()["param"]), (400, &json!("response_format")));
+}
+
+#[tokio::test]
+async fn a_demanded_tool_whose_schema_cannot_be_kept_to_is_named() {
+    let handle = house().await;
+    for choice in [json!("required"), json!({"type": "function", "function": {"name": "odd"}})] {
+        let body = ask(&json!({"tools": [odd_tool()], "tool_choice": choice}));
+        let reply = chat(&handle, body).await;
+        assert_eq!((reply.status, &reply.error()["param"]), (400, &json!("tools")), "{reply:?}");
+        let message = reply.error()["message"].as_str().unwrap().to_owned();
+        assert!(message.contains("the schema of `odd` cannot be compiled"), "{message}");
+    }
+}

@@ -31,7 +31,7 @@ fn tools() -> Vec<Value> {
 }
 
 fn demanded(form: Form, tools: &[Value], one: bool) -> Language {
-    Calls { form, tools, one, marks: true }.language()
+    Calls { form, tools, one, marks: true }.language().unwrap()
 }
 
 fn call(function: &str) -> String {
@@ -140,7 +140,8 @@ fn the_marks_are_tokens_where_the_model_has_them() {
     let open = tokens_of("<tool_call>");
     let marked = compile(demanded(Form::Tags, &tools, true)).unwrap().open();
     assert_eq!(marked.allowed(&[]).unwrap().only(), Some(open[0]));
-    let spelt = Calls { form: Form::Tags, tools: &tools, one: true, marks: false }.language();
+    let spelt =
+        Calls { form: Form::Tags, tools: &tools, one: true, marks: false }.language().unwrap();
     let spelt = compile(spelt).unwrap().open();
     assert!(!spelt.allowed(&[]).unwrap().allows(open[0]));
 }
@@ -161,4 +162,62 @@ fn noise_makes_calls_that_can_be_read() {
         let schema = &bounded[0]["function"]["parameters"];
         assert!(jsonschema::is_valid(schema, &value["arguments"]), "{value}");
     }
+}
+
+#[test]
+fn only_the_definitions_that_a_parameter_refers_to_are_written_for_it() {
+    let long = "x".repeat(100_000);
+    let properties: Value =
+        (0..50).map(|i| (format!("p{i}"), json!({"$ref": "#/$defs/a"}))).collect();
+    let tool = |properties: &Value| {
+        let parameters = json!({"type": "object", "properties": properties, "$defs": {
+            "a": {"type": "array", "items": {"$ref": "#/$defs/b"}, "maxItems": 2},
+            "b": {"type": "integer"},
+            "unused": {"const": long},
+        }});
+        json!({"function": {"name": "f", "parameters": parameters}})
+    };
+    let tools = [tool(&properties)];
+    let language = demanded(Form::Tags, &tools, true);
+    assert!(matches!(&language, Language::Lark(lark) if lark.len() < 20_000));
+    let grammar = compile(language).unwrap();
+    let said =
+        |x: &str| call(&format!("<function=f>\n<parameter=p3>\n{x}\n</parameter>\n</function>"));
+    assert!(takes(&grammar.open(), &said("[1, 2]")) && !takes(&grammar.open(), &said("[true]")));
+}
+
+#[test]
+fn a_short_body_of_many_references_comes_to_no_endless_text() {
+    let long = "x".repeat(100_000);
+    for (count, of) in [
+        (5000, json!({"type": "array", "items": {"$ref": "#/$defs/a"}})),
+        (5000, json!({"$ref": "#/$defs/a"})),
+        (50, json!({"anyOf": vec![json!({"$ref": "#/$defs/a"}); 900]})),
+    ] {
+        let properties: Value = (0..count).map(|i| (format!("p{i}"), of.clone())).collect();
+        let parameters = json!({"properties": properties, "$defs": {"a": {"enum": [long]}}});
+        let tools = [json!({"function": {"name": "f", "parameters": parameters}})];
+        let calls = Calls { form: Form::Tags, tools: &tools, one: true, marks: true };
+        let began = std::time::Instant::now();
+        let refused = calls.language().unwrap_err();
+        assert!(matches!(refused, Refusal::Invalid { field: "tools", .. }), "{refused:?}");
+        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn equal_structures_asked_for_at_once_are_compiled_once() {
+    let structure = Structure::new(demanded(Form::Tags, &tools(), true), "tool_choice");
+    let key = Cache::key(&structure, 8192);
+    let (cache, compiled) = (Cache::new(), std::sync::atomic::AtomicUsize::new(0));
+    let make = || {
+        compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        tiny().grammars(VOCAB).unwrap().compile(&structure)
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| cache.get_or(key, make).unwrap());
+        }
+    });
+    assert_eq!(compiled.into_inner(), 1);
 }

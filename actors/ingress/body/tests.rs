@@ -1,0 +1,44 @@
+use super::*;
+
+fn of(pieces: Vec<&'static [u8]>, each: Duration) -> Body {
+    let pieces = tokio_stream::iter(pieces).then(move |piece| async move {
+        tokio::time::sleep(each).await;
+        Ok::<_, std::io::Error>(piece)
+    });
+    Body::from_stream(pieces)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_goes_on_coming_may_take_its_time_but_not_for_ever() {
+    let slow = of(vec![b"{"; 9], Duration::from_secs(50));
+    assert_eq!(whole(slow, 99, None).await.unwrap().bytes, b"{{{{{{{{{");
+    let endless = of(vec![b"{"; 99], Duration::from_secs(50));
+    let refused = whole(endless, 99, None).await.err();
+    assert_eq!(refused, Some(ApiError::BodyTooSlow { seconds: 600, silent: false }));
+    let silent = of(vec![b"{"; 9], Duration::from_secs(61));
+    let refused = whole(silent, 99, None).await.err();
+    assert_eq!(refused, Some(ApiError::BodyTooSlow { seconds: 60, silent: true }));
+}
+
+#[tokio::test]
+async fn a_body_may_have_its_limit_and_no_byte_more() {
+    let sixty = || of(vec![&[b' '; 20]; 3], Duration::ZERO);
+    assert_eq!(whole(sixty(), 60, None).await.unwrap().bytes.len(), 60);
+    let refused = whole(sixty(), 59, None).await.err();
+    assert_eq!(refused, Some(ApiError::BodyTooLarge { limit: 59 }));
+}
+
+#[tokio::test]
+async fn bodies_share_a_room_until_nobody_has_them_any_more() {
+    let room = Room(Arc::new(Semaphore::new(100)));
+    let sixty = || of(vec![&[b' '; 20]; 3], Duration::ZERO);
+    let first = Bytes::from_owner(whole(sixty(), 99, Some(&room)).await.unwrap());
+    let kept = first.slice(..1);
+    drop(first);
+    let refused = whole(sixty(), 99, Some(&room)).await.err();
+    let overloaded = Refusal::Overloaded { retry_after_s: RETRY_AFTER_S };
+    assert_eq!(refused, Some(ApiError::Refused(overloaded)));
+    drop(kept);
+    assert!(whole(sixty(), 99, Some(&room)).await.is_ok());
+    assert_eq!(room.0.available_permits(), 100, "all of it is given back");
+}
