@@ -22,6 +22,7 @@ pub mod accept;
 pub mod batch;
 pub mod cost;
 pub mod engine;
+pub mod fairness;
 pub mod grammar;
 pub mod guard;
 pub mod image;
