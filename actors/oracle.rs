@@ -46,6 +46,7 @@ pub(crate) fn request(id: u64, prompt: &[Token], new_tokens_max: usize) -> Reque
         draft_tokens: Drafts::Tuned,
         boundaries: Vec::new(),
         sharing: mtplx_core::request::Sharing::default(),
+        standing: mtplx_core::fairness::Standing::default(),
     }
 }
 
@@ -98,7 +99,7 @@ impl Guest {
             match event {
                 RowEvent::Tokens(tokens, _) => text.extend(tokens),
                 RowEvent::Logprobs(_) => {}
-                RowEvent::Refused(shortage) => panic!("refused: {shortage}"),
+                RowEvent::Refused(_) | RowEvent::Late => panic!("refused: {event:?}"),
                 RowEvent::Finished(finish, usage) => {
                     return Heard { text, end: Some((finish, usage)) };
                 }

@@ -215,6 +215,7 @@ impl Bench {
                     draft_tokens: mtplx_core::request::Drafts::Exactly(depth),
                     boundaries: Vec::new(),
                     sharing: mtplx_core::request::Sharing::default(),
+                    standing: mtplx_core::fairness::Standing::default(),
                 },
                 None,
             );

@@ -15,11 +15,11 @@ use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Token};
 use ractor::ActorRef;
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::Config;
+use super::clients::{Bill, Clients};
 use super::grammar::{Bound, Cache, Compiled, Structure};
-use super::openai::error::RETRY_AFTER_S;
 use super::openai::{Drafting, Reading, Source, Wanted};
 use super::reply::Manner;
 use super::responses::Store;
@@ -28,6 +28,8 @@ use super::text::{Prompt, Text};
 use super::work::{Turns, off_thread};
 use crate::admission::Admission;
 use crate::{bank, metrics};
+
+mod places;
 
 /// Grammars compiled at once; compiling one takes a processor.
 const COMPILING_MAX: usize = 2;
@@ -53,6 +55,12 @@ pub(crate) struct House {
     /// When the door opened, in seconds since 1970.
     pub(crate) started_s: u64,
     permits: Arc<Semaphore>,
+    /// Places for tokens, if these are bounded.
+    tokens: Option<Arc<Semaphore>>,
+    /// Places for bodies, in KiB.
+    kib: Arc<Semaphore>,
+    /// Who asks.
+    pub(crate) clients: Arc<Clients>,
     /// For work on texts.
     pub(crate) turns: Turns,
     /// Places of those who have texts looked at without asking for an answer.
@@ -86,6 +94,10 @@ impl House {
         let idle = Duration::from_secs(config.responses_idle_s.into());
         let responses = Arc::new(Store::new(config.responses_bytes_max, idle));
         let compiling = Arc::new(Semaphore::new(COMPILING_MAX));
+        let most = |n: usize| n.min(Semaphore::MAX_PERMITS);
+        let tokens = config.tokens_max.map(|n| Arc::new(Semaphore::new(most(n.get()))));
+        let kib = Arc::new(Semaphore::new(most(config.bytes_max.div_ceil(1024))));
+        let clients = Arc::new(Clients::new(config.keys.clone()));
         let asking = Arc::new(Semaphore::new(config.requests_max.get().into()));
         Self {
             config,
@@ -94,6 +106,9 @@ impl House {
             readiness,
             started_s,
             permits,
+            tokens,
+            kib,
+            clients,
             turns: Turns::new(),
             asking,
             compiling,
@@ -126,6 +141,7 @@ impl House {
         &self,
         mut wanted: Wanted,
         (route, arrived): (&'static str, Instant),
+        bills: Vec<Bill>,
     ) -> Result<Admitted, Refusal> {
         let (bank, info) = match self.readiness() {
             Readiness::Between(reason) => return Err(Refusal::Unavailable { reason }),
@@ -142,13 +158,15 @@ impl House {
         let limits = self.limits(&wanted);
         let structure = self.demanded(&mut wanted, &prompts, &declared)?;
         let compiled = self.compiled(structure, info.vocab).await?;
-        let mut admissions = Vec::new();
+        let (mut admissions, mut bills) = (Vec::new(), bills.into_iter());
         for (prompt, field) in prompts.iter().zip(fields) {
             // A tokenizer may know tokens that the model has no embedding for.
             in_vocabulary(field, &prompt.tokens, &info)?;
             let tokens: Arc<[Token]> = Arc::from(prompt.tokens.as_slice());
             let room = self.room((tokens.len(), field), &wanted, &info)?;
             for index in 0..wanted.choices {
+                let mut bill = bills.next().ok_or_else(|| self.overloaded())?;
+                bill.tokens = self.tokens(tokens.len(), &wanted)?;
                 // Room for every event there can be. The channel takes memory for those that are
                 // in it only, in blocks of 32.
                 let each = 1 + usize::from(wanted.sampling.logprobs.is_some());
@@ -163,19 +181,20 @@ impl House {
                     draft_tokens: wanted.drafting.tokens,
                     boundaries: prompt.boundaries.clone(),
                     sharing: Sharing { root: prompt.root, ..sharing },
+                    standing: bill.standing(),
                 };
-                let permit = permits.split(1).ok_or_else(overloaded)?;
+                let permit = permits.split(1).ok_or_else(|| self.overloaded())?;
                 let thinking = self.thinking(&wanted, &request, &bank);
                 let manner = self.manner(&wanted, prompt);
                 let admission = Admission { request, events, permit };
-                admissions.push((admission, receiver, (manner, thinking, bound)));
+                admissions.push((admission, receiver, (manner, thinking, bound), bill));
             }
         }
         let mut list = Vec::with_capacity(admissions.len());
-        for (admission, receiver, (manner, thinking, bound)) in admissions {
+        for (admission, receiver, (manner, thinking, bound), bill) in admissions {
             bank.cast(bank::Message::Open(admission))
                 .map_err(|_| Refusal::Unavailable { reason: "it is being restarted".into() })?;
-            let watch = Watch::new(route, arrived);
+            let watch = Watch::new(route, arrived).with(bill);
             let (detokenizer, stops) = (self.text.detokenizer(), wanted.stops.as_slice());
             let making = Making { detokenizer, stops, manner: &manner, thinking, bound, watch };
             list.push(Choice::new(receiver, making));
@@ -236,25 +255,6 @@ impl House {
         let sources = std::mem::take(&mut wanted.sources);
         let prompts = self.prompts(sources).await?;
         Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
-    }
-
-    /// A place for one who has a text looked at without asking for an answer, of which there are as
-    /// many as of answers.
-    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        Arc::clone(&self.asking).try_acquire_owned().map_err(|_| overloaded())
-    }
-
-    /// One for each choice, all or none: a request that got half of them could wait forever.
-    fn permits(&self, wanted: &Wanted) -> Result<OwnedSemaphorePermit, Refusal> {
-        let rows = wanted.sources.len() * wanted.choices;
-        let most = usize::from(self.config.requests_max.get());
-        if rows > most {
-            let field = if wanted.sources.len() > 1 { "prompt" } else { "n" };
-            let reason = format!("asks for {rows} answers at once; this server holds {most}");
-            return Err(Refusal::Invalid { field, reason });
-        }
-        let rows = u32::try_from(rows).map_err(|_| overloaded())?;
-        Arc::clone(&self.permits).try_acquire_many_owned(rows).map_err(|_| overloaded())
     }
 
     /// Renders and tokenizes, off the connection's thread where it may take long.
@@ -321,7 +321,7 @@ impl House {
         let text = Arc::clone(&self.text);
         let deadline = tokio::time::Instant::now() + COMPILE_TIME_MAX;
         let turn = Arc::clone(&self.compiling).acquire_owned();
-        let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| overloaded())?;
+        let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| self.overloaded())?;
         let work = off_thread(turn.ok(), move || {
             let grammars = text.grammars(vocab).map_err(|unusable| {
                 let reason = format!("this model's tokens cannot be constrained: {}", unusable.0);
@@ -411,10 +411,6 @@ fn declared(wanted: &Wanted, sources: &[Source]) -> Vec<Value> {
         [Source::Chat(chat), ..] if both => chat.tools.clone(),
         _ => Vec::new(),
     }
-}
-
-fn overloaded() -> Refusal {
-    Refusal::Overloaded { retry_after_s: RETRY_AFTER_S }
 }
 
 /// The checks that need to know the engine.

@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio_io_timeout::TimeoutStream;
 use tower::{Service, ServiceExt};
 
 /// Connections at once; further ones wait in the system's queue. Each takes a file descriptor, of
@@ -31,7 +32,11 @@ const FIELDS_MAX: usize = 128;
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves until `stop` is used or dropped, and then until the last request is answered.
-pub(super) async fn serve(listener: TcpListener, app: Router, mut stop: oneshot::Receiver<()>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    app: Router,
+    (mut stop, stall): (oneshot::Receiver<()>, Duration),
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Both ends mean something: its value that connections are to end, its receivers that some
     // have not.
@@ -44,7 +49,7 @@ pub(super) async fn serve(listener: TcpListener, app: Router, mut stop: oneshot:
         match accepted {
             Ok((stream, place)) => {
                 let going_on = going_on.clone();
-                let connection = connection(stream, app.clone(), going_on.clone());
+                let connection = connection(stream, app.clone(), (going_on.clone(), stall));
                 tokio::spawn(async move {
                     connection.await;
                     drop((place, going_on));
@@ -80,7 +85,16 @@ fn is_one_clients(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(stream: TcpStream, app: Router, mut stopping: watch::Receiver<bool>) {
+/// Whoever takes nothing of what is sent for as long as `stall` is let go, so that what waits for a
+/// reader is bounded in time, too.
+async fn connection(
+    stream: TcpStream,
+    app: Router,
+    (mut stopping, stall): (watch::Receiver<bool>, Duration),
+) {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout((stall > Duration::ZERO).then_some(stall));
+    let stream = Box::pin(stream);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
     http.max_header_size(HEAD_BYTES_MAX).max_headers(FIELDS_MAX);

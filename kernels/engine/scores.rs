@@ -305,6 +305,7 @@ mod tests {
             draft_tokens: Drafts::Tuned,
             boundaries: Vec::new(),
             sharing: Default::default(),
+            standing: Default::default(),
         };
         batch.admit(request, None);
         batch.plan(Knobs::fixed(0, 1, (64, 64)));

@@ -34,6 +34,7 @@ fn request(tenant: u64, prompt: &[Token], boundaries: &[usize]) -> Request {
         draft_tokens: Drafts::Tuned,
         boundaries: boundaries.to_vec(),
         sharing: Sharing { tenant: Tenant(tenant), root, background: false },
+        standing: Default::default(),
     }
 }
 

@@ -91,6 +91,7 @@ impl House {
             draft_tokens: mtplx_core::request::Drafts::Tuned,
             boundaries: Vec::new(),
             sharing: Sharing { tenant, ..Sharing::default() },
+            standing: Default::default(),
         };
         let fits = self.deposits.iter().filter(|d| warm && prompt.starts_with(&d.prefix.tokens));
         let warm = fits
@@ -124,7 +125,7 @@ impl House {
                     told.usage = usage;
                     self.done.insert(id);
                 }
-                RowEvent::Refused(shortage) => panic!("refused: {shortage}"),
+                RowEvent::Refused(_) | RowEvent::Late => panic!("refused: {event:?}"),
             }
         }
     }

@@ -228,6 +228,7 @@ impl Bench {
                 draft_tokens: Drafts::Tuned,
                 boundaries: Vec::new(),
                 sharing: Sharing::default(),
+                standing: Default::default(),
             };
             batch.admit(request, None);
         }

@@ -45,6 +45,9 @@ const MADE: u64 = 2;
 const SCALE: u64 = 1 << 16;
 /// Units of service to everybody after which what is in the background is as urgent as the rest.
 const PATIENCE: u64 = 1 << 16;
+/// Units of service, by weight, that nobody present is further ahead of whoever asks: a client that
+/// took little beside one who took all that was left over has not saved it up.
+const LAG: u64 = 1 << 16;
 /// Clients without a request whose counters are remembered.
 const ABSENT_MAX: usize = 4096;
 
@@ -63,6 +66,9 @@ struct Account {
     counter: u64,
     /// Requests here, waiting or running.
     present: usize,
+    weight: u64,
+    /// Prompt tokens fed for it: the clock by which its prompts age among each other.
+    fed: u64,
 }
 
 /// Where a request stands in the queue; the lowest is next. Among equals whoever has less running
@@ -78,12 +84,16 @@ impl Default for Standing {
 
 impl Fairness {
     /// A request has come.
-    pub fn enter(&mut self, client: Client) {
+    pub fn enter(&mut self, standing: Standing) {
         let floor = self.floor();
-        let account = self.accounts.entry(client).or_default();
+        let present = self.accounts.values().filter(|account| account.present > 0);
+        let most = present.map(|account| account.counter).max().unwrap_or(0);
+        let account = self.accounts.entry(standing.client).or_default();
         if account.present == 0 {
             account.counter = account.counter.max(floor);
         }
+        account.counter = account.counter.max(most.saturating_sub(LAG * SCALE));
+        account.weight = standing.weight.get().into();
         account.present += 1;
     }
 
@@ -121,6 +131,29 @@ impl Fairness {
         }
     }
 
+    /// Tokens of a prompt are fed.
+    pub fn feed(&mut self, client: Client, tokens: usize) {
+        if let Some(account) = self.accounts.get_mut(&client) {
+            account.fed += tokens as u64;
+        }
+    }
+
+    /// Prompt tokens fed for a client who is here.
+    #[must_use]
+    pub fn fed(&self, client: Client) -> u64 {
+        self.accounts.get(&client).map_or(0, |account| account.fed)
+    }
+
+    /// Whether a client that has `rows` of `seats` has more than its share of them, by its weight
+    /// among those present.
+    #[must_use]
+    pub fn is_beyond_share(&self, client: Client, rows: usize, seats: usize) -> bool {
+        let present = self.accounts.values().filter(|account| account.present > 0);
+        let all: u64 = present.map(|account| account.weight).sum();
+        let own = self.accounts.get(&client).map_or(1, |account| account.weight);
+        rows as u64 * all > seats as u64 * own
+    }
+
     /// The clock, to be remembered by a request that comes.
     #[must_use]
     pub fn now(&self) -> u64 {
@@ -132,9 +165,8 @@ impl Fairness {
     pub fn rank(&self, standing: Standing, since: u64) -> Rank {
         let aged = self.served.saturating_sub(since) >= PATIENCE;
         let class = if aged { Class::Interactive } else { standing.class };
-        let Account { counter, present } =
-            self.accounts.get(&standing.client).copied().unwrap_or_default();
-        (class, counter, present)
+        let account = self.accounts.get(&standing.client).copied().unwrap_or_default();
+        (class, account.counter, account.present)
     }
 
     /// What a client got so far, in units of service by its weight; lifts included.

@@ -234,6 +234,7 @@ fn request(id: u64, schema: Value) -> Request {
         draft_tokens: Drafts::Tuned,
         boundaries: Vec::new(),
         sharing: Default::default(),
+        standing: Default::default(),
     }
 }
 
@@ -271,7 +272,7 @@ fn five_hundred_random_schemas_are_kept_by_a_batch_that_drafts() {
                     ended += 1;
                 }
                 RowEvent::Logprobs(_) => panic!("nobody asked"),
-                RowEvent::Refused(shortage) => panic!("{shortage}"),
+                RowEvent::Refused(_) | RowEvent::Late => panic!("{event:?}"),
             }
         }
     }

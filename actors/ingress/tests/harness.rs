@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admission::{Admission, Door};
 use crate::bank;
+use crate::ingress::keys::Keys;
 use crate::ingress::text::tests::{published, shown, tiny};
 use crate::ingress::{Config, Handle, Text, UnknownFields, start};
 
@@ -50,7 +51,7 @@ impl Actor for FakeBank {
     }
 }
 
-pub(super) fn config() -> Config {
+pub(in crate::ingress) fn config() -> Config {
     Config {
         bind: "127.0.0.1:0".parse().unwrap(),
         model: "tiny".into(),
@@ -63,6 +64,12 @@ pub(super) fn config() -> Config {
         thinking_tokens_max: None,
         responses_bytes_max: 1 << 20,
         responses_idle_s: 3600,
+        tokens_max: None,
+        bytes_max: 64 << 20,
+        reader_stall_s: 60,
+        hosts: vec!["test".into()],
+        origins: Vec::new(),
+        keys: Keys::default(),
         admin: crate::ingress::Secret::default(),
     }
 }

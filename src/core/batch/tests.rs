@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::accept::Rule;
 use crate::engine::Engine;
+use crate::fairness::Standing;
 use crate::grammar::Constraint;
 use crate::guard::Budget;
 use crate::request::{Limits, Sharing};
@@ -32,6 +33,7 @@ pub(super) fn request(id: u64, prompt: &[Token], new_tokens_max: usize) -> Reque
         draft_tokens: Drafts::Tuned,
         boundaries: Vec::new(),
         sharing: Sharing::default(),
+        standing: Standing::default(),
     }
 }
 
@@ -54,7 +56,10 @@ fn finish(engine: &mut Scripted, batch: &mut Batch) -> (Vec<(RequestId, Finish)>
         deposits.extend(settled.deposits);
         finished.extend(settled.events.into_iter().filter_map(|(id, event)| match event {
             RowEvent::Finished(finish, _) => Some((id, finish)),
-            RowEvent::Tokens(..) | RowEvent::Logprobs(_) | RowEvent::Refused(_) => None,
+            RowEvent::Tokens(..)
+            | RowEvent::Logprobs(_)
+            | RowEvent::Refused(_)
+            | RowEvent::Late => None,
         }));
     }
     (finished, deposits)

@@ -42,7 +42,7 @@ impl House {
     }
 
     fn ask(&mut self, standing: Standing, prompt: usize, reply: usize) {
-        self.fairness.enter(standing.client);
+        self.fairness.enter(standing);
         let since = self.fairness.now();
         self.waiting.push(Wish { standing, prompt, reply, tick: self.tick, since });
     }
@@ -185,8 +185,8 @@ fn work_in_the_background_is_last_until_it_has_aged() {
     let mut fairness = Fairness::default();
     let busy = standing(1, 1);
     let behind = Standing { class: Class::Background, ..standing(2, 1) };
-    fairness.enter(busy.client);
-    fairness.enter(behind.client);
+    fairness.enter(busy);
+    fairness.enter(behind);
     let since = fairness.now();
     fairness.charge(busy, 1000, 0);
     assert!(fairness.rank(busy, since) < fairness.rank(behind, since));
@@ -199,9 +199,33 @@ fn counters_of_those_who_left_do_not_pile_up() {
     let mut fairness = Fairness::default();
     for client in 0..3 * ABSENT_MAX as u64 {
         let who = standing(client, 1);
-        fairness.enter(who.client);
+        fairness.enter(who);
         fairness.charge(who, 10, 10);
         fairness.leave(who.client);
     }
     assert!(fairness.accounts.len() <= ABSENT_MAX + 1, "{}", fairness.accounts.len());
+}
+
+#[test]
+fn who_took_little_beside_a_greedy_one_is_no_more_than_the_lag_ahead() {
+    let mut fairness = Fairness::default();
+    let (little, much) = (standing(1, 1), standing(2, 1));
+    fairness.enter(little);
+    fairness.enter(much);
+    fairness.charge(much, 1 << 20, 0);
+    fairness.enter(little);
+    assert_eq!(fairness.counter(much.client) - fairness.counter(little.client), LAG);
+}
+
+#[test]
+fn shares_of_the_seats_go_by_the_weights_of_those_present() {
+    let mut fairness = Fairness::default();
+    let (one, three) = (standing(1, 1), standing(2, 3));
+    fairness.enter(one);
+    assert!(!fairness.is_beyond_share(one.client, 8, 8), "all are its own");
+    fairness.enter(three);
+    assert!(!fairness.is_beyond_share(one.client, 2, 8));
+    assert!(fairness.is_beyond_share(one.client, 3, 8));
+    assert!(!fairness.is_beyond_share(three.client, 6, 8));
+    assert!(fairness.is_beyond_share(three.client, 7, 8));
 }

@@ -29,6 +29,7 @@ fn admit(batch: &mut Batch, id: u64) {
         draft_tokens: Drafts::Tuned,
         boundaries: Vec::new(),
         sharing: crate::request::Sharing::default(),
+        standing: crate::fairness::Standing::default(),
     };
     batch.admit(request, None);
 }
