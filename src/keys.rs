@@ -113,8 +113,8 @@ pub fn read(file: &Path) -> Result<Keys, String> {
     Ok(keys)
 }
 
-/// Tells the door when the file has changed. One that cannot be read changes nothing: who was let in
-/// before still is, and the log says so.
+/// Tells the door when the file has changed. One that cannot be read changes nothing: who was let
+/// in before still is, and the log says so.
 pub async fn watch(file: PathBuf, door: Handle) {
     if file.as_os_str().is_empty() {
         return;
@@ -167,7 +167,8 @@ pub fn run(file: &Path, args: &KeysArgs) -> Result<()> {
     };
     let wrong = |e: String| anyhow!("{}: {e}", file.display());
     let entries = parse(&text).map_err(wrong)?;
-    let mut document: DocumentMut = text.parse().with_context(|| file.display().to_string())?;
+    let (head, rest) = text.split_at(head_of(&text));
+    let mut document: DocumentMut = rest.parse().with_context(|| file.display().to_string())?;
     let known = |name: &str| {
         let at = entries.iter().position(|entry| entry.name == name);
         at.with_context(|| format!("no key is named {name:?}; `mtplx keys list` shows them"))
@@ -204,7 +205,7 @@ pub fn run(file: &Path, args: &KeysArgs) -> Result<()> {
             Some((name.clone(), key))
         }
     };
-    let text = document.to_string();
+    let text = format!("{head}{}", document.to_string().trim_start());
     // Nothing is written that the server would not read.
     parse(&text).map_err(wrong)?;
     replace(file, &text)?;
@@ -279,6 +280,16 @@ fn written(add: &Add, hash: &str, prefix: &str) -> Table {
     table["created"] = value(today());
     table["prefix"] = value(prefix);
     table
+}
+
+/// How many bytes of a file are remarks at its head: those are of no key, and stay when the first
+/// one goes.
+fn head_of(text: &str) -> usize {
+    let remarks = text.split_inclusive('\n').take_while(|line| {
+        let line = line.trim();
+        line.is_empty() || line.starts_with('#')
+    });
+    remarks.map(str::len).sum()
 }
 
 /// Puts a text in place of a file, whole or not at all, for its owner alone.

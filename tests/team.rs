@@ -48,9 +48,7 @@ fn keys_open_the_door_share_it_and_close_it_again_without_a_restart() {
     assert_eq!(listed[1]["name"], "light");
     assert!(!listed.to_string().contains(&light), "{listed}");
     let config = dir.path().join("my.toml");
-    let text_of = format!(
-        "[keys]\nfile = {file:?}\n[engine]\nslots = 2\n[tuner]\nrows_max = 2\n[bank]\nevery_tokens = 0\n"
-    );
+    let text_of = format!("[keys]\nfile = {file:?}\n[engine]\nslots = 2\n[tuner]\nrows_max = 2\n");
     std::fs::write(&config, text_of).unwrap();
     let house = House::start(&["--config", config.to_str().unwrap()]);
     let url = house.url.as_str();

@@ -1,5 +1,5 @@
-//! What stands before every route: whether a browser was led here, whose request it is, and how many
-//! bytes of requests are on their way at once.
+//! What stands before every route: whether a browser was led here, whose request it is, and how
+//! many bytes of requests are on their way at once.
 //!
 //! A page of strangers can make its reader's browser send requests here, and by giving its own name
 //! this machine's address (DNS rebinding) even read the answers. Such requests name a host that is
