@@ -24,8 +24,8 @@ use super::openai::ApiError;
 /// What a browser may keep of its question whether it may ask.
 const CORS_AGE: Duration = Duration::from_secs(600);
 
-/// Paths that want no key: what watches a server, and what describes it. Below /admin another one is
-/// wanted.
+/// Paths that want no key: what watches a server, and what describes it. Below /admin another one
+/// is wanted.
 const OPEN: [&str; 7] =
     ["/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/v1/models"];
 
