@@ -13,7 +13,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mtplx_core::SnapshotId;
 use mtplx_core::batch::{Batch, BatchLimits, Knobs, Settled, Warm};
@@ -81,6 +81,10 @@ pub struct Config {
     pub snapshots_max: usize,
     /// Chunks of a prompt end at multiples of this many tokens.
     pub chunk_grain_tokens: usize,
+    /// Seconds after which whoever has found no slot is sent away; 0 for never. It stands among the
+    /// door's settings.
+    #[serde(skip)]
+    pub queue_s: u32,
 }
 
 /// Decode in numbers.
@@ -139,6 +143,8 @@ pub struct State<E> {
     engine: E,
     batch: Batch,
     streams: Streams,
+    /// Longest wait for a slot.
+    queue_max: Option<Duration>,
     /// The tuner's last word; nothing runs before its first.
     tuning: Option<(Knobs, ActorRef<tuner::Message>)>,
     /// Where deposits go; there are none before the first admission.
@@ -172,7 +178,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
         Arguments { open, config, heart }: Arguments<E>,
     ) -> Result<State<E>, ActorProcessingErr> {
         let engine = open()?;
-        let Config { snapshots_max, chunk_grain_tokens } = config;
+        let Config { snapshots_max, chunk_grain_tokens, queue_s } = config;
         let limits = BatchLimits { snapshots_max, chunk_grain: chunk_grain_tokens };
         let mut batch = Batch::new(engine.info().clone(), limits);
         metrics::books(&mut batch);
@@ -180,6 +186,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             engine,
             batch,
             streams: Streams::default(),
+            queue_max: (queue_s > 0).then(|| Duration::from_secs(queue_s.into())),
             tuning: None,
             home: None,
             reclaiming: false,
@@ -246,7 +253,8 @@ impl<E: Engine> State<E> {
     fn step(&mut self) -> Result<bool, ActorProcessingErr> {
         let Some((knobs, reports)) = self.tuning.clone() else { return Ok(false) };
         let began = Instant::now();
-        for id in self.streams.take_closed() {
+        let late = self.queue_max.map_or(Vec::new(), |most| self.streams.take_late(most));
+        for id in self.streams.take_closed().into_iter().chain(late) {
             self.batch.cancel(id);
         }
         self.measure();

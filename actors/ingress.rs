@@ -1,8 +1,8 @@
 //! The HTTP ingress: the door of the house.
 //!
-//! * **Owns** the listener, the permits that bound the house, readiness, and the text side of the
-//!   model.
-//! * **Hears** `Serve` and `Between` from the root, `Drain`, `Observe`.
+//! * **Owns** the listener, the permits that bound the house, readiness, who may ask and what they
+//!   used, and the text side of the model.
+//! * **Hears** `Serve` and `Between` from the root, `Keys`, `Drain`, `Observe`.
 //! * **Says** `bank::Open`, once for every choice of every request.
 //! * **Dies** never with a generation: it keeps the door, and answers 503 while nobody serves.
 
@@ -25,8 +25,11 @@ mod admin;
 mod admission;
 mod anthropic;
 mod body;
+mod clients;
 mod docs;
 mod grammar;
+mod guard;
+pub mod keys;
 mod listen;
 mod openai;
 mod openapi;
@@ -55,6 +58,8 @@ pub enum Message {
     Between(String),
     /// Nobody will serve any more, for this reason.
     Over(String),
+    /// From now on these may ask.
+    Keys(keys::Keys),
     /// Accept nothing more, let what runs come to its end, then stop.
     Drain(Drain),
     /// The last connection is closed.
@@ -112,6 +117,20 @@ pub struct Config {
     pub responses_idle_s: u32,
     /// Seconds that an answer waits for the next engine when it lost its own in the middle.
     pub resume_s: u32,
+    /// Most tokens of all requests in the house, prompts and what they asked for; `None` for what
+    /// their number and the context come to.
+    pub tokens_max: Option<NonZeroUsize>,
+    /// Most bytes of bodies that have come and were not understood yet.
+    pub bytes_max: usize,
+    /// Seconds after which a reader who takes nothing is let go; 0 for never.
+    pub reader_stall_s: u16,
+    /// Names by which this server is reached, beside addresses and localhost.
+    pub hosts: Vec<String>,
+    /// Origins whose pages may ask; `*` stands for all.
+    pub origins: Vec<String>,
+    /// Who may ask; if there are none, everybody.
+    #[serde(skip)]
+    pub keys: keys::Keys,
     /// What opens the routes below /admin; if empty, nothing does.
     #[serde(skip_serializing)]
     pub admin: Secret,
@@ -160,6 +179,11 @@ impl Door for Handle {
 }
 
 impl Handle {
+    /// From now on these may ask.
+    pub fn replace_keys(&self, keys: keys::Keys) {
+        let _ = self.actor.cast(Message::Keys(keys));
+    }
+
     /// How things are; `None` if the ingress is gone.
     pub async fn observe(&self) -> Option<Snapshot> {
         self.actor.call(Message::Observe, None).await.ok()?.success_or(()).ok()
@@ -239,11 +263,12 @@ impl Actor for Ingress {
         let Arguments { config, text, render, listener } = arguments;
         let starting = Readiness::Between("it is starting".into());
         let (readiness, seen) = watch::channel(starting);
+        let stall = Duration::from_secs(config.reader_stall_s.into());
         let house = Arc::new(House::new(config, text, seen));
         let app = routes::router(Arc::clone(&house), render);
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            listen::serve(listener, app, stopped).await;
+            listen::serve(listener, app, (stopped, stall)).await;
             let _ = myself.cast(Message::Closed);
         });
         Ok(State { house, readiness, stop: Some(stop), drains: Vec::new() })
@@ -259,6 +284,7 @@ impl Actor for Ingress {
             Message::Serve(engine) => state.say(|| Readiness::Serving(engine)),
             Message::Between(reason) => state.say(|| Readiness::Between(reason)),
             Message::Over(reason) => state.say(|| Readiness::Over(reason)),
+            Message::Keys(keys) => state.house.clients.replace(keys),
             Message::Drain(Drain { limit, reply }) => {
                 state.say(|| Readiness::Over("it is shutting down".into()));
                 state.drains.push(reply);
@@ -295,6 +321,12 @@ impl State {
 /// A number nobody can guess, by the keys that the standard library draws for its hash maps.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+/// A time in seconds since 1970, as people and files write it.
+#[must_use]
+pub fn date(unix_s: u64) -> String {
+    text::iso_8601(unix_s)
 }
 
 fn unix_s() -> u64 {

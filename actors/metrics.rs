@@ -82,9 +82,13 @@ impl Metric {
 
 const ROUTE: Axis = axis("route", &[]);
 const CODE: Axis = axis("code", &[]);
+/// Names of keys, the first 64 of the file; the rest is `other`.
+const KEY: Axis = axis("key", &[]);
+const KIND: Axis = axis("kind", &["prompt", "cached", "generated"]);
+const OUTCOME: Axis = axis("outcome", &["finished", "cancelled", "failed", "refused"]);
 const FINISH: Axis = axis("finish", &["stop", "length", "cancelled", "fault"]);
 const REFUSAL: Axis = axis("reason", &REFUSED);
-const REFUSED: [&str; 5] = ["invalid", "too_long", "overloaded", "memory", "unavailable"];
+const REFUSED: [&str; 6] = ["invalid", "too_long", "overloaded", "late", "memory", "unavailable"];
 const SOURCE: Axis = axis("source", &["forwarded", "restored", "unfed"]);
 /// Draft positions; deeper ones appear when they are first tried.
 const POSITION: Axis = axis("position", &["1", "2", "3", "4"]);
@@ -169,6 +173,12 @@ inventory! {
     QUEUE = metric(LONG, Seconds, "mtplx_queue_seconds",
         "From admission by the engine's thread to a slot.");
 
+    CLIENT_TOKENS = metric(Counter, Tokens, "mtplx_client_tokens_total",
+        "Tokens by key: of prompts computed, of prompts that were warm, and generated.")
+        .by(&[KEY, KIND]);
+    CLIENT_REQUESTS = metric(Counter, Count, "mtplx_client_requests_total",
+        "Answers by key and how they ended.").by(&[KEY, OUTCOME]);
+
     // Tokens.
     PROMPT_SIZE = metric(SIZES, Tokens, "mtplx_request_prompt_tokens",
         "Tokens of the prompts of requests that ended.");
@@ -204,6 +214,8 @@ inventory! {
     ROWS_RUNNING = metric(Gauge, Count, "mtplx_rows_running", "Sequences that hold a slot.");
     ROWS_WAITING = metric(Gauge, Count, "mtplx_rows_waiting",
         "Sequences that wait for a slot or for pages.");
+    STEPPED_BACK = metric(Counter, Count, "mtplx_rows_stepped_back_total",
+        "Times a sequence was parked so that a client without any got its slot.");
     SLOTS_FREE = metric(Gauge, Count, "mtplx_slots_free", "Slots without a sequence.");
     PAGES_FREE = metric(Gauge, Count, "mtplx_pages_free",
         "KV pages that nobody has and nobody was promised.");

@@ -47,6 +47,7 @@ pub(crate) fn request(id: u64, prompt: &[Token], new_tokens_max: usize) -> Reque
         boundaries: Vec::new(),
         resumed: 0,
         sharing: mtplx_core::request::Sharing::default(),
+        standing: mtplx_core::fairness::Standing::default(),
     }
 }
 
@@ -99,7 +100,7 @@ impl Guest {
             match event {
                 RowEvent::Tokens(tokens, _) => text.extend(tokens),
                 RowEvent::Logprobs(_) | RowEvent::Seated => {}
-                RowEvent::Refused(shortage) => panic!("refused: {shortage}"),
+                RowEvent::Refused(_) | RowEvent::Late => panic!("refused: {event:?}"),
                 RowEvent::Finished(finish, usage) => {
                     return Heard { text, end: Some((finish, usage)) };
                 }

@@ -216,6 +216,7 @@ impl Bench {
                     boundaries: Vec::new(),
                     resumed: 0,
                     sharing: mtplx_core::request::Sharing::default(),
+                    standing: mtplx_core::fairness::Standing::default(),
                 },
                 None,
             );

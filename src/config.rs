@@ -5,11 +5,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
+use mtplx_actors::ingress::keys::Keys;
 use mtplx_actors::ingress::{Secret, UnknownFields};
 use mtplx_actors::{bank, decode, root, thermal, tuner};
 use mtplx_kernels::memory;
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
+
+use crate::keys;
 
 /// All defaults, with their reasons.
 const DEFAULTS: &str = include_str!("../config/mtplx.toml");
@@ -64,6 +67,7 @@ struct Written {
     decode: decode::Config,
     bank: bank::Config,
     disk: bank::DiskConfig,
+    keys: KeysFile,
     admin: Admin,
     tuner: tuner::Config,
     thermal: thermal::Config,
@@ -82,8 +86,22 @@ pub struct Server {
     pub port: u16,
     /// Requests in the house at once.
     pub requests_max: NonZeroU16,
+    /// Most tokens of all requests in the house; 0 for what their number comes to.
+    pub tokens_max: usize,
     /// Largest body.
     pub body_bytes_max: usize,
+    /// Most bytes of bodies on their way at once.
+    pub bytes_max: usize,
+    /// Seconds after which a request that has found no slot is sent away; 0 for never.
+    pub queue_s: u32,
+    /// Seconds after which a reader who takes nothing is let go; 0 for never.
+    pub reader_stall_s: u16,
+    /// Whether to listen beyond this machine without keys.
+    pub open: bool,
+    /// Names by which the server is reached, beside addresses and localhost.
+    pub hosts: Vec<String>,
+    /// Origins whose pages may ask.
+    pub origins: Vec<String>,
     /// Most tokens of one answer; 0 for what the context holds.
     pub new_tokens_max: usize,
     /// Seconds of silence after which a stream says that it is alive.
@@ -123,6 +141,14 @@ struct Engine {
     draft_tokens_max: u8,
     draft_vocab_share: f32,
     draft_head_bits: usize,
+}
+
+/// Where the keys of clients are.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct KeysFile {
+    /// The file; empty for none.
+    pub file: PathBuf,
 }
 
 /// Who may manage the server.
@@ -166,6 +192,10 @@ pub struct Config {
     pub actors: root::Configs,
     /// Where the bank's states go that leave memory.
     pub disk: bank::DiskConfig,
+    /// Where the keys of clients are; empty for none.
+    pub keys_file: PathBuf,
+    /// And what stands there.
+    pub keys: Keys,
     /// Who may manage the server.
     pub admin: Admin,
     /// What is logged.
@@ -253,13 +283,31 @@ fn demand(
     if fine { Ok(()) } else { Err(ConfigError::Value { key, value, expected }) }
 }
 
+impl Config {
+    /// Proves that only those are let in who should be: without keys nobody from elsewhere.
+    ///
+    /// # Errors
+    /// How to mend it.
+    pub fn check_door(&self) -> Result<(), ConfigError> {
+        let Server { host, open, .. } = self.server;
+        let expected = "whoever can reach this address could use the server, as there are no keys: \
+                        make one with `mtplx keys add NAME` and name the file in keys.file, or \
+                        listen on 127.0.0.1, or say server.open = true if that is what you want";
+        demand(host.is_loopback() || open || !self.keys.is_empty(), "server.host", host, expected)
+    }
+}
+
 impl Written {
     fn check(self) -> Result<Config, ConfigError> {
         let Self { server, model, engine, decode, bank, disk, mut admin, tuner, .. } = self;
-        let Self { thermal, root, log, .. } = self;
+        let Self { thermal, root, log, keys: KeysFile { file: keys_file }, .. } = self;
         let key = "server.body_bytes_max";
         demand(server.body_bytes_max > 0, key, server.body_bytes_max, "must be at least 1")?;
+        let expected = "must be at least server.body_bytes_max";
+        let all = server.bytes_max;
+        demand(all >= server.body_bytes_max, "server.bytes_max", all, expected)?;
         demand_engine(&engine)?;
+        let keys = keys::read(&keys_file).map_err(ConfigError::Part)?;
         if let Ok(token) = std::env::var(ADMIN_TOKEN) {
             admin.token = Secret::new(&token);
         }
@@ -269,6 +317,7 @@ impl Written {
         };
         let bytes_max = if bank.bytes_max == 0 { budget / BANK_SHARE } else { bank.bytes_max };
         let bank = bank::Config { bytes_max, ..bank };
+        let decode = decode::Config { queue_s: server.queue_s, ..decode };
         let actors = root::Configs { root, decode, bank, tuner, thermal };
         actors.check().map_err(ConfigError::Part)?;
         let context = engine.context_tokens_max;
@@ -287,7 +336,7 @@ impl Written {
             step_tokens: tuner.prefill_idle_tokens,
             place: None,
         };
-        Ok(Config { server, model, engine, actors, disk, admin, log })
+        Ok(Config { server, model, engine, actors, disk, keys_file, keys, admin, log })
     }
 }
 
@@ -337,6 +386,15 @@ mod tests {
     }
 
     #[test]
+    fn nobody_from_elsewhere_is_let_in_without_a_key_unless_that_is_said() {
+        let away = "[server]\nhost = \"0.0.0.0\"\n";
+        let error = load(away).unwrap().check_door().unwrap_err().to_string();
+        assert!(error.contains("mtplx keys add") && error.contains("server.open"), "{error}");
+        load(&format!("{away}open = true")).unwrap().check_door().unwrap();
+        load("[server]\nhost = \"::1\"").unwrap().check_door().unwrap();
+    }
+
+    #[test]
     fn kv_memory_is_bounded_unless_it_is_0() {
         assert!(Config::load(None, &[]).unwrap().engine.kv_bytes_max.is_some());
         assert_eq!(load("[engine]\nkv_bytes_max = 0").unwrap().engine.kv_bytes_max, None);
@@ -357,6 +415,8 @@ mod tests {
             ("[engine]\ndraft_vocab_share = 1.5", "engine.draft_vocab_share"),
             ("[engine]\ndraft_head_bits = 7", "engine.draft_head_bits"),
             ("[thermal]\nwarm_celsius = 120.0", "thermal"),
+            ("[server]\nbytes_max = 9", "server.bytes_max"),
+            ("[keys]\nfile = \"/nonexistent/keys\"", "/nonexistent/keys"),
             ("[root]\nbackoff_s = -1.0", "root.backoff_s"),
             ("[server", "line 1"),
         ] {

@@ -3,6 +3,7 @@
 pub mod bank;
 pub mod bench;
 pub mod config;
+pub mod keys;
 pub mod model;
 pub mod plan;
 pub mod telemetry;
@@ -63,6 +64,7 @@ impl App {
         model: &Model,
         render: RenderMetrics,
     ) -> Result<Self> {
+        config.check_door()?;
         mtplx_actors::metrics::build(env!("CARGO_PKG_VERSION"));
         let server = &config.server;
         let door = ingress::Config {
@@ -78,10 +80,17 @@ impl App {
             responses_bytes_max: server.responses_bytes_max,
             responses_idle_s: server.responses_idle_s,
             resume_s: server.resume_s,
+            tokens_max: NonZeroUsize::new(server.tokens_max),
+            bytes_max: server.bytes_max,
+            reader_stall_s: server.reader_stall_s,
+            hosts: server.hosts.clone(),
+            origins: server.origins.clone(),
+            keys: config.keys.clone(),
             admin: config.admin.token.clone(),
         };
         let (ingress, listening) = ingress::start(door, Arc::clone(&model.text), render).await?;
         tracing::info!(model = model.name, "listening on http://{}, loading", ingress.address);
+        tokio::spawn(keys::watch(config.keys_file.clone(), ingress.clone()));
         let store = open_store(config);
         let blueprint = Blueprint {
             configs: config.actors,

@@ -10,6 +10,7 @@ use mtplx::bank::{self, BankArgs};
 use mtplx::bench::shape::{self, ShapeArgs};
 use mtplx::bench::{self, BenchArgs};
 use mtplx::config::{self, Config};
+use mtplx::keys::{self, KeysArgs};
 use mtplx::model::Model;
 use mtplx::plan::{self, PlanArgs};
 use mtplx::{App, telemetry};
@@ -34,6 +35,8 @@ enum Command {
     Plan(Plan),
     /// See and manage what a running server keeps warm.
     Bank(BankArgs),
+    /// Make, list, revoke and renew keys of clients.
+    Keys(Keys),
 }
 
 #[derive(Args)]
@@ -74,6 +77,18 @@ struct Plan {
 }
 
 #[derive(Args)]
+struct Keys {
+    /// The file of keys; that of the settings without it.
+    #[arg(long, global = true)]
+    file: Option<PathBuf>,
+    /// Settings that name the file.
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeysArgs,
+}
+
+#[derive(Args)]
 struct Common {
     /// Folder of a checkpoint in MLX layout; the small model inside the binary without it.
     #[arg(long)]
@@ -98,6 +113,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => measure(&args),
         Command::Plan(args) => plan(&args),
         Command::Bank(args) => manage(&args),
+        Command::Keys(args) => edit_keys(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -155,6 +171,15 @@ fn measure(args: &Bench) -> Result<()> {
 fn plan(args: &Plan) -> Result<()> {
     let config = args.common.load(Vec::new())?;
     plan::run(&Model::open(&config.model)?, &config, &args.plan)
+}
+
+/// The file is named, or is the settings' own.
+fn edit_keys(args: &Keys) -> Result<()> {
+    let file = match &args.file {
+        Some(file) => file.clone(),
+        None => keys::file_of(args.config.as_deref())?,
+    };
+    keys::run(&file, &args.keys)
 }
 
 fn manage(args: &BankArgs) -> Result<()> {

@@ -14,6 +14,7 @@
 //! * `metrics`: what /metrics shows is what was served;
 //! * `drain`: SIGTERM lets running requests finish;
 //! * `structure`: answers of the structure that was asked for;
+//! * `team`: clients with keys, beside each other;
 //! * `tidy`: the rules of the house itself.
 
 #![allow(
@@ -37,4 +38,5 @@ mod openai;
 mod openapi;
 mod openwebui;
 mod structure;
+mod team;
 mod tidy;

@@ -28,14 +28,15 @@ impl<E: Engine> State<E> {
         metrics::memory(self.batch.used(), self.engine.info().budget.bytes);
     }
 
-    /// Asks the bank for room if somebody waits for nothing else, and its states could make it.
+    /// Asks the bank for room if somebody waits for nothing else, or for a row to be parked, and
+    /// its states could make it.
     pub(super) fn make_room(&mut self, rows_max: usize) -> Result<(), ActorProcessingErr> {
         let (slots_free, _) = self.batch.ledger().free();
         let seats = rows_max.max(1).saturating_sub(self.batch.rows().len()).min(slots_free);
+        let wanted = seats > 0 && self.batch.letting_go_helps() || self.batch.is_cramped();
         if !self.reclaiming
-            && seats > 0
             && !self.is_making_room()
-            && self.batch.letting_go_helps()
+            && wanted
             && let Some(home) = &self.home
         {
             self.reclaiming = true;

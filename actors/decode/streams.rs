@@ -1,7 +1,7 @@
 //! The streams of those who are served, by request.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mtplx_core::RequestId;
 use mtplx_core::batch::RowEvent;
@@ -56,6 +56,17 @@ impl Streams {
         closed
     }
 
+    /// Tells those who have waited for a slot as long as anybody is to, and says whose they are.
+    pub(super) fn take_late(&mut self, most: Duration) -> Vec<RequestId> {
+        let late = self.0.iter().filter(|(_, s)| s.waiting && s.since.elapsed() >= most);
+        let late: Vec<RequestId> = late.map(|(&id, _)| id).collect();
+        for &id in &late {
+            // Its stream is empty yet.
+            let _ = self.publish(id, RowEvent::Late);
+        }
+        late
+    }
+
     /// These rows have a slot.
     pub(super) fn seat(&mut self, rows: impl Iterator<Item = RequestId>) {
         for id in rows {
@@ -78,7 +89,7 @@ impl Streams {
             RowEvent::Tokens(_, usage) => (Some(*usage), false),
             RowEvent::Finished(_, usage) => (Some(*usage), true),
             // It never ran.
-            RowEvent::Refused(_) => (None, true),
+            RowEvent::Refused(_) | RowEvent::Late => (None, true),
         };
         stream.usage = usage;
         if last {

@@ -26,7 +26,7 @@ struct World {
 
 /// It is not tuned yet: nothing runs.
 async fn world<E: Engine + 'static>(engine: impl Fn() -> E + Send + Sync + 'static) -> World {
-    let config = Config { snapshots_max: 64, chunk_grain_tokens: 8 };
+    let config = Config { snapshots_max: 64, chunk_grain_tokens: 8, queue_s: 0 };
     let arguments =
         Arguments { open: Arc::new(move || Ok(engine())), config, heart: Heart::default() };
     let spawner = ThreadLocalActorSpawner::new();
@@ -172,7 +172,7 @@ async fn a_fault_ends_the_actor_and_every_stream() {
 
 #[tokio::test]
 async fn an_engine_that_does_not_open_is_not_spawned() {
-    let config = Config { snapshots_max: 1, chunk_grain_tokens: 1 };
+    let config = Config { snapshots_max: 1, chunk_grain_tokens: 1, queue_s: 0 };
     let open: Open<Scripted> = Arc::new(|| Err(Fault("no device".into())));
     let arguments = Arguments { open, config, heart: Heart::default() };
     let spawned = Decode::<Scripted>::spawn(None, arguments, ThreadLocalActorSpawner::new()).await;

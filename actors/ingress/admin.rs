@@ -8,6 +8,7 @@
 //! | `POST /admin/bank` | takes such a file |
 //! | `DELETE /admin/bank/{id}` | lets one go |
 //! | `PUT`, `DELETE /admin/bank/{id}/pin` | keeps one from going by itself, or lets it go again |
+//! | `GET /admin/usage` | what each key used since the start |
 
 use std::fmt;
 use std::sync::Arc;
@@ -101,6 +102,7 @@ pub(super) fn table() -> Vec<(&'static str, MethodRouter<Arc<House>>)> {
         ("/admin/bank", get(list).post(import)),
         ("/admin/bank/{id}", get(export).delete(forget)),
         ("/admin/bank/{id}/pin", put(pin).delete(unpin)),
+        ("/admin/usage", get(usage)),
     ]
 }
 
@@ -168,6 +170,13 @@ fn named(id: &str) -> Result<Id, Sorry> {
 pub(super) async fn list(State(house): Shared) -> Result<Response, Sorry> {
     let listing = bank::manage(&bank(&house)?, Command::List).await.ok_or(Sorry::Nobody)?;
     Ok(Json(listing).into_response())
+}
+
+/// What each key used since the start of the server, by name.
+#[utoipa::path(get, path = "/admin/usage", tag = "admin", security(("admin" = [])),
+    responses((status = 200, description = "It.", body = serde_json::Value)))]
+pub(super) async fn usage(State(house): Shared) -> Response {
+    Json(json!({"keys": house.clients.used()})).into_response()
 }
 
 /// A state as a file.

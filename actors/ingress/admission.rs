@@ -12,12 +12,12 @@ use mtplx_core::random::derive;
 use mtplx_core::request::{Drafts, Limits, Refusal, Request, Sharing};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Tenant, Token};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::Config;
 use super::body::Room;
+use super::clients::{Bill, Clients};
 use super::grammar::Cache;
-use super::openai::error::RETRY_AFTER_S;
 use super::openai::{Drafting, Reading, Source, Wanted};
 use super::reply::Manner;
 use super::responses::Store;
@@ -27,6 +27,7 @@ use super::work::Turns;
 use crate::admission::{Admission, Served};
 use crate::{bank, metrics};
 
+mod places;
 mod structure;
 
 use self::structure::declared;
@@ -54,6 +55,10 @@ pub(crate) struct House {
     permits: Arc<Semaphore>,
     /// Turns of those whose engines were lost and who are tried alone.
     trial: Arc<Trial>,
+    /// Places for tokens, if these are bounded.
+    tokens: Option<Arc<Semaphore>>,
+    /// Who asks.
+    pub(crate) clients: Arc<Clients>,
     /// For work on texts.
     pub(crate) turns: Turns,
     /// Memory for bodies.
@@ -86,9 +91,12 @@ impl House {
         let idle = Duration::from_secs(config.responses_idle_s.into());
         let responses = Arc::new(Store::new(config.responses_bytes_max, idle));
         let compiling = Arc::new(Semaphore::new(structure::COMPILING_MAX));
+        let most = |n: usize| n.min(Semaphore::MAX_PERMITS);
+        let tokens = config.tokens_max.map(|n| Arc::new(Semaphore::new(most(n.get()))));
+        let clients = Arc::new(Clients::new(config.keys.clone()));
         let asking = Arc::new(Semaphore::new(config.requests_max.get().into()));
         Self {
-            bodies: Room::new(config.body_bytes_max),
+            bodies: Room::new(config.bytes_max.max(config.body_bytes_max)),
             config,
             text,
             responses,
@@ -96,6 +104,8 @@ impl House {
             started_s,
             permits,
             trial: Arc::new(Trial::new()),
+            tokens,
+            clients,
             turns: Turns::new(),
             asking,
             compiling,
@@ -128,6 +138,7 @@ impl House {
         &self,
         mut wanted: Wanted,
         (route, arrived): (&'static str, Instant),
+        bills: Vec<Bill>,
     ) -> Result<Admitted, Refusal> {
         let (bank, info) = match self.readiness() {
             Readiness::Serving(Served { bank, info, .. }) => (bank, info),
@@ -146,13 +157,15 @@ impl House {
         let limits = self.limits(&wanted);
         let plan = self.demanded(&mut wanted, &prompts, declared).await?;
         let compiled = self.compiled(plan, info.vocab).await?;
-        let mut admissions = Vec::new();
+        let (mut admissions, mut bills) = (Vec::new(), bills.into_iter());
         for (prompt, field) in prompts.iter().zip(fields) {
             // A tokenizer may know tokens that the model has no embedding for.
             in_vocabulary(field, &prompt.tokens, &info)?;
             let tokens: Arc<[Token]> = Arc::from(prompt.tokens.as_slice());
             let room = self.room((tokens.len(), field), &wanted, &info)?;
             for index in 0..wanted.choices {
+                let mut bill = bills.next().ok_or_else(|| self.overloaded())?;
+                bill.tokens = self.tokens(tokens.len(), &wanted)?;
                 let kept_to = compiled.as_ref().map(|c| self.constraint(c, prompt, &info));
                 let (grammar, bound) = kept_to.unzip();
                 let request = Request {
@@ -164,20 +177,21 @@ impl House {
                     boundaries: prompt.boundaries.clone(),
                     resumed: 0,
                     sharing: Sharing { root: prompt.root, ..sharing },
+                    standing: bill.standing(),
                 };
                 let (events, receiver) = channel(&request);
-                let permit = permits.split(1).ok_or_else(overloaded)?;
+                let permit = permits.split(1).ok_or_else(|| self.overloaded())?;
                 let manner = self.manner(&wanted, prompt);
                 let admission = Admission { request, events, permit };
-                admissions.push((admission, receiver, (manner, bound)));
+                admissions.push((admission, receiver, (manner, bound), bill));
             }
         }
         let mut list = Vec::with_capacity(admissions.len());
-        for (admission, receiver, (manner, bound)) in admissions {
+        for (admission, receiver, (manner, bound), bill) in admissions {
             let course = Course::new(admission.request.clone(), bank.clone(), self.ways());
             // One that is gone drops it, and it goes on to the next.
             let _ = bank.cast(bank::Message::Open(admission));
-            let (thinking, watch) = (self.thinking(&wanted), Watch::new(route, arrived));
+            let (thinking, watch) = (self.thinking(&wanted), Watch::new(route, arrived).with(bill));
             let (detokenizer, stops) = (self.text.detokenizer(), wanted.stops.as_slice());
             let manner = &manner;
             let making = Making { course, detokenizer, stops, manner, thinking, bound, watch };
@@ -234,25 +248,6 @@ impl House {
         let sources = std::mem::take(&mut wanted.sources);
         let prompts = self.prompts(sources, wanted.sharing.tenant).await?;
         Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
-    }
-
-    /// A place for one who has a text looked at without asking for an answer, of which there are as
-    /// many as of answers.
-    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        Arc::clone(&self.asking).try_acquire_owned().map_err(|_| overloaded())
-    }
-
-    /// One for each choice, all or none: a request that got half of them could wait forever.
-    fn permits(&self, wanted: &Wanted) -> Result<OwnedSemaphorePermit, Refusal> {
-        let rows = wanted.sources.len() * wanted.choices;
-        let most = usize::from(self.config.requests_max.get());
-        if rows > most {
-            let field = if wanted.sources.len() > 1 { "prompt" } else { "n" };
-            let reason = format!("asks for {rows} answers at once; this server holds {most}");
-            return Err(Refusal::Invalid { field, reason });
-        }
-        let rows = u32::try_from(rows).map_err(|_| overloaded())?;
-        Arc::clone(&self.permits).try_acquire_many_owned(rows).map_err(|_| overloaded())
     }
 
     /// Renders and tokenizes, off the connection's thread where it may take long.
@@ -318,10 +313,6 @@ impl House {
 pub(crate) fn context(info: &EngineInfo) -> usize {
     let pages = info.pages_max.min(info.rows_pages_max).saturating_mul(info.page_tokens);
     info.context_tokens_max.min(pages).min(guard::tokens_max(info))
-}
-
-fn overloaded() -> Refusal {
-    Refusal::Overloaded { retry_after_s: RETRY_AFTER_S }
 }
 
 /// The checks that need to know the engine.

@@ -33,9 +33,8 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most fields of a request's head; beyond it 431.
 const FIELDS_MAX: usize = 128;
-/// Longest time in which a client takes none of what it is sent: it, or its machine, has gone, or
-/// will not read on. Without a bound such connections take all places in the end.
-const UNREAD_TIME_MAX: Duration = Duration::from_secs(120);
+/// Longest time for which the system tries to send to a machine that says nothing.
+const GONE_TIME_MAX: Duration = Duration::from_secs(120);
 /// Silence after which the system asks the other end whether it is there, and between such probes.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 const PROBE_EACH: Duration = Duration::from_secs(15);
@@ -45,7 +44,11 @@ const FULL_TOLD_EACH: Duration = Duration::from_secs(60);
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves until `stop` is used or dropped, and then until the last request is answered.
-pub(super) async fn serve(listener: TcpListener, app: Router, mut stop: oneshot::Receiver<()>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    app: Router,
+    (mut stop, stall): (oneshot::Receiver<()>, Duration),
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Both ends mean something: its value that connections are to end, its receivers that some
     // have not.
@@ -59,7 +62,7 @@ pub(super) async fn serve(listener: TcpListener, app: Router, mut stop: oneshot:
         match accepted {
             Ok((stream, place)) => {
                 let going_on = going_on.clone();
-                let connection = connection(stream, app.clone(), going_on.clone());
+                let connection = connection(stream, app.clone(), (going_on.clone(), stall));
                 tokio::spawn(async move {
                     connection.await;
                     drop((place, going_on));
@@ -108,7 +111,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&probes)?;
     // Else what was sent to a machine that is gone is tried again for a quarter of an hour.
     #[cfg(target_os = "linux")]
-    SockRef::from(stream).set_tcp_user_timeout(Some(UNREAD_TIME_MAX))?;
+    SockRef::from(stream).set_tcp_user_timeout(Some(GONE_TIME_MAX))?;
     Ok(())
 }
 
@@ -117,14 +120,20 @@ fn is_one_clients(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(stream: TcpStream, app: Router, mut stopping: watch::Receiver<bool>) {
+/// Whoever takes nothing of what is sent for as long as `stall` is let go, so that what waits for a
+/// reader is bounded in time, too.
+async fn connection(
+    stream: TcpStream,
+    app: Router,
+    (mut stopping, stall): (watch::Receiver<bool>, Duration),
+) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
     http.max_header_size(HEAD_BYTES_MAX).max_headers(FIELDS_MAX);
     let service =
         TowerToHyperService::new(tower::service_fn(move |request| answer(app.clone(), request)));
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(UNREAD_TIME_MAX));
+    stream.set_write_timeout((stall > Duration::ZERO).then_some(stall));
     let stream = TokioIo::new(Box::pin(stream));
     let mut serving = pin!(http.serve_connection(stream, service));
     let stopped = async move {

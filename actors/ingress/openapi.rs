@@ -48,6 +48,7 @@ pub(crate) mod asked;
         admin::forget,
         admin::pin,
         admin::unpin,
+        admin::usage,
     ),
     components(schemas(answers::OpenAiError, answers::AnthropicError)),
     tags(
@@ -84,14 +85,15 @@ pub(super) fn document(unknown: UnknownFields) -> Value {
     document
 }
 
-/// The token of the routes below /admin.
+/// The token of the routes below /admin, and the keys of the others where there are any.
 struct Keeper;
 
 impl Modify for Keeper {
     fn modify(&self, document: &mut Document) {
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         let components = document.components.get_or_insert_default();
-        components.add_security_scheme("admin", SecurityScheme::Http(bearer));
+        components.add_security_scheme("admin", SecurityScheme::Http(bearer.clone()));
+        components.add_security_scheme("key", SecurityScheme::Http(bearer));
     }
 }
 
@@ -129,7 +131,12 @@ const BODY_ERRORS: [(&str, &str); 6] = [
     ("503", "Nobody serves at the moment, or the house is full; `Retry-After` says when to ask."),
 ];
 
-const ERRORS: [(&str, &str); 1] = [("500", "A mistake of the server's own; it was logged.")];
+const ERRORS: [(&str, &str); 4] = [
+    ("401", "A key is wanted, where the server has any."),
+    ("403", "A browser was led here by a page that may not ask."),
+    ("429", "The key has used what it may; `Retry-After` says when to ask."),
+    ("500", "A mistake of the server's own; it was logged."),
+];
 
 const ADMIN_ERRORS: [(&str, &str); 5] = [
     ("401", "This route wants the admin token."),

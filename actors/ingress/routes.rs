@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::sse::Sse;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
-use mtplx_core::request::Sharing;
 use mtplx_core::sample::Sampling;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tower::ServiceBuilder;
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{
     MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
@@ -25,6 +25,8 @@ use tower_http::trace::TraceLayer;
 use super::admission::{Admitted, House, Readiness, context};
 use super::anthropic::error::speak;
 use super::body::{JsonBody, Named};
+use super::clients::Caller;
+use super::guard::{cors, guard};
 use super::openai::answer::{Answer, Shape};
 use super::openai::error::RETRY_AFTER_S;
 use super::openai::{ApiError, ChatBody, CompletionsBody, Delivery, Wanted, parse};
@@ -66,6 +68,8 @@ pub(super) fn router(house: Arc<House>, render: RenderMetrics) -> Router {
         .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
         .layer(from_fn(count))
         .layer(from_fn(speak))
+        .layer(option_layer(cors(&house.config)))
+        .layer(from_fn_with_state(Arc::clone(&house), guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(body_bytes_max))
         .layer(Extension(render))
@@ -111,10 +115,10 @@ pub(super) fn table() -> Vec<(&'static str, MethodRouter<Shared>)> {
         (ChatCompletion = "application/json"), (StreamEvent = "text/event-stream")))))]
 pub(super) async fn chat(
     State(house): State<Shared>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let route = Route::new(CHAT, &headers);
+    let route = Route::new(CHAT, caller);
     let map = |body: ChatBody, d: &_, i: &mut _| Ok((body.wanted(d, i)?, ()));
     let (wanted, ()) = read(&house, body, map).await?;
     answer(&house, wanted, route, openai(Shape::Chat)).await
@@ -126,10 +130,10 @@ pub(super) async fn chat(
         (TextCompletion = "application/json"), (StreamEvent = "text/event-stream")))))]
 pub(super) async fn completions(
     State(house): State<Shared>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let route = Route::new(COMPLETIONS, &headers);
+    let route = Route::new(COMPLETIONS, caller);
     let map = |body: CompletionsBody, d: &_, i: &mut _| Ok((body.wanted(d, i)?, ()));
     let (wanted, ()) = read(&house, body, map).await?;
     answer(&house, wanted, route, openai(Shape::Completions)).await
@@ -142,22 +146,16 @@ fn openai(shape: Shape) -> impl FnOnce(&Config, Asked) -> Box<dyn Wire> {
     }
 }
 
-/// What the headers say of how a request meets the bank. Open WebUI can be told to name its tasks
-/// (titles, tags, follow-ups): they start from what is warm and leave nothing behind.
-fn sharing(headers: &HeaderMap) -> Sharing {
-    Sharing { background: headers.contains_key("x-openwebui-task"), ..Sharing::default() }
-}
-
-/// Where, when and how a request came in.
+/// Where, when and from whom a request came in.
 struct Route {
     path: &'static str,
     arrived: Instant,
-    sharing: Sharing,
+    caller: Caller,
 }
 
 impl Route {
-    fn new(path: &'static str, headers: &HeaderMap) -> Self {
-        Self { path, arrived: Instant::now(), sharing: sharing(headers) }
+    fn new(path: &'static str, caller: Caller) -> Self {
+        Self { path, arrived: Instant::now(), caller }
     }
 }
 
@@ -221,13 +219,18 @@ async fn answer(
     route: Route,
     wire: impl FnOnce(&Config, Asked) -> Box<dyn Wire>,
 ) -> Result<Response, ApiError> {
-    wanted.sharing = route.sharing;
+    wanted.sharing = route.caller.sharing();
+    let rows = wanted.sources.len() * wanted.choices;
+    // More than the house holds are refused for that.
+    let rows = rows.min(house.config.requests_max.get().into());
+    let bills = (0..rows).map(|_| house.clients.begin(&route.caller));
+    let bills = bills.collect::<Result<Vec<_>, _>>()?;
     let Delivery { stream, include_usage } = wanted.delivery;
     let (choices, mut ignored) = (wanted.choices, std::mem::take(&mut wanted.ignored));
     let tells = wanted.sampling.logprobs.is_some();
     let echo = if wanted.echo { house.shown(&wanted.sources) } else { Vec::new() };
     let Admitted { choices: running, prompts, thinking, looser } =
-        house.admit(wanted, (route.path, route.arrived)).await?;
+        house.admit(wanted, (route.path, route.arrived), bills).await?;
     ignored.extend(looser);
     let asked = Asked { prompts, thinking, choices, include_usage, tells, echo };
     let mut wire = wire(&house.config, asked);

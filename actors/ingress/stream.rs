@@ -15,6 +15,7 @@ use mtplx_core::stop::StopScan;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::clients::Bill;
 use super::grammar::Bound;
 use super::openai::logprobs::Told;
 use super::reply::{Delta, Manner, Parser, Reply, add};
@@ -162,6 +163,8 @@ pub(crate) enum Interrupted {
     Engine,
     /// It was never begun, because there is no memory for it.
     Memory(Shortage),
+    /// It found no place for too long.
+    Late { retry_after_s: u32 },
     /// The grammar of this parameter gave up in the middle of it.
     Grammar(&'static str),
 }
@@ -208,6 +211,7 @@ impl Choice {
             Some(RowEvent::Refused(shortage)) => Some(Err(Interrupted::Memory(shortage))),
             // Told with their tokens, or to nobody.
             Some(RowEvent::Logprobs(_) | RowEvent::Seated) => None,
+            Some(RowEvent::Late) => Some(Err(self.watch.late())),
             None => Some(Err(Interrupted::Engine)),
         };
         if let Some(end) = &end {
@@ -242,9 +246,11 @@ impl Choice {
     fn follows(&mut self) {
         // One that made nothing is as though it had not been.
         self.earlier = (self.generated > 0).then_some(self.cost);
+        self.watch.bill.iter_mut().for_each(Bill::follows);
     }
 
     fn heard(&mut self, usage: Usage) {
+        self.watch.bill.iter_mut().for_each(|bill| bill.charge(usage));
         self.cost = self.earlier.map_or_else(|| usage.into(), |earlier| earlier.and(usage));
     }
 
@@ -427,12 +433,26 @@ pub(crate) struct Watch {
     first: Option<Instant>,
     last: Option<Instant>,
     over: bool,
+    /// What it costs whoever asked.
+    bill: Option<Bill>,
 }
 
 impl Watch {
     /// A choice of a request that arrived at `arrived`.
     pub(crate) fn new(route: &'static str, arrived: Instant) -> Self {
-        Self { route, arrived, first: None, last: None, over: false }
+        Self { route, arrived, first: None, last: None, over: false, bill: None }
+    }
+
+    /// With whom it is charged to.
+    pub(crate) fn with(mut self, mut bill: Bill) -> Self {
+        bill.admitted();
+        self.bill = Some(bill);
+        self
+    }
+
+    fn late(&self) -> Interrupted {
+        let retry_after_s = self.bill.as_ref().map_or(1, Bill::retry_after_s);
+        Interrupted::Late { retry_after_s }
     }
 
     fn tokens(&mut self, count: usize) {
@@ -452,12 +472,17 @@ impl Watch {
 
     fn ended(&mut self, end: &Result<End, Interrupted>) {
         self.over = true;
+        self.bill.iter_mut().for_each(|bill| bill.ended(end.is_ok()));
+        // Its places are free from now on, whoever reads the last words when.
+        self.bill = None;
         let finish = match end {
             Ok(End { reason: FinishReason::Stop | FinishReason::ToolCalls, .. }) => Finish::Stop,
             Ok(End { reason: FinishReason::Length, .. }) => Finish::Length,
             Err(Interrupted::Engine) => Finish::Fault,
             // Counted among refusals.
-            Err(Interrupted::Memory(_) | Interrupted::Grammar(_)) => return,
+            Err(Interrupted::Memory(_) | Interrupted::Grammar(_) | Interrupted::Late { .. }) => {
+                return;
+            }
         };
         metrics::request_finished(self.route, finish);
         metrics::request_duration(self.route, self.arrived.elapsed());

@@ -54,6 +54,7 @@ pub fn refused(refusal: &Refusal) {
         Refusal::Invalid { .. } => "invalid",
         Refusal::TooLong { .. } => "too_long",
         Refusal::Overloaded { .. } => "overloaded",
+        Refusal::Late { .. } => "late",
         Refusal::NoMemory(_) => "memory",
         Refusal::Unavailable { .. } => "unavailable",
     };
@@ -81,6 +82,16 @@ pub fn more_tokens(route: impl Into<SharedString>, gap: Duration, tokens: usize)
 /// A request took this long from arrival to its last token.
 pub fn request_duration(route: impl Into<SharedString>, took: Duration) {
     REQUEST_DURATION.observe(took.as_secs_f64(), 1, [route.into()]);
+}
+
+/// A key's answer cost so many more tokens of this kind.
+pub fn client_tokens(key: &str, kind: &'static str, tokens: usize) {
+    CLIENT_TOKENS.add(tokens as u64, [key.to_owned().into(), kind.into()]);
+}
+
+/// A key's answer ended, or its request was refused.
+pub fn client_request(key: &str, outcome: &'static str) {
+    CLIENT_REQUESTS.add(1, [key.to_owned().into(), outcome.into()]);
 }
 
 /// Template and tokenizer took this long for one request.
@@ -121,6 +132,7 @@ pub fn cycle(report: &Report, wall: Duration, engine: Duration) {
     COMPILATIONS.add(report.compilations, []);
     GENERATED_TOKENS.add(report.emitted as u64, []);
     BANK_DEPOSITS.add(report.dropped_deposits as u64, ["dropped".into()]);
+    STEPPED_BACK.add(report.stepped_back as u64, []);
     UNACCOUNTED.add(report.unaccounted as u64, []);
     BANK_TAKEN_OVER.add(report.taken_over as u64, []);
     for (i, tried) in report.positions.iter().enumerate() {

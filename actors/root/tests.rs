@@ -32,7 +32,7 @@ pub(super) fn configs() -> Configs {
             stuck_s: 1000.0,
             bury_s: 1000.0,
         },
-        decode: decode::Config { snapshots_max: 100, chunk_grain_tokens: 8 },
+        decode: decode::Config { snapshots_max: 100, chunk_grain_tokens: 8, queue_s: 0 },
         bank: bank::Config {
             bytes_max: 1 << 20,
             roots_share: 0.25,

@@ -306,6 +306,7 @@ mod tests {
             boundaries: Vec::new(),
             resumed: 0,
             sharing: Default::default(),
+            standing: Default::default(),
         };
         batch.admit(request, None);
         batch.plan(Knobs::fixed(0, 1, (64, 64)));

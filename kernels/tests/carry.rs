@@ -38,6 +38,7 @@ fn request(tenant: u64, prompt: &[Token], boundaries: &[usize]) -> Request {
         boundaries: boundaries.to_vec(),
         resumed: 0,
         sharing: Sharing { tenant: Tenant(tenant), root, background: false },
+        standing: Default::default(),
     }
 }
 

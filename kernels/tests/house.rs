@@ -92,6 +92,7 @@ impl House {
             boundaries: Vec::new(),
             resumed: 0,
             sharing: Sharing { tenant, ..Sharing::default() },
+            standing: Default::default(),
         };
         let fits = self.deposits.iter().filter(|d| warm && prompt.starts_with(&d.prefix.tokens));
         let warm = fits
@@ -125,8 +126,7 @@ impl House {
                     told.usage = usage;
                     self.done.insert(id);
                 }
-                RowEvent::Seated => {}
-                RowEvent::Refused(shortage) => panic!("refused: {shortage}"),
+                RowEvent::Seated | RowEvent::Refused(_) | RowEvent::Late => panic!("{event:?}"),
             }
         }
     }

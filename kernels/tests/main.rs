@@ -8,6 +8,7 @@
 //! * `lossless`: the same text at every depth, in every company, warm and cold;
 //! * `law`: sampled tokens with speculation follow the plain distribution;
 //! * `moe`: mixtures of experts, Qwen3.5's and Qwen3-Next, against mlx-lm and against themselves.
+//! * `team`: rows that step back for other clients, to the bit.
 //! * `sources`: the GPU kernels, compiled for the CPU and run beside references.
 
 #![allow(
@@ -28,3 +29,4 @@ mod lossless;
 mod moe;
 #[cfg(target_os = "linux")]
 mod sources;
+mod team;

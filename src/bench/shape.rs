@@ -257,6 +257,7 @@ impl Bench {
                 boundaries: Vec::new(),
                 resumed: 0,
                 sharing: Sharing::default(),
+                standing: Default::default(),
             };
             batch.admit(request, None);
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::cost::Costs;
 use crate::engine::{EngineInfo, Move, Outcome, Phases, Plan, Prefill, RowOutcome, Rows, Verify};
+use crate::fairness::{Class, Fairness};
 use crate::grammar::Mask;
 use crate::guard::Shortage;
 use crate::ledger::{Holding, Ledger};
@@ -20,6 +21,7 @@ pub use self::books::Books;
 pub use self::row::Row;
 pub use crate::knobs::{Depths, Knobs};
 
+mod back;
 mod books;
 #[cfg(all(test, feature = "scripted"))]
 mod distribution;
@@ -31,6 +33,8 @@ mod settle;
 mod share;
 #[cfg(all(test, feature = "scripted"))]
 mod simulate;
+#[cfg(all(test, feature = "scripted"))]
+mod team;
 #[cfg(all(test, feature = "scripted"))]
 mod tests;
 
@@ -62,6 +66,17 @@ struct Waiting {
     /// How many states had been named when it was last looked for a longer one; `None` if it is to
     /// start cold.
     looked: Option<u64>,
+    /// The time by which it ages, of its arrival.
+    arrived: u64,
+    /// Where it stood when it stepped back, if it did.
+    begun: Option<row::Begun>,
+}
+
+impl Waiting {
+    /// The tokens it will go on from.
+    fn tokens(&self) -> &[Token] {
+        self.begun.as_ref().map_or(&self.request.prompt, |begun| &begun.tokens)
+    }
 }
 
 /// What a step meant, to be published.
@@ -91,6 +106,8 @@ pub enum RowEvent {
     Finished(Finish, Usage),
     /// There is no memory for it and none will come; it never ran.
     Refused(Shortage),
+    /// It found no slot for longer than anybody is to wait; it never ran.
+    Late,
 }
 
 /// A parked state for the session bank.
@@ -133,6 +150,8 @@ pub struct Report {
     /// Rows that began to decode though what was fed and what was restored do not make up their
     /// prompt: a bug.
     pub unaccounted: usize,
+    /// Rows that stepped back before it, for clients that had none.
+    pub stepped_back: usize,
     /// States not kept because too many are alive already.
     pub dropped_deposits: usize,
     /// Largest depth of the step.
@@ -166,12 +185,11 @@ pub struct Batch {
     limits: BatchLimits,
     rows: Rows,
     waiting: VecDeque<Waiting>,
+    fairness: Fairness,
     ledger: Ledger,
     moves: Vec<Move>,
     step: u64,
     costs: Costs,
-    /// Prompt tokens fed so far: the clock by which prompts age.
-    fed: u64,
     /// Whether the last step left out prompts to learn what it costs without.
     measured: bool,
     memory: seat::Measured,
@@ -179,12 +197,16 @@ pub struct Batch {
     used: Vec<SnapshotId>,
     taken_over: usize,
     books: Books,
+    stepped_back: usize,
+    /// Whether somebody would have stepped back, had there been room to park its state.
+    cramped: bool,
 }
 
-/// A prompt may be passed by shorter ones until so many times its own length was fed to others. So
-/// one of L tokens that finds R left of all others is done before (PASSED + slots) · L + R further
-/// prompt tokens are fed: R and PASSED · L at most before none seated later passes it any more, and
-/// less than L for each that did.
+/// A prompt may be passed by shorter ones of its client until so many times its own length was fed
+/// to those. So one of L tokens that finds R left of all others of its client is done before
+/// (PASSED + slots) · L + R further prompt tokens of its client are fed: R and PASSED · L at most
+/// before none seated later passes it any more, and less than L for each that did. Between clients
+/// it is [`Fairness`] that decides.
 const PASSED: u64 = 4;
 
 impl Batch {
@@ -199,16 +221,18 @@ impl Batch {
             limits,
             rows,
             waiting,
+            fairness: Fairness::default(),
             ledger,
             moves: Vec::new(),
             step: 0,
             costs: Costs::default(),
-            fed: 0,
             measured: false,
             memory: seat::Measured::default(),
             used: Vec::new(),
             taken_over: 0,
             books: Books::default(),
+            stepped_back: 0,
+            cramped: false,
         }
     }
 
@@ -221,15 +245,15 @@ impl Batch {
             debug_assert!(held.is_none_or(|len| len == w.len));
             held.is_some()
         });
-        self.waiting.push_back(Waiting { request, warm, looked: Some(0) });
+        self.fairness.enter(request.standing);
+        let arrived = self.fairness.now();
+        self.waiting.push_back(Waiting { request, warm, looked: Some(0), arrived, begun: None });
     }
 
     /// Takes a request out, running or waiting. False if it is not here.
     pub fn cancel(&mut self, id: RequestId) -> bool {
         if let Some(i) = self.waiting.iter().position(|w| w.request.id == id) {
-            if let Some(warm) = self.waiting.remove(i).and_then(|w| w.warm) {
-                self.let_go(warm.snapshot);
-            }
+            self.take_out(i);
             return true;
         }
         let slot = self.rows.iter().find(|(_, row)| row.request.id == id).map(|(&slot, _)| slot);
@@ -298,7 +322,6 @@ impl Batch {
         let verify = self.plan_verify(&knobs.depths);
         let budget = self.prefill_budget(&knobs, &verify);
         let prefill = self.plan_prefill(budget);
-        self.fed += prefill.iter().map(|c| (c.end - c.start) as u64).sum::<u64>();
         Plan { step: self.step, moves: std::mem::take(&mut self.moves), prefill, verify }
     }
 
@@ -338,14 +361,15 @@ impl Batch {
         verify
     }
 
-    /// Chunks within the budget. Whoever needs least is first, so that short prompts pass long
-    /// ones; but a prompt ages with every token fed to others (see [`PASSED`]).
+    /// Chunks within the budget. Clients come by what they got so far; of one client, whoever needs
+    /// least is first, so that short prompts pass long ones; but a prompt ages with every token fed
+    /// to others of its client (see [`PASSED`]).
     fn plan_prefill(&mut self, mut budget: usize) -> Vec<Prefill> {
         let mut prefill = Vec::new();
         let mut slots = self.turns();
         slots.sort_unstable();
         let (mut must, mut marks) = (budget > 0, self.info.marks);
-        for (_, _, _, slot) in slots {
+        for (.., slot) in slots {
             let Some(row) = self.rows.get_mut(&slot) else { continue };
             let start = row.computed;
             // Only the first may go beyond a budget that is below the grain.
@@ -359,7 +383,7 @@ impl Batch {
             let mark = mark.filter(|&mark| further > mark && row.is_kept_at(mark));
             let end = if mark.is_some() { further } else { end };
             marks &= mark.is_none();
-            let sample = end == row.request.prompt.len();
+            let sample = end == row.start;
             if end == start && !sample {
                 continue;
             }
@@ -367,6 +391,7 @@ impl Batch {
                 (budget, must) = (budget.saturating_sub(end - start), false);
             }
             self.ledger.grow(&mut row.holding, end);
+            self.fairness.feed(row.request.standing.client, end - start);
             prefill.push(Prefill { slot, start, end, sample, mark });
         }
         prefill
@@ -375,8 +400,22 @@ impl Batch {
     /// Takes a row out and gives back what it held.
     fn leave(&mut self, slot: Slot) -> Option<Row> {
         let mut row = self.rows.remove(&slot)?;
-        self.books.leave(&row);
+        self.books.leave(&row.request, row.reached);
         self.ledger.close(slot, std::mem::take(&mut row.holding));
+        self.fairness.leave(row.request.standing.client);
         Some(row)
+    }
+
+    /// Takes one out that waits.
+    fn take_out(&mut self, i: usize) -> Option<Request> {
+        let Waiting { request, warm, begun, .. } = self.waiting.remove(i)?;
+        if let Some(begun) = begun {
+            self.books.leave(&request, begun.reached);
+        }
+        if let Some(warm) = warm {
+            self.let_go(warm.snapshot);
+        }
+        self.fairness.leave(request.standing.client);
+        Some(request)
     }
 }

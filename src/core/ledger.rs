@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::prefix::Prefix;
 use crate::{Page, Slot, SnapshotId, Tenant, Token};
 
+mod leaving;
 mod parked;
 
 /// The books of one engine generation.

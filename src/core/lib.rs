@@ -21,7 +21,9 @@
 pub mod accept;
 pub mod batch;
 pub mod cost;
+pub mod drain;
 pub mod engine;
+pub mod fairness;
 pub mod grammar;
 pub mod guard;
 pub mod image;
@@ -30,6 +32,7 @@ pub mod ledger;
 pub mod logprobs;
 pub mod prefix;
 pub mod preflight;
+pub mod quota;
 pub mod random;
 pub mod recall;
 mod recent;

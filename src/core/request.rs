@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::fairness::Standing;
 use crate::guard::Shortage;
 use crate::sample::Sampling;
 use crate::{RequestId, Tenant, Token};
@@ -29,6 +30,8 @@ pub struct Request {
     pub boundaries: Vec<usize>,
     /// How it meets the states of others.
     pub sharing: Sharing,
+    /// Whose it is, and how it stands among others.
+    pub standing: Standing,
 }
 
 impl Request {
@@ -143,6 +146,11 @@ pub enum Refusal {
         /// Seconds after which a new attempt is sensible.
         retry_after_s: u32,
     },
+    /// It waited for a slot for as long as anybody is to.
+    Late {
+        /// Seconds after which a new attempt is sensible.
+        retry_after_s: u32,
+    },
     /// There is no memory for it.
     NoMemory(Shortage),
     /// No engine runs at the moment (starting, restarting or draining).
@@ -169,6 +177,11 @@ impl fmt::Display for Refusal {
             Self::Overloaded { retry_after_s } => {
                 write!(f, "the server is full; try again in {retry_after_s} s")
             }
+            Self::Late { retry_after_s } => write!(
+                f,
+                "the server is busy and this request waited for its turn too long; try again in \
+                 {retry_after_s} s"
+            ),
             Self::NoMemory(shortage) => shortage.fmt(f),
             Self::Unavailable { reason } => write!(f, "the engine is not available: {reason}"),
         }

@@ -46,6 +46,19 @@ fn a_row_that_ends_is_booked_once() {
 }
 
 #[test]
+fn only_who_waits_for_a_slot_can_be_late() {
+    let mut streams = Streams::default();
+    let _seated = open(&mut streams, 1, 9);
+    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let (events, mut waits) = channel(9);
+    streams.open(RequestId(2), events, permit);
+    assert!(streams.take_late(Duration::from_secs(9)).is_empty());
+    assert_eq!(streams.take_late(Duration::ZERO), [RequestId(2)]);
+    assert_eq!(waits.try_recv(), Ok(RowEvent::Late));
+    assert!(streams.take_late(Duration::ZERO).is_empty());
+}
+
+#[test]
 fn a_row_whose_client_left_is_booked_too() {
     let left = booked(|streams| {
         drop(open(streams, 1, 9));

@@ -9,7 +9,7 @@ use mtplx_core::request::Refusal;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{House, overloaded};
+use super::House;
 use crate::ingress::grammar::{Bound, Cache, Compiled, Grammars, Language, Structure, calls};
 use crate::ingress::openai::{Source, Wanted};
 use crate::ingress::text::{Prompt, Text};
@@ -149,7 +149,7 @@ impl House {
         let text = Arc::clone(&self.text);
         let deadline = Instant::now() + COMPILE_TIME_MAX;
         let turn = Arc::clone(&self.compiling).acquire_owned();
-        let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| overloaded())?;
+        let turn = tokio::time::timeout_at(deadline, turn).await.map_err(|_| self.overloaded())?;
         let work = off_thread(turn.ok(), move || {
             let grammars = text.grammars(vocab).map_err(|unusable| {
                 let reason = format!("this model's tokens cannot be constrained: {}", unusable.0);

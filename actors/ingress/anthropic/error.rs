@@ -67,6 +67,9 @@ pub(crate) fn error_body(error: &ApiError, request_id: Option<&str>) -> Value {
         | ApiError::UnknownModel { .. }
         | ApiError::NotKept { .. }
         | ApiError::UnknownPath(_)
+        | ApiError::NoKey { .. }
+        | ApiError::OverQuota { .. }
+        | ApiError::Stranger(_)
         | ApiError::NotImplemented(_)
         | ApiError::WrongMethod { .. }
         | ApiError::Refused(_)

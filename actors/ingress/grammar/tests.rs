@@ -235,6 +235,7 @@ fn request(id: u64, schema: Value) -> Request {
         boundaries: Vec::new(),
         resumed: 0,
         sharing: Default::default(),
+        standing: Default::default(),
     }
 }
 
@@ -272,7 +273,7 @@ fn five_hundred_random_schemas_are_kept_by_a_batch_that_drafts() {
                     ended += 1;
                 }
                 RowEvent::Logprobs(_) | RowEvent::Seated => panic!("nobody asked"),
-                RowEvent::Refused(shortage) => panic!("{shortage}"),
+                RowEvent::Refused(_) | RowEvent::Late => panic!("{event:?}"),
             }
         }
     }

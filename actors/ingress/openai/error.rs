@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use mtplx_core::quota::Exceeded;
 use mtplx_core::request::Refusal;
 use serde::Serialize;
 
@@ -35,6 +36,12 @@ pub(crate) enum ApiError {
     WrongMethod { method: String, path: String },
     /// Something else of this API, which this server does not have.
     NotImplemented(String),
+    /// No key, or one that nobody knows.
+    NoKey { sent: bool },
+    /// The key has used what it may.
+    OverQuota { exceeded: Exceeded, retry_after_s: u32 },
+    /// A browser was led here, by what this says.
+    Stranger(String),
     /// The house refuses.
     Refused(Refusal),
     /// The engine broke while it answered.
@@ -104,9 +111,15 @@ impl ApiError {
                 StatusCode::BAD_REQUEST
             }
             Self::Refused(
-                Refusal::Overloaded { .. } | Refusal::NoMemory(_) | Refusal::Unavailable { .. },
+                Refusal::Overloaded { .. }
+                | Refusal::Late { .. }
+                | Refusal::NoMemory(_)
+                | Refusal::Unavailable { .. },
             )
             | Self::Interrupted => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoKey { .. } => StatusCode::UNAUTHORIZED,
+            Self::OverQuota { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Stranger(_) => StatusCode::FORBIDDEN,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -153,7 +166,15 @@ impl ApiError {
             ),
             Self::UnknownPath(path) => format!("there is nothing at {path}; the API is under /v1"),
             Self::WrongMethod { method, path } => format!("{path} does not answer to {method}"),
-            Self::NotImplemented(what) => what.clone(),
+            Self::NoKey { sent } => {
+                let what = if *sent { "this key is not known here" } else { "a key is wanted" };
+                format!(
+                    "{what}: send yours as `Authorization: Bearer mtplx_…` or `x-api-key`; \
+                     whoever keeps this server makes one with `mtplx keys add`"
+                )
+            }
+            Self::OverQuota { exceeded, .. } => over_quota(exceeded),
+            Self::NotImplemented(what) | Self::Stranger(what) => what.clone(),
             Self::Refused(refusal) => refusal.to_string(),
             Self::Interrupted => {
                 "the engine failed while it generated the answer; please try again".into()
@@ -170,7 +191,10 @@ impl ApiError {
             }
             Self::UnknownModel { .. } => Some("model"),
             Self::Refused(
-                Refusal::Overloaded { .. } | Refusal::NoMemory(_) | Refusal::Unavailable { .. },
+                Refusal::Overloaded { .. }
+                | Refusal::Late { .. }
+                | Refusal::NoMemory(_)
+                | Refusal::Unavailable { .. },
             )
             | Self::Json(_)
             | Self::ContentType(_)
@@ -178,6 +202,9 @@ impl ApiError {
             | Self::BodyTooSlow { .. }
             | Self::UnknownPath(_)
             | Self::WrongMethod { .. }
+            | Self::NoKey { .. }
+            | Self::OverQuota { .. }
+            | Self::Stranger(_)
             | Self::NotImplemented(_)
             | Self::Interrupted
             | Self::Panicked => None,
@@ -195,10 +222,14 @@ impl ApiError {
             Self::NotKept { .. } => "previous_response_not_found",
             Self::UnknownPath(_) => "unknown_path",
             Self::WrongMethod { .. } => "method_not_allowed",
+            Self::NoKey { .. } => "invalid_api_key",
+            Self::OverQuota { .. } => "rate_limit_exceeded",
+            Self::Stranger(_) => "forbidden",
             Self::NotImplemented(_) => "not_implemented",
             Self::Refused(Refusal::Invalid { .. }) => "invalid_value",
             Self::Refused(Refusal::TooLong { .. }) => "context_length_exceeded",
             Self::Refused(Refusal::Overloaded { .. }) => "overloaded",
+            Self::Refused(Refusal::Late { .. }) => "queue_timeout",
             Self::Refused(Refusal::NoMemory(_)) => "insufficient_memory",
             Self::Refused(Refusal::Unavailable { .. }) => "unavailable",
             Self::Interrupted => "generation_interrupted",
@@ -208,7 +239,10 @@ impl ApiError {
 
     fn retry_after_s(&self) -> Option<u32> {
         match self {
-            Self::Refused(Refusal::Overloaded { retry_after_s }) => Some(*retry_after_s),
+            Self::Refused(
+                Refusal::Overloaded { retry_after_s } | Refusal::Late { retry_after_s },
+            )
+            | Self::OverQuota { retry_after_s, .. } => Some(*retry_after_s),
             Self::Refused(Refusal::NoMemory(_) | Refusal::Unavailable { .. })
             | Self::Interrupted => Some(RETRY_AFTER_S),
             Self::Refused(Refusal::Invalid { .. } | Refusal::TooLong { .. })
@@ -221,6 +255,8 @@ impl ApiError {
             | Self::UnknownModel { .. }
             | Self::UnknownPath(_)
             | Self::WrongMethod { .. }
+            | Self::NoKey { .. }
+            | Self::Stranger(_)
             | Self::NotImplemented(_)
             | Self::Panicked => None,
         }
@@ -241,10 +277,31 @@ impl ApiError {
             // Not requests for a generation, or not refused.
             Self::UnknownPath(_)
             | Self::WrongMethod { .. }
+            | Self::NoKey { .. }
+            | Self::OverQuota { .. }
+            | Self::Stranger(_)
             | Self::NotImplemented(_)
             | Self::Interrupted
             | Self::Panicked => {}
         }
+    }
+}
+
+/// Which quota is used up, and when there is room again.
+fn over_quota(exceeded: &Exceeded) -> String {
+    let used = |what: &str, tokens, seconds: f64| {
+        format!(
+            "this key may use {tokens} tokens a {what} and has; there is room again in {:.0} s",
+            seconds.ceil()
+        )
+    };
+    match *exceeded {
+        Exceeded::Minute { tokens, retry_after_s } => used("minute", tokens, retry_after_s),
+        Exceeded::Day { tokens, retry_after_s } => used("day", tokens, retry_after_s),
+        Exceeded::Requests { requests } => format!(
+            "this key may have {requests} answers in the making at once and has; wait for one of \
+             them to end"
+        ),
     }
 }
 
@@ -259,6 +316,7 @@ impl From<Interrupted> for ApiError {
         match interrupted {
             Interrupted::Engine => Self::Interrupted,
             Interrupted::Memory(shortage) => Self::Refused(Refusal::NoMemory(shortage)),
+            Interrupted::Late { retry_after_s } => Self::Refused(Refusal::Late { retry_after_s }),
             Interrupted::Grammar(field) => Self::grammar(field),
         }
     }
@@ -270,6 +328,10 @@ impl IntoResponse for ApiError {
         let mut response = (self.status(), Json(self.body())).into_response();
         if let Some(seconds) = self.retry_after_s() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, Self::NoKey { .. }) {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         // For layers that say it in the words of another API.
         response.extensions_mut().insert(self);

@@ -1,7 +1,7 @@
 //! Anthropic's Messages API.
 
+use axum::Extension;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::json;
 
@@ -9,6 +9,7 @@ use super::{Asked, MESSAGES, Route, Shared, answer, answered, read};
 use crate::ingress::anthropic::MessagesBody;
 use crate::ingress::anthropic::answer::Answer;
 use crate::ingress::body::JsonBody;
+use crate::ingress::clients::Caller;
 use crate::ingress::openai::ApiError;
 use crate::ingress::openapi::answers::{MessageObject, StreamEvent, TokenCount};
 
@@ -18,10 +19,10 @@ use crate::ingress::openapi::answers::{MessageObject, StreamEvent, TokenCount};
         (MessageObject = "application/json"), (StreamEvent = "text/event-stream")))))]
 pub(in crate::ingress) async fn messages(
     State(house): State<Shared>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let route = Route::new(MESSAGES, &headers);
+    let route = Route::new(MESSAGES, caller);
     let map = |body: MessagesBody, d: &_, i: &mut _| Ok((body.wanted(d, i)?, ()));
     let (wanted, ()) = read(&house, body, map).await?;
     answer(&house, wanted, route, |config, Asked { prompts, thinking, .. }| {

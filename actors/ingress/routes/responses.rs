@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use mtplx_core::request::Refusal;
 use serde_json::{Value, json};
 
 use super::{Asked, RESPONSES, Route, Shared, answer, read};
 use crate::ingress::body::{JsonBody, Named};
+use crate::ingress::clients::Caller;
 use crate::ingress::openai::ApiError;
 use crate::ingress::openapi::answers::{Forgotten, OpenAiError, ResponseObject, StreamEvent};
 use crate::ingress::responses::ResponsesBody;
@@ -24,10 +25,10 @@ const ID: &str = "response_id";
         (ResponseObject = "application/json"), (StreamEvent = "text/event-stream")))))]
 pub(in crate::ingress) async fn create(
     State(house): State<Shared>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let route = Route::new(RESPONSES, &headers);
+    let route = Route::new(RESPONSES, caller);
     let store = Arc::clone(&house.responses);
     let map = move |body: ResponsesBody, d: &_, i: &mut _| body.wanted(d, &store, i);
     let (wanted, mut echo) = read(&house, body, map).await?;

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admission::{Admission, Door, Served};
 use crate::bank;
 use crate::heart::Heart;
+use crate::ingress::keys::Keys;
 use crate::ingress::text::tests::{published, shown, tiny};
 use crate::ingress::{Config, Handle, Text, UnknownFields, start};
 
@@ -51,7 +52,7 @@ impl Actor for FakeBank {
     }
 }
 
-pub(super) fn config() -> Config {
+pub(in crate::ingress) fn config() -> Config {
     Config {
         bind: "127.0.0.1:0".parse().unwrap(),
         model: "tiny".into(),
@@ -65,6 +66,12 @@ pub(super) fn config() -> Config {
         responses_bytes_max: 1 << 20,
         responses_idle_s: 3600,
         resume_s: 0,
+        tokens_max: None,
+        bytes_max: 64 << 20,
+        reader_stall_s: 60,
+        hosts: vec!["test".into()],
+        origins: Vec::new(),
+        keys: Keys::default(),
         admin: crate::ingress::Secret::default(),
     }
 }

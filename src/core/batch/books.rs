@@ -1,8 +1,8 @@
 //! What became of the prompts of all that got a seat: each of their tokens was fed, came out of a
-//! state, or was neither because its row left before. Counted as it happens, so that it adds up at
-//! any time, whoever leaves when.
+//! state, or was neither because its row left before. Counted as it happens and each token once,
+//! so that it adds up at any time, whoever leaves or steps back when.
 
-use super::{Batch, Row};
+use super::{Batch, Request};
 
 /// Tokens of prompts, since the books were last taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,32 +23,27 @@ impl Batch {
         std::mem::take(&mut self.books)
     }
 
-    /// Takes all out that run: the engine broke. What they were owed stays in the books.
+    /// Takes all out: the engine broke. What they were owed stays in the books.
     pub fn abandon(&mut self) {
         let slots: Vec<_> = self.rows.keys().copied().collect();
         for slot in slots {
             self.leave(slot);
         }
+        while self.take_out(0).is_some() {}
     }
 }
 
 impl Books {
-    /// A row got its seat, and goes on from so many tokens.
-    pub(super) fn seat(&mut self, prompt: usize, cached: usize) {
+    /// A row got its seat: one with so many tokens, unless it had one before, and a state brought
+    /// it so many for the first time.
+    pub(super) fn seat(&mut self, prompt: usize, restored: usize) {
         self.seated += prompt as u64;
-        self.restored += cached as u64;
+        self.restored += restored as u64;
     }
 
-    /// A row leaves, maybe before its prompt was done.
-    pub(super) fn leave(&mut self, row: &Row) {
-        self.unfed += row.owed() as u64;
-    }
-}
-
-impl Row {
-    /// Tokens of its prompt that were neither fed nor restored.
-    pub(super) fn owed(&self) -> usize {
-        self.request.prompt.len().saturating_sub(self.fed + self.usage.cached)
+    /// One who had a seat leaves, maybe before its prompt was done.
+    pub(super) fn leave(&mut self, request: &Request, reached: usize) {
+        self.unfed += (request.prompt.len() - reached) as u64;
     }
 }
 

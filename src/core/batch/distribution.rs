@@ -50,10 +50,19 @@ fn counts(engine: &mut Scripted, sampling: impl Fn(u64) -> Sampling) -> Vec<Vec<
     for id in 0..DRAWS {
         let limits = Limits { new_tokens_max: 7, stop_tokens: Arc::default() };
         let (boundaries, draft_tokens) = (Vec::new(), Drafts::Tuned);
-        let sharing = Default::default();
+        let (sharing, standing) = Default::default();
         let (id, prompt, sampling) = (RequestId(id), PROMPT.into(), sampling(id));
-        let request =
-            Request { id, prompt, sampling, limits, draft_tokens, boundaries, resumed: 0, sharing };
+        let request = Request {
+            id,
+            prompt,
+            sampling,
+            limits,
+            draft_tokens,
+            boundaries,
+            resumed: 0,
+            sharing,
+            standing,
+        };
         batch.admit(request, None);
     }
     while batch.is_busy() {

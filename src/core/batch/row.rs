@@ -2,10 +2,24 @@
 
 use super::share::Follow;
 use super::{
-    Drafts, Holding, Logprobs, Mask, NotFinite, PASSED, Page, Request, RequestId, Seen, Slot,
-    Token, Usage,
+    Class, Drafts, Holding, Logprobs, Mask, NotFinite, PASSED, Page, Request, RequestId, Seen,
+    Slot, Token, Usage,
 };
 use crate::sample::Dist;
+
+/// Its place among the prompts that are fed: those that a state covers cost nothing and are first;
+/// then by its client's rank, its own age, its name.
+pub(super) type Turn = (bool, (Class, u64), u64, RequestId, Slot);
+
+/// Where a sequence stood that stepped back: all that its text depends on, beside its state.
+#[derive(Clone, Debug)]
+pub(super) struct Begun {
+    pub(super) tokens: Vec<Token>,
+    pub(super) seen: Seen,
+    pub(super) usage: Usage,
+    pub(super) reached: usize,
+    pub(super) firm: bool,
+}
 
 /// A running sequence.
 #[derive(Clone, Debug)]
@@ -16,10 +30,21 @@ pub struct Row {
     pub(super) holding: Holding,
     pub(super) seen: Seen,
     pub(super) usage: Usage,
-    /// Tokens of its prompt that were fed.
+    /// Tokens that were known when it got its slot: its prompt, and what it had said before it
+    /// stepped back, if it did. It decodes what comes after them.
+    pub(super) start: usize,
+    /// Of these, tokens that were fed since.
     pub(super) fed: usize,
-    /// Prompt tokens that had been fed to everybody when it got its slot.
+    /// And tokens that states brought.
+    pub(super) restored: usize,
+    /// Tokens of its prompt that were ever fed or restored.
+    pub(super) reached: usize,
+    /// Prompt tokens that had been fed to its client when it got its slot.
     pub(super) since: u64,
+    /// The time by which it ages, of its arrival.
+    pub(super) arrived: u64,
+    /// Whether it keeps its slot, because it once lost what it had when it stepped back.
+    pub(super) firm: bool,
     /// Whose state it waits for, instead of computing the same.
     pub(super) follows: Option<Follow>,
     /// Positions at which others wait for its state.
@@ -97,29 +122,49 @@ impl Row {
     }
 
     pub(super) fn is_decoding(&self) -> bool {
-        self.tokens.len() > self.request.prompt.len()
+        self.tokens.len() > self.start
     }
 }
 
-impl Row {
-    pub(super) fn start(request: Request, holding: Holding, cached: usize, since: u64) -> Self {
+impl Begun {
+    fn new(request: &Request) -> Self {
         let tokens = request.prompt.to_vec();
-        let usage = Usage { prompt: tokens.len(), cached, ..Usage::default() };
+        let usage = Usage { prompt: tokens.len(), ..Usage::default() };
         let mut seen = Seen::default();
         if request.sampling.has_penalties() {
             let (prompt, output) = tokens.split_at(tokens.len() - request.resumed);
             seen.add_prompt(prompt);
             seen.add_output(output);
         }
+        Self { tokens, seen, usage, reached: 0, firm: false }
+    }
+}
+
+impl Row {
+    /// Begins, or goes on where it stood, from a state of `restored` tokens.
+    pub(super) fn start(
+        (request, begun, arrived): (Request, Option<Begun>, u64),
+        holding: Holding,
+        restored: usize,
+        since: u64,
+    ) -> Self {
+        let begun = begun.unwrap_or_else(|| Begun::new(&request));
+        let Begun { tokens, seen, mut usage, reached, firm } = begun;
+        usage.cached += restored.min(request.prompt.len()).saturating_sub(reached);
         Self {
+            start: tokens.len(),
+            reached: reached.max(restored).min(request.prompt.len()),
             request,
             tokens,
-            computed: cached,
+            computed: restored,
             holding,
             seen,
             usage,
             fed: 0,
+            restored,
             since,
+            arrived,
+            firm,
             follows: None,
             stops: Vec::new(),
             looked: false,
@@ -137,12 +182,31 @@ impl Row {
         }
     }
 
-    /// Its place among the prompts that are fed: those that a snapshot covers cost nothing and are
-    /// first. `None` if its prompt is done.
-    pub(super) fn turn(&self, slot: Slot) -> Option<(bool, u64, RequestId, Slot)> {
-        let left = self.request.prompt.len() - self.computed.min(self.request.prompt.len());
+    /// Its turn to be fed; `None` if it has all.
+    pub(super) fn turn(&self, slot: Slot, rank: (Class, u64)) -> Option<Turn> {
+        let left = self.start - self.computed.min(self.start);
         let due = self.since + PASSED * left as u64;
-        (!self.is_decoding()).then_some((left > 0, due, self.request.id, slot))
+        (!self.is_decoding()).then_some((left > 0, rank, due, self.request.id, slot))
+    }
+
+    /// It goes on from a state that came while it ran.
+    pub(super) fn go_on(&mut self, len: usize) {
+        self.restored += len - self.computed;
+        let reached = len.min(self.request.prompt.len()).max(self.reached);
+        self.usage.cached += reached - self.reached;
+        self.reached = reached;
+        (self.computed, self.follows, self.looked) = (len, None, false);
+    }
+
+    /// Books a chunk of it up to `end`; how many tokens of its prompt it brought for the first
+    /// time.
+    pub(super) fn feed(&mut self, end: usize) -> usize {
+        self.fed += end - self.computed;
+        self.computed = end;
+        let reached = end.min(self.request.prompt.len()).max(self.reached);
+        let new = reached - self.reached;
+        self.reached = reached;
+        new
     }
 
     /// Whether its state after `at` tokens of its prompt is to be kept.
@@ -156,17 +220,16 @@ impl Row {
         self.request.boundaries.iter().chain(&self.stops).copied()
     }
 
-    /// Where a chunk from `start` on ends: at a multiple of the grain, a boundary to keep, or the
-    /// prompt's end; not beyond the budget, unless nothing would be fed and something must.
+    /// Where a chunk from `start` on ends: at a multiple of the grain, a boundary to keep, or where
+    /// it decodes; not beyond the budget, unless nothing would be fed and something must.
     pub(super) fn chunk_end(
         &self,
         start: usize,
         budget: usize,
         (must, grain): (bool, usize),
     ) -> usize {
-        let prompt = self.request.prompt.len();
         let boundary = self.places().filter(|&place| place > start).min();
-        let stop = boundary.unwrap_or(prompt).min(prompt);
+        let stop = boundary.unwrap_or(self.start).min(self.start);
         let on_grain = (start + budget) / grain * grain;
         if start + budget >= stop {
             stop

@@ -4,6 +4,7 @@
 use super::{
     Batch, Finish, Move, Request, RequestId, Row, RowEvent, Shortage, Usage, Waiting, Warm,
 };
+use crate::fairness::Rank;
 use crate::guard;
 
 /// What the engine said of its memory.
@@ -46,7 +47,12 @@ impl Batch {
     /// Why the first in the queue is not seated for want of memory, if that is so.
     #[must_use]
     pub fn shortage(&self) -> Option<Shortage> {
-        let Waiting { request, warm, .. } = self.waiting.front()?;
+        self.lacks(self.first()?)
+    }
+
+    /// The same of another.
+    fn lacks(&self, i: usize) -> Option<Shortage> {
+        let Waiting { request, warm, .. } = self.waiting.get(i)?;
         let rise = self.ledger.rise(self.tokens_max(request), warm.map(|w| w.snapshot));
         guard::check(&self.info, self.used(), guard::needed(&self.info, rise)).err()
     }
@@ -56,7 +62,8 @@ impl Batch {
     /// runs the bank is always asked: its last answer is how a request that fits nowhere is found.
     #[must_use]
     pub fn letting_go_helps(&self) -> bool {
-        let Some(Waiting { request, warm, .. }) = self.waiting.front() else { return false };
+        let first = self.first().and_then(|i| self.waiting.get(i));
+        let Some(Waiting { request, warm, .. }) = first else { return false };
         if self.rows.is_empty() {
             return true;
         }
@@ -77,14 +84,15 @@ impl Batch {
         if !self.rows.is_empty() || self.ledger.snapshots() > 0 {
             return None;
         }
-        let pages = self.tokens_max(&self.waiting.front()?.request).div_ceil(self.info.page_tokens);
+        let first = self.first()?;
+        let pages = self.tokens_max(&self.waiting[first].request).div_ceil(self.info.page_tokens);
         let (_, free) = self.ledger.free();
         let shortage = self.shortage();
         if pages <= free && shortage.is_none() {
             return None;
         }
-        let request = self.waiting.pop_front()?.request;
-        let usage = Usage { prompt: request.prompt.len(), ..Usage::default() };
+        let usage = Usage { prompt: self.waiting[first].request.prompt.len(), ..Usage::default() };
+        let request = self.take_out(first)?;
         let event = match shortage {
             Some(shortage) => RowEvent::Refused(shortage),
             None => RowEvent::Finished(Finish::Fault, usage),
@@ -92,59 +100,91 @@ impl Batch {
         Some((request.id, event))
     }
 
-    /// Gives free slots to those who wait, in order of arrival: the front of the queue is who is
-    /// next, and nobody else decides that.
-    pub(super) fn seat(&mut self, rows_max: usize) {
-        while self.rows.len() < rows_max.max(1) {
-            self.rewarm();
-            let Some(first) = self.waiting.front() else { return };
-            if self.shortage().is_some() {
-                // What is let go here is memory by the next step only.
-                if self.rows.is_empty() {
-                    self.cool_one();
-                }
-                return;
+    /// Who is next: of those who wait, the one whose client got least; nobody else decides that.
+    pub(super) fn first(&self) -> Option<usize> {
+        let mut best: Option<(usize, Rank)> = None;
+        for (i, waiting) in self.waiting.iter().enumerate() {
+            let standing = waiting.request.standing;
+            let before = best.map(|(i, _)| self.waiting[i].request.standing);
+            // Whoever came later is not before its like: the queue is in order of arrival.
+            if before == Some(standing) {
+                continue;
             }
-            let tokens_max = self.tokens_max(&first.request);
-            let warm = first.warm.map(|w| w.snapshot);
-            let Some((slot, holding, copy)) = self.ledger.open(tokens_max, warm) else {
-                if self.rows.is_empty() && self.cool_one() {
+            let rank = self.fairness.rank(standing, waiting.arrived);
+            if best.is_none_or(|(_, least)| rank < least) {
+                best = Some((i, rank));
+            }
+        }
+        best.map(|(i, _)| i)
+    }
+
+    /// Gives free slots to those who wait. Where there is none, one row may step back.
+    pub(super) fn seat(&mut self, rows_max: usize) {
+        let (rows_max, mut stepped_back) = (rows_max.max(1), false);
+        self.cramped = false;
+        while let Some(first) = self.first() {
+            self.rewarm(first);
+            if self.rows.len() < rows_max {
+                if self.lacks(first).is_some() {
+                    // What is let go here is memory by the next step only.
+                    if self.rows.is_empty() {
+                        self.cool_one();
+                        return;
+                    }
+                } else if self.give_slot(first) || self.rows.is_empty() && self.cool_one() {
                     continue;
                 }
+            }
+            if stepped_back || !self.step_back(first, rows_max) {
                 return;
-            };
-            let Some(Waiting { request, warm, .. }) = self.waiting.pop_front() else { return };
-            if let Some(copy) = copy {
-                self.moves.push(Move::CopyPage { from: copy.from, to: copy.to });
             }
-            match warm {
-                Some(Warm { snapshot, .. }) => {
-                    self.moves.push(Move::Restore { slot, snapshot });
-                    self.let_go(snapshot);
-                }
-                None => self.moves.push(Move::Clear { slot }),
-            }
-            let cached = warm.map_or(0, |w| w.len);
-            self.books.seat(request.prompt.len(), cached);
-            self.rows.insert(slot, Row::start(request, holding, cached, self.fed));
+            stepped_back = true;
         }
     }
 
-    /// Gives the first in the queue the longest state there is for it now: one may have become warm
-    /// since the bank looked.
-    fn rewarm(&mut self) {
+    /// Seats one who waits, if there are a slot and pages.
+    fn give_slot(&mut self, i: usize) -> bool {
+        let Some(Waiting { request, warm, .. }) = self.waiting.get(i) else { return false };
+        let opened = self.ledger.open(self.tokens_max(request), warm.map(|w| w.snapshot));
+        let Some((slot, holding, copy)) = opened else { return false };
+        let Some(waiting) = self.waiting.remove(i) else { return false };
+        let Waiting { request, warm, begun, arrived, .. } = waiting;
+        if let Some(copy) = copy {
+            self.moves.push(Move::CopyPage { from: copy.from, to: copy.to });
+        }
+        match warm {
+            Some(Warm { snapshot, .. }) => {
+                self.moves.push(Move::Restore { slot, snapshot });
+                self.let_go(snapshot);
+            }
+            None => self.moves.push(Move::Clear { slot }),
+        }
+        let since = self.fairness.fed(request.standing.client);
+        let restored = warm.map_or(0, |w| w.len);
+        let (new, reached) = match &begun {
+            Some(begun) => (0, begun.reached),
+            None => (request.prompt.len(), 0),
+        };
+        let row = Row::start((request, begun, arrived), holding, restored, since);
+        self.books.seat(new, row.reached - reached);
+        self.rows.insert(slot, row);
+        true
+    }
+
+    /// Gives one who waits the longest state there is for it now: one may have become warm since
+    /// the bank looked.
+    fn rewarm(&mut self, i: usize) {
         let named = self.ledger.named();
-        let Some(first) = self.waiting.front_mut() else { return };
-        if first.looked.is_none_or(|seen| seen == named) {
+        let Some(waiting) = self.waiting.get_mut(i) else { return };
+        if waiting.looked.is_none_or(|seen| seen == named) {
             return;
         }
-        first.looked = Some(named);
-        let Request { prompt, sharing, .. } = &first.request;
-        let known = first.warm.map_or(0, |w| w.len);
-        let found = self.ledger.find(sharing.tenant, prompt);
+        waiting.looked = Some(named);
+        let known = waiting.warm.map_or(0, |w| w.len);
+        let found = self.ledger.find(waiting.request.sharing.tenant, waiting.tokens());
         let Some((snapshot, len)) = found.filter(|&(_, len)| len > known) else { return };
         self.ledger.hold(snapshot);
-        let before = first.warm.replace(Warm { snapshot, len });
+        let before = waiting.warm.replace(Warm { snapshot, len });
         (self.taken_over, _) = (self.taken_over + len - known, self.used.push(snapshot));
         if let Some(before) = before {
             self.let_go(before.snapshot);
@@ -152,12 +192,16 @@ impl Batch {
     }
 
     /// Nothing runs and the first in the queue finds no pages: the states that waiting requests
-    /// hold to start warm may be what is in the way. The last of them will start cold (L5).
+    /// hold to start warm may be what is in the way. The last of them will start cold (L5); one
+    /// that stepped back computes all again, and will not step back once more.
     fn cool_one(&mut self) -> bool {
         let warm = self.waiting.iter_mut().rev().find_map(|w| {
             let warm = w.warm.take();
-            // Or it would be given the same again.
-            w.looked = w.looked.filter(|_| warm.is_none());
+            if warm.is_some() {
+                // Or it would be given the same again.
+                w.looked = None;
+                w.begun.iter_mut().for_each(|begun| begun.firm = true);
+            }
             warm
         });
         if let Some(warm) = warm {

@@ -35,6 +35,7 @@ impl Batch {
         }
         settled.used = std::mem::take(&mut self.used);
         settled.report.taken_over = std::mem::take(&mut self.taken_over);
+        settled.report.stepped_back = std::mem::take(&mut self.stepped_back);
         self.costs.hear(&settled.report);
         settled
     }
@@ -53,9 +54,9 @@ impl Batch {
 
     fn settle_chunk(&mut self, chunk: &Prefill, settled: &mut Settled) {
         let Some(row) = self.rows.get_mut(&chunk.slot) else { return };
-        row.computed = chunk.end;
-        row.fed += chunk.end - chunk.start;
-        self.books.forwarded += (chunk.end - chunk.start) as u64;
+        let new = row.feed(chunk.end);
+        self.books.forwarded += new as u64;
+        self.fairness.charge(row.request.standing, new, 0);
         // What the prompt's last chunk leaves is kept once its first token shows that it is sound.
         if chunk.sample {
             return;
@@ -84,11 +85,11 @@ impl Batch {
             self.keep_boundary(slot, at, settled);
         }
         let Some(row) = self.rows.get_mut(&slot) else { return };
-        let prompt = row.request.prompt.len();
-        if !row.is_decoding() && row.fed + row.usage.cached != prompt {
+        let (prompt, begins) = (row.request.prompt.len(), !row.is_decoding());
+        if begins && (row.fed + row.restored != row.start || row.reached != prompt) {
             settled.report.unaccounted += 1;
         }
-        if !row.is_decoding() && prompt > row.usage.cached {
+        if begins && row.start == prompt && prompt > row.restored {
             self.keep((slot, prompt), Kind::Prompt, settled);
         }
         let Some(row) = self.rows.get_mut(&slot) else { return };
@@ -104,6 +105,7 @@ impl Batch {
         let context = self.info.context_tokens_max;
         let (tokens, finish) = row.take_wanted(emitted.tokens, context);
         settled.report.emitted += tokens.len();
+        self.fairness.charge(row.request.standing, 0, tokens.len());
         if row.request.sampling.logprobs.is_some() {
             let mut logprobs = emitted.logprobs;
             logprobs.truncate(tokens.len());

@@ -8,7 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Batch, Move, RequestId, Row, Slot, SnapshotId};
+use super::row::Turn;
+use super::{Batch, Class, Move, RequestId, Row, Slot, SnapshotId};
 use crate::prefix::common;
 
 /// Fewer tokens than this are computed sooner than waited for.
@@ -108,9 +109,9 @@ impl Batch {
             let tokens_max = wanted.min(self.info.context_tokens_max);
             let copy = self.ledger.take_over(&mut row.holding, tokens_max, snapshot);
             self.taken_over += len - row.computed;
-            self.books.restored += (len - row.computed) as u64;
-            row.usage.cached += len - row.computed;
-            (row.computed, row.follows, row.looked) = (len, None, false);
+            let reached = row.reached;
+            row.go_on(len);
+            self.books.restored += (row.reached - reached) as u64;
             if let Some(copy) = copy {
                 self.moves.push(Move::CopyPage { from: copy.from, to: copy.to });
             }
@@ -121,22 +122,30 @@ impl Batch {
 
     /// Rows whose prompts are to be fed, by their turn. Who waits has none, but lends its own to
     /// the one it waits for.
-    pub(super) fn turns(&self) -> Vec<(bool, u64, RequestId, Slot)> {
-        let mut lent: BTreeMap<RequestId, u64> = BTreeMap::new();
+    pub(super) fn turns(&self) -> Vec<Turn> {
+        let mut lent: BTreeMap<RequestId, ((Class, u64), u64)> = BTreeMap::new();
         for (&slot, row) in &self.rows {
-            if let (Some(follow), Some((_, due, ..))) = (row.follows, row.turn(slot)) {
-                let earliest = lent.entry(follow.leader).or_insert(due);
-                *earliest = due.min(*earliest);
+            if let (Some(follow), Some(turn)) = (row.follows, row.turn(slot, self.rank(row))) {
+                let own = (turn.1, turn.2);
+                let earliest = lent.entry(follow.leader).or_insert(own);
+                *earliest = own.min(*earliest);
             }
         }
         let active = self.rows.iter().filter(|(_, row)| row.follows.is_none());
         active
             .filter_map(|(&slot, row)| {
-                let (left, due, id, slot) = row.turn(slot)?;
-                let lent = lent.get(&id).copied().unwrap_or(due);
-                Some((left, due.min(lent), id, slot))
+                let (left, rank, due, id, slot) = row.turn(slot, self.rank(row))?;
+                let own = (rank, due);
+                let (rank, due) = lent.get(&id).map_or(own, |&lent| own.min(lent));
+                Some((left, rank, due, id, slot))
             })
             .collect()
+    }
+
+    /// How a row's client stands by now.
+    pub(super) fn rank(&self, row: &Row) -> (Class, u64) {
+        let (class, counter, _) = self.fairness.rank(row.request.standing, row.arrived);
+        (class, counter)
     }
 }
 

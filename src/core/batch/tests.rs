@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::accept::Rule;
 use crate::engine::{Engine, Stretch};
+use crate::fairness::Standing;
 use crate::grammar::Constraint;
 use crate::guard::Budget;
 use crate::image::{Image, Part};
@@ -34,6 +35,7 @@ pub(super) fn request(id: u64, prompt: &[Token], new_tokens_max: usize) -> Reque
         boundaries: Vec::new(),
         resumed: 0,
         sharing: Sharing::default(),
+        standing: Standing::default(),
     }
 }
 
@@ -57,7 +59,7 @@ fn finish(engine: &mut Scripted, batch: &mut Batch) -> (Vec<(RequestId, Finish)>
         finished.extend(settled.events.into_iter().filter_map(|(id, event)| match event {
             RowEvent::Finished(finish, _) => Some((id, finish)),
             RowEvent::Tokens(..) | RowEvent::Logprobs(_) => None,
-            RowEvent::Seated | RowEvent::Refused(_) => None,
+            RowEvent::Seated | RowEvent::Refused(_) | RowEvent::Late => None,
         }));
     }
     (finished, deposits)

@@ -30,6 +30,7 @@ fn admit(batch: &mut Batch, id: u64) {
         boundaries: Vec::new(),
         resumed: 0,
         sharing: crate::request::Sharing::default(),
+        standing: crate::fairness::Standing::default(),
     };
     batch.admit(request, None);
 }

@@ -1,34 +1,37 @@
 //! Who is simulated: a generator of chance, requests of many kinds, and what each must hear.
 
 use super::*;
+use std::num::NonZeroU32;
+
 use crate::accept::Rule;
+use crate::fairness::{Client, Standing};
 use crate::grammar::{Constraint, Mask};
 use crate::request::{Limits, Sharing};
 use crate::sample::{Dist, NotFinite, Sampling};
 use crate::scripted::ScriptedGrammar;
 
 /// A small generator for the simulation itself (xorshift64*; Vigna 2016).
-pub(super) struct Rng(u64);
+pub(in crate::batch) struct Rng(u64);
 
 impl Rng {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::batch) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub(super) fn below(&mut self, n: u64) -> u64 {
+    pub(in crate::batch) fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % n
     }
 
-    pub(super) fn chance(&mut self, one_in: u64) -> bool {
+    pub(in crate::batch) fn chance(&mut self, one_in: u64) -> bool {
         self.below(one_in) == 0
     }
 }
 
 /// The text of `request` served alone, cold, without drafts, and how it ends.
-pub(super) fn alone(request: &Request, engine: &Scripted) -> (Vec<Token>, Finish) {
+pub(in crate::batch) fn alone(request: &Request, engine: &Scripted) -> (Vec<Token>, Finish) {
     let s = &request.sampling;
     let mut tokens = request.prompt.to_vec();
     let mut seen = Seen::default();
@@ -67,6 +70,8 @@ pub(super) fn anybody(rng: &mut Rng, id: u64, stems: &[Vec<Token>]) -> Request {
     let root = if rng.chance(2) && boundary < prompt.len() { boundary } else { 0 };
     let greedy = rng.chance(3);
     let penalised = rng.chance(4);
+    // Some go on for so long that they may step back.
+    let longest = if rng.chance(6) { 200 } else { 60 };
     let sampling = Sampling {
         temperature: if greedy { 0.0 } else { 0.8 },
         top_k: [0, 5, 20][rng.below(3) as usize],
@@ -85,14 +90,23 @@ pub(super) fn anybody(rng: &mut Rng, id: u64, stems: &[Vec<Token>]) -> Request {
         prompt: prompt.into(),
         sampling,
         limits: Limits {
-            new_tokens_max: 1 + rng.below(60) as usize,
+            new_tokens_max: 1 + rng.below(longest) as usize,
             stop_tokens: Arc::new(BTreeSet::from([7])),
         },
         resumed: 0,
         sharing: Sharing { tenant: Tenant(rng.below(2)), background: rng.chance(8), root },
+        standing: standing(rng),
         draft_tokens: [Drafts::Tuned, Drafts::AtLeast(1), Drafts::Exactly(0), Drafts::Exactly(3)]
             [rng.below(4) as usize],
     }
+}
+
+/// Every other request is of one client; the others have few.
+fn standing(rng: &mut Rng) -> Standing {
+    let client = if rng.chance(2) { 0 } else { 1 + rng.below(3) };
+    let class = if rng.chance(6) { Class::Background } else { Class::Interactive };
+    let weight = NonZeroU32::MIN.saturating_add((client % 2) as u32);
+    Standing { client: Client(client), weight, class }
 }
 
 /// A grammar for every third, and for every third of these one that begins late.

@@ -37,7 +37,7 @@ pub(super) fn tokens_out_equal_tokens_settled(settled: &Settled) {
     let told = settled.events.iter().map(|(_, event)| match event {
         RowEvent::Tokens(tokens, _) => tokens.len(),
         RowEvent::Seated | RowEvent::Logprobs(_) => 0,
-        RowEvent::Finished(..) | RowEvent::Refused(_) => 0,
+        RowEvent::Finished(..) | RowEvent::Refused(_) | RowEvent::Late => 0,
     });
     assert_eq!(told.sum::<usize>(), settled.report.emitted);
     for pair in settled.events.windows(2) {
@@ -84,11 +84,11 @@ pub(super) fn the_token_budget_is_kept(plan: &Plan, knobs: &Knobs, batch: &Batch
 /// Chunks end on the grain, at a boundary worth keeping or with the prompt.
 pub(super) fn chunks_are_cut_where_they_may(plan: &Plan, batch: &Batch) {
     for chunk in &plan.prefill {
-        let request = &batch.rows[&chunk.slot].request;
+        let Row { request, start, .. } = &batch.rows[&chunk.slot];
         let on_grain = chunk.end.is_multiple_of(batch.limits.chunk_grain);
         let worth = request.boundaries.contains(&chunk.end);
-        assert!(on_grain || worth || chunk.end == request.prompt.len(), "{chunk:?}");
-        assert_eq!(chunk.sample, chunk.end == request.prompt.len(), "{chunk:?}");
+        assert!(on_grain || worth || chunk.end == *start, "{chunk:?}");
+        assert_eq!(chunk.sample, chunk.end == *start, "{chunk:?}");
         // None runs over a place that is to be kept, but for one that keeps it on its way.
         let over = request.boundaries.iter().filter(|&&b| chunk.start < b && b < chunk.end);
         assert!(over.copied().all(|b| Some(b) == chunk.mark), "{chunk:?}");
@@ -127,37 +127,73 @@ pub(super) fn prompts_go_on(plan: &Plan, batch: &Batch, stalled_before: bool) ->
     stalled
 }
 
-/// What all that have a seat have left of their prompts.
-pub(super) fn prompts_left(batch: &Batch) -> u64 {
-    let left = |row: &Row| row.request.prompt.len() - row.computed.min(row.request.prompt.len());
-    batch.rows.values().map(|row| left(row) as u64).sum()
+/// What those of a client that have a seat have left to be fed.
+pub(super) fn prompts_left(batch: &Batch, client: Client) -> u64 {
+    let left = |row: &Row| row.start - row.computed.min(row.start);
+    let own = batch.rows.values().filter(|row| row.request.standing.client == client);
+    own.map(|row| left(row) as u64).sum()
 }
 
-/// L5 for each prompt: it is done within the bound that ageing promises; `left` is what it and all
-/// others had left when it got its seat. Waiting for another's state is no excuse.
+/// L5 for each prompt: it is done within the bound that ageing promises, in tokens fed to its own
+/// client; `left` is what it and that client's others had left when it got its seat. Waiting for
+/// another's state is no excuse; being in the background is one.
 pub(super) fn no_prompt_starves(
     left: &BTreeMap<RequestId, (u64, u64)>,
     batch: &Batch,
     knobs: &Knobs,
 ) {
     for row in batch.rows.values().filter(|row| !row.is_decoding()) {
+        if batch.rank(row).0 == Class::Background {
+            continue;
+        }
         let (cold, others) = left[&row.request.id];
         let bound = (PASSED + batch.info.slots as u64) * cold + others;
-        let waited = batch.fed - row.since;
+        let waited = batch.fairness.fed(row.request.standing.client) - row.since;
         // The step in which it ends may feed others too.
         let step = knobs.prefill_idle as u64;
         assert!(waited <= bound + step, "{:?} saw {waited} tokens pass", row.request.id);
     }
 }
 
-/// L5 for the queue: seats are given in order of arrival.
-pub(super) fn seats_are_given_in_order(queue: &mut VecDeque<RequestId>, batch: &Batch) {
-    let running: BTreeSet<RequestId> = batch.rows.values().map(|row| row.request.id).collect();
-    while queue.front().is_some_and(|id| running.contains(id)) {
-        queue.pop_front();
+/// L5 for the queue: nobody is seated who stands behind one who still waits, and of one client and
+/// class whoever came first is first.
+pub(super) fn seats_are_given_by_rank(seated: &BTreeSet<RequestId>, batch: &Batch) {
+    for row in batch.rows.values().filter(|row| !seated.contains(&row.request.id)) {
+        let standing = row.request.standing;
+        let rank = batch.fairness.rank(standing, row.arrived);
+        for waiting in &batch.waiting {
+            let theirs = batch.fairness.rank(waiting.request.standing, waiting.arrived);
+            assert!(rank <= theirs, "{:?} before {:?}", row.request.id, waiting.request.id);
+            let alike = waiting.request.standing == standing;
+            assert!(!alike || row.arrived <= waiting.arrived, "{:?}", row.request.id);
+        }
     }
-    assert!(queue.iter().all(|id| !running.contains(id)), "{running:?} before {queue:?}");
-    assert_eq!(queue.len(), batch.waiting(), "nobody is lost in the queue");
+}
+
+/// Whoever was admitted has a seat or waits for one.
+pub(super) fn nobody_is_lost(queue: &BTreeSet<RequestId>, batch: &Batch) {
+    let running = batch.rows.values().map(|row| row.request.id);
+    let all: Vec<RequestId> = running.chain(batch.waiting.iter().map(|w| w.request.id)).collect();
+    let unique: BTreeSet<RequestId> = all.iter().copied().collect();
+    assert_eq!((all.len(), &unique), (queue.len(), queue));
+}
+
+/// At most one row steps back a step, never for its own client, and only when it has had its turn.
+pub(super) fn rows_step_back_seldom_and_for_others(
+    before: &BTreeMap<RequestId, Row>,
+    batch: &Batch,
+) {
+    let gone: Vec<&Waiting> =
+        batch.waiting.iter().filter(|w| before.contains_key(&w.request.id)).collect();
+    assert!(gone.len() <= 1, "{gone:?}");
+    let Some(gone) = gone.first() else { return };
+    let row = &before[&gone.request.id];
+    let client = gone.request.standing.client;
+    let new = |r: &&Row| !before.contains_key(&r.request.id);
+    let mut came = batch.rows.values().filter(new).map(|r| r.request.standing.client);
+    assert!(came.any(|c| c != client && before.values().all(|r| r.request.standing.client != c)));
+    assert!(!row.is_decoding() || row.tokens.len() - row.start >= back::MADE_MIN);
+    assert!(!row.firm, "{row:?}");
 }
 
 /// Rows beyond `rows_max` may go on when it falls, but none is added.
@@ -186,9 +222,13 @@ pub(super) fn forwarded_and_restored_make_the_prompt(forwarded: Option<&usize>, 
 }
 
 /// L4 for all prompts together, whoever was cancelled when: what was fed, restored or left behind,
-/// and what running rows have still to come, make up what was seated.
+/// and what those who are still here have to come, make up what was seated.
 pub(super) fn all_prompts_add_up(books: &Books, batch: &Batch) {
-    let owed: u64 = batch.rows.values().map(|row| row.owed() as u64).sum();
+    let running = batch.rows.values().map(|row| (&row.request, row.reached));
+    let begun = |waiting: &Waiting| waiting.begun.as_ref().map(|begun| begun.reached);
+    let waiting = batch.waiting.iter().filter_map(|w| Some((&w.request, begun(w)?)));
+    let all = running.chain(waiting);
+    let owed: u64 = all.map(|(request, reached)| (request.prompt.len() - reached) as u64).sum();
     assert_eq!(books.forwarded + books.restored + books.unfed + owed, books.seated, "{books:?}");
 }
 
@@ -220,11 +260,24 @@ pub(super) fn nobody_starts_from_the_state_of_another_tenant(
     owners: &BTreeMap<SnapshotId, Tenant>,
     batch: &Batch,
 ) {
-    for step in &plan.moves {
+    // What a slot was given before is that of a row which stepped back.
+    let last: BTreeMap<Slot, &Move> =
+        plan.moves.iter().filter_map(|m| Some((m.slot()?, m))).collect();
+    for step in last.into_values() {
         if let Move::Restore { slot, snapshot } = step
             && let (Some(row), Some(owner)) = (batch.rows.get(slot), owners.get(snapshot))
         {
             assert_eq!(row.request.sharing.tenant, *owner, "{plan:?}");
+        }
+    }
+}
+
+impl Move {
+    /// The slot that begins anew with it.
+    fn slot(&self) -> Option<Slot> {
+        match self {
+            Self::Clear { slot } | Self::Restore { slot, .. } => Some(*slot),
+            Self::Save { .. } | Self::CopyPage { .. } | Self::Forget { .. } => None,
         }
     }
 }

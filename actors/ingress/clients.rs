@@ -1,0 +1,277 @@
+//! Who asks, and what follows from it: whose warm prefixes a request shares, how it stands among
+//! others, what its key may still use, and when another attempt is sensible.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use axum::http::{HeaderMap, header};
+use mtplx_core::drain::Drain;
+use mtplx_core::fairness::{Class, Client, Standing};
+use mtplx_core::quota::{Exceeded, Meter};
+use mtplx_core::request::{Sharing, Usage};
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::keys::{Key, Keys, number};
+use super::openai::ApiError;
+use crate::metrics;
+
+/// How answers end, as metrics name it.
+const FINISHED: &str = "finished";
+const CANCELLED: &str = "cancelled";
+const FAILED: &str = "failed";
+const REFUSED: &str = "refused";
+
+/// Longest name of a person behind a trusted key that is looked at.
+const PERSON_MAX: usize = 256;
+
+/// All that is known of clients.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    keys: RwLock<Keys>,
+    anybody: Arc<Key>,
+    accounts: Mutex<BTreeMap<String, Account>>,
+    drain: Mutex<Drain>,
+    began: Instant,
+}
+
+/// What a key used.
+#[derive(Clone, Debug, Default)]
+struct Account {
+    meter: Meter,
+    used: Used,
+}
+
+/// The same as it is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Used {
+    /// Answers in the making.
+    running: u32,
+    /// Answers that came to an end of their own.
+    finished: u64,
+    /// Those whose client went away.
+    cancelled: u64,
+    /// Those that broke off.
+    failed: u64,
+    /// Answers that were refused, for a quota or otherwise.
+    refused: u64,
+    /// Prompt tokens that were computed.
+    prompt_tokens: u64,
+    /// Prompt tokens that were warm.
+    cached_tokens: u64,
+    /// Tokens that were generated.
+    generated_tokens: u64,
+}
+
+/// Who sent a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    key: Arc<Key>,
+    client: Client,
+    background: bool,
+}
+
+impl Caller {
+    pub(crate) fn sharing(&self) -> Sharing {
+        Sharing { tenant: self.key.tenant, background: self.background, ..Sharing::default() }
+    }
+
+    fn class(&self) -> Class {
+        if self.background { Class::Background } else { self.key.class }
+    }
+}
+
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is within is numbers, and right whoever panicked.
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Clients {
+    pub(crate) fn new(keys: Keys) -> Self {
+        Self {
+            keys: RwLock::new(keys),
+            anybody: Arc::new(Key::of_anybody()),
+            accounts: Mutex::default(),
+            drain: Mutex::default(),
+            began: Instant::now(),
+        }
+    }
+
+    /// From now on these are the keys.
+    pub(crate) fn replace(&self, keys: Keys) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    fn now_s(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// Whose request this is.
+    pub(crate) fn identify(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let key = if keys.is_empty() {
+            Arc::clone(&self.anybody)
+        } else {
+            let sent = sent_key(headers).ok_or(ApiError::NoKey { sent: false })?;
+            Arc::clone(keys.find(sent).ok_or(ApiError::NoKey { sent: true })?)
+        };
+        drop(keys);
+        let client = if key.trusted { person(headers, &key) } else { None };
+        // That work has time may be said by anybody: it only stands back.
+        let background = headers.contains_key("x-openwebui-task");
+        Ok(Caller { client: client.unwrap_or(key.client), key, background })
+    }
+
+    /// An answer is wanted: its bill, unless a quota is used up.
+    pub(crate) fn begin(self: &Arc<Self>, caller: &Caller) -> Result<Bill, ApiError> {
+        let key = &caller.key;
+        let mut accounts = held(&self.accounts);
+        let account = accounts.entry(key.name.clone()).or_default();
+        let began = account.meter.begin(&key.quota, caller.class(), self.now_s());
+        match began {
+            Ok(class) => {
+                account.used.running = account.meter.requests();
+                let standing = Standing { client: caller.client, weight: key.weight, class };
+                let (clients, key) = (Arc::clone(self), Arc::clone(key));
+                Ok(Bill {
+                    clients,
+                    key,
+                    standing,
+                    told: Usage::default(),
+                    end: REFUSED,
+                    tokens: None,
+                })
+            }
+            Err(exceeded) => {
+                account.used.refused += 1;
+                drop(accounts);
+                metrics::client_request(&key.label, REFUSED);
+                let retry_after_s = self.retry_after_s();
+                Err(ApiError::OverQuota { exceeded, retry_after_s: after(exceeded, retry_after_s) })
+            }
+        }
+    }
+
+    /// Seconds until one more has left.
+    pub(crate) fn retry_after_s(&self) -> u32 {
+        held(&self.drain).retry_after_s(1, self.now_s())
+    }
+
+    /// What each key used since the start, by name.
+    pub(crate) fn used(&self) -> BTreeMap<String, Used> {
+        let accounts = held(&self.accounts);
+        accounts.iter().map(|(name, account)| (name.clone(), account.used)).collect()
+    }
+}
+
+/// Nobody is sent away for longer than the drain rate may say; the reason names the rest.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+fn after(exceeded: Exceeded, drain_s: u32) -> u32 {
+    match exceeded {
+        Exceeded::Minute { retry_after_s, .. } | Exceeded::Day { retry_after_s, .. } => {
+            retry_after_s.ceil().clamp(1.0, 120.0) as u32
+        }
+        Exceeded::Requests { .. } => drain_s,
+    }
+}
+
+fn sent_key(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    let bearer = bearer.and_then(|sent| {
+        let (scheme, key) = sent.split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
+    });
+    bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes()))
+}
+
+/// The person for whom a trusted key asks, as Open WebUI names them.
+fn person(headers: &HeaderMap, key: &Key) -> Option<Client> {
+    let names = ["x-openwebui-user-id", "x-openwebui-user-email", "x-openwebui-user-name"];
+    let sent = names.iter().find_map(|name| headers.get(*name))?.to_str().ok()?;
+    let fine = !sent.is_empty() && sent.len() <= PERSON_MAX;
+    fine.then(|| Client(number(&["person", &key.name, sent])))
+}
+
+/// What one answer costs its key, from its admission to its end.
+#[derive(Debug)]
+pub(crate) struct Bill {
+    clients: Arc<Clients>,
+    key: Arc<Key>,
+    standing: Standing,
+    /// What was charged so far.
+    told: Usage,
+    /// How it ended; it is refused until it is admitted.
+    end: &'static str,
+    /// Its tokens' place among those of the house.
+    pub(crate) tokens: Option<OwnedSemaphorePermit>,
+}
+
+impl Bill {
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Another row goes on, whose prompt is what the one before left.
+    pub(crate) fn follows(&mut self) {
+        self.told.generated = 0;
+    }
+
+    /// Its row has cost so much by now.
+    pub(crate) fn charge(&mut self, usage: Usage) {
+        let first = self.told.prompt == 0;
+        let cached = if first { usage.cached } else { 0 };
+        let fed = if first { usage.prompt - usage.cached.min(usage.prompt) } else { 0 };
+        let made = usage.generated - self.told.generated;
+        self.told = usage;
+        let counts = [("prompt", fed), ("cached", cached), ("generated", made)];
+        {
+            let mut accounts = held(&self.clients.accounts);
+            let account = accounts.entry(self.key.name.clone()).or_default();
+            let now_s = self.clients.now_s();
+            account.meter.add(&self.key.quota, (fed + made) as u64, now_s);
+            account.used.prompt_tokens += fed as u64;
+            account.used.cached_tokens += cached as u64;
+            account.used.generated_tokens += made as u64;
+        }
+        for (kind, tokens) in counts.into_iter().filter(|(_, tokens)| *tokens > 0) {
+            metrics::client_tokens(&self.key.label, kind, tokens);
+        }
+    }
+
+    /// As [`Clients::retry_after_s`].
+    pub(crate) fn retry_after_s(&self) -> u32 {
+        self.clients.retry_after_s()
+    }
+
+    /// It is on its way; if nothing else is heard of it, its client has gone.
+    pub(crate) fn admitted(&mut self) {
+        self.end = CANCELLED;
+    }
+
+    /// It came to an end, of its own or not.
+    pub(crate) fn ended(&mut self, well: bool) {
+        self.end = if well { FINISHED } else { FAILED };
+    }
+}
+
+impl Drop for Bill {
+    fn drop(&mut self) {
+        {
+            let mut accounts = held(&self.clients.accounts);
+            let account = accounts.entry(self.key.name.clone()).or_default();
+            account.meter.end();
+            account.used.running = account.meter.requests();
+            *match self.end {
+                FINISHED => &mut account.used.finished,
+                FAILED => &mut account.used.failed,
+                CANCELLED => &mut account.used.cancelled,
+                _ => &mut account.used.refused,
+            } += 1;
+        }
+        if self.end != REFUSED {
+            held(&self.clients.drain).ended(self.clients.now_s());
+        }
+        metrics::client_request(&self.key.label, self.end);
+    }
+}
