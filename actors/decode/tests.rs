@@ -120,6 +120,7 @@ async fn whoever_leaves_frees_slot_pages_and_permit() {
     let stayer = world.admit(request(3, &[6, 7], 60)).await;
     drop(waiting_leaver);
     world.tune();
+    assert_eq!(leaver.events.recv().await, Some(RowEvent::Seated));
     assert!(matches!(leaver.events.recv().await, Some(RowEvent::Tokens(..))));
     drop(leaver);
     stayer.hear_truth().await;
@@ -202,7 +203,7 @@ async fn drained_while_idle_it_ends_at_once() {
 async fn a_stream_without_room_costs_its_row_and_nobody_else() {
     let world = world(small).await;
     let (mut admission, _) = admit(&world.permits, request(1, &[1, 2], 300)).await;
-    let (events, mut narrow) = tokio::sync::mpsc::channel(1);
+    let (events, mut narrow) = tokio::sync::mpsc::channel(2);
     admission.events = events;
     let admit = Message::Admit { admission, warm: None, home: world.home.clone() };
     world.decode.cast(admit).unwrap();
@@ -210,6 +211,7 @@ async fn a_stream_without_room_costs_its_row_and_nobody_else() {
     world.tune();
     other.hear_truth().await;
     world.all_left().await;
+    assert_eq!(narrow.recv().await, Some(RowEvent::Seated));
     assert!(matches!(narrow.recv().await, Some(RowEvent::Tokens(..))));
     assert_eq!(narrow.recv().await, None);
 }

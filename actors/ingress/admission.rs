@@ -96,6 +96,7 @@ impl House {
         let clients = Arc::new(Clients::new(config.keys.clone()));
         let asking = Arc::new(Semaphore::new(config.requests_max.get().into()));
         Self {
+            // One alone may take it all.
             bodies: Room::new(config.bytes_max.max(config.body_bytes_max)),
             config,
             text,

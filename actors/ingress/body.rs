@@ -25,8 +25,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Longest time in which all of a body must have come, however slow the line: it holds no place
 /// among the answers in the making while it comes, but a connection and memory.
 const BODY_TIME_MAX: Duration = Duration::from_secs(600);
-/// Bytes of all bodies that are being read and parsed.
-const ALL_BYTES_MAX: usize = 256 << 20;
 /// So much of a body that nobody wants is read nevertheless, and so long: a socket that is closed
 /// over bytes that nobody read takes the answer with it, so who sends them would not hear why.
 const UNWANTED_BYTES_MAX: usize = 16 << 20;
@@ -37,10 +35,9 @@ const UNWANTED_TIME_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Room(Arc<Semaphore>);
 
 impl Room {
-    /// For many, and for one of this length in any case.
-    pub(super) fn new(longest: usize) -> Self {
-        let bytes = ALL_BYTES_MAX.max(longest).min(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Semaphore::new(bytes)))
+    /// For so many bytes of all bodies that are being read and parsed.
+    pub(super) fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
     }
 
     fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {

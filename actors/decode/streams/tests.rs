@@ -16,9 +16,10 @@ fn tokens() -> RowEvent {
 
 fn open(streams: &mut Streams, id: u64, room: usize) -> Receiver<RowEvent> {
     let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    let (events, receiver) = channel(room);
+    let (events, mut receiver) = channel(room);
     streams.open(RequestId(id), events, permit);
     streams.seat([RequestId(id)].into_iter());
+    assert_eq!(receiver.try_recv(), Ok(RowEvent::Seated));
     receiver
 }
 

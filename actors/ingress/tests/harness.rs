@@ -47,6 +47,9 @@ impl Actor for FakeBank {
     ) -> Result<(), ActorProcessingErr> {
         if let bank::Message::Open(admission) = message {
             script(admission);
+        } else if let bank::Message::Manage(bank::Command::FileMax(port)) = message {
+            // Its files are short.
+            let _ = port.send(1 << 20);
         }
         Ok(())
     }
@@ -68,7 +71,7 @@ pub(in crate::ingress) fn config() -> Config {
         resume_s: 0,
         tokens_max: None,
         bytes_max: 64 << 20,
-        reader_stall_s: 60,
+        reader_stall_s: 120,
         hosts: vec!["test".into()],
         origins: Vec::new(),
         keys: Keys::default(),

@@ -70,7 +70,7 @@ async fn who_sends_a_body_that_nobody_wants_hears_why() {
     ] {
         let mut stream = TcpStream::connect(handle.address).await.unwrap();
         let length = nine.len();
-        let head = format!("{line} HTTP/1.1\r\nhost: t\r\ncontent-length: {length}\r\n");
+        let head = format!("{line} HTTP/1.1\r\nhost: test\r\ncontent-length: {length}\r\n");
         let head = format!("{head}connection: close\r\n{headers}\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(&nine).await.unwrap_or_else(|e| panic!("{line}: {e}"));

@@ -207,10 +207,11 @@ async fn a_house_full_of_tokens_or_bytes_says_when_to_come_again() {
 
     let bytes_max = 64 * 1024;
     let door = open(Config { bytes_max, ..config() }, info(), scripted).await;
-    // Its body is announced and does not come.
+    // All of its body has come but the end.
     let mut slow = tokio::net::TcpStream::connect(door.address).await.unwrap();
-    let head = format!("{CHAT} HTTP/1.1\r\nhost: test\r\n{JSON}content-length: 65536\r\n\r\n{{");
+    let head = format!("{CHAT} HTTP/1.1\r\nhost: test\r\n{JSON}content-length: 65536\r\n\r\n");
     slow.write_all(head.as_bytes()).await.unwrap();
+    slow.write_all(&[b' '; 65_535]).await.unwrap();
     let full = async { while exchange(&door, CHAT, JSON, HELLO).await.status != 503 {} };
     tokio::time::timeout(Duration::from_secs(5), full).await.expect("its place is taken");
     for path in ["/health", "/metrics", "/v1/models"] {
