@@ -117,6 +117,9 @@ pub struct Config {
     pub responses_idle_s: u32,
     /// Seconds that an answer waits for the next engine when it lost its own in the middle.
     pub resume_s: u32,
+    /// Engines that may end with one request at one place of its text before it is given up: fewer
+    /// than the house bears.
+    pub strikes_max: u32,
     /// Most tokens of all requests in the house, prompts and what they asked for; `None` for what
     /// their number and the context come to.
     pub tokens_max: Option<NonZeroUsize>,

@@ -119,7 +119,8 @@ pub async fn watch(file: PathBuf, door: Handle) {
     if file.as_os_str().is_empty() {
         return;
     }
-    let mut seen = stamp(&file);
+    // It is read once more: it may have changed since it was read for the settings.
+    let mut seen = None;
     loop {
         tokio::time::sleep(LOOK_TIME).await;
         let now = stamp(&file);
@@ -160,6 +161,7 @@ pub fn file_of(config: Option<&Path>) -> Result<PathBuf> {
 /// # Errors
 /// What is wrong with it, or with what was asked.
 pub fn run(file: &Path, args: &KeysArgs) -> Result<()> {
+    let _turn = turn(file, args)?;
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => HEAD.to_owned(),
@@ -211,6 +213,17 @@ pub fn run(file: &Path, args: &KeysArgs) -> Result<()> {
     replace(file, &text)?;
     tell(made, args.json);
     Ok(())
+}
+
+/// Lets one command at a time edit a file. Its lock lies beside it, as the file itself is replaced.
+fn turn(file: &Path, args: &KeysArgs) -> Result<Option<std::fs::File>> {
+    if matches!(args.command, Command::List) {
+        return Ok(None);
+    }
+    let beside = file.with_extension("lock");
+    let lock = std::fs::File::create(&beside).with_context(|| beside.display().to_string())?;
+    lock.lock().with_context(|| beside.display().to_string())?;
+    Ok(Some(lock))
 }
 
 fn tell(made: Option<(String, String)>, json: bool) {
@@ -292,14 +305,27 @@ fn head_of(text: &str) -> usize {
     remarks.map(str::len).sum()
 }
 
-/// Puts a text in place of a file, whole or not at all, for its owner alone.
+/// Puts a text in place of a file, whole or not at all, for its owner alone: that of the file there
+/// is, which the server must be able to read whoever edits it.
 fn replace(file: &Path, text: &str) -> Result<()> {
+    // Not in place of a link that leads to it.
+    let real = file.canonicalize();
+    let file = real.as_deref().unwrap_or(file);
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     // Made with the rights 0600.
     let mut new = tempfile::NamedTempFile::new_in(folder)
         .with_context(|| format!("cannot write in {}", folder.display()))?;
     new.write_all(text.as_bytes())?;
+    #[cfg(unix)]
+    if let Ok(old) = std::fs::metadata(file) {
+        use std::os::unix::fs::{MetadataExt, fchown};
+        let may = "its owner could not be kept: run this as whoever owns it";
+        let owner = (Some(old.uid()), Some(old.gid()));
+        fchown(new.as_file(), owner.0, owner.1)
+            .with_context(|| format!("{}: {may}", file.display()))?;
+        new.as_file().set_permissions(old.permissions())?;
+    }
     new.as_file().sync_all()?;
     new.persist(file).with_context(|| format!("cannot replace {}", file.display()))?;
     Ok(())

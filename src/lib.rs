@@ -80,6 +80,7 @@ impl App {
             responses_bytes_max: server.responses_bytes_max,
             responses_idle_s: server.responses_idle_s,
             resume_s: server.resume_s,
+            strikes_max: strikes_max(config.actors.root.failures_max),
             tokens_max: NonZeroUsize::new(server.tokens_max),
             bytes_max: server.bytes_max,
             reader_stall_s: server.reader_stall_s,
@@ -130,7 +131,12 @@ impl App {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            end = self.house.end() => return ended(end),
+            end = self.house.end() => {
+                // Whoever lost the engine hears so, and what is on its way to disk gets there.
+                self.ingress.drain(LEAVE_TIME).await;
+                self.store_rest().await;
+                return ended(end);
+            }
             _ = &mut self.listening => bail!("the HTTP listener ended by itself, see the log"),
             () = opened => {}
             () = stop => {}
@@ -178,6 +184,11 @@ fn open_store(config: &Config) -> Option<Arc<Store>> {
             None
         }
     }
+}
+
+/// One request may end fewer engines than the house bears.
+fn strikes_max(failures_max: usize) -> u32 {
+    u32::try_from(failures_max.saturating_sub(1)).unwrap_or(u32::MAX).max(1)
 }
 
 fn ended(end: End) -> Result<()> {

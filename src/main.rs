@@ -186,24 +186,33 @@ fn manage(args: &BankArgs) -> Result<()> {
     tokio::runtime::Runtime::new()?.block_on(bank::run(args))
 }
 
-/// SIGINT and SIGTERM, from the first on.
+/// SIGINT and SIGTERM, from the first on; SIGHUP, by which services ask for what is set to be read
+/// anew, ends nothing: keys are read whenever their file changes, all else at the start.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         let interrupt = listen(SignalKind::interrupt())?;
-        Ok(Self { interrupt, terminate: listen(SignalKind::terminate())? })
+        let hangup = listen(SignalKind::hangup())?;
+        Ok(Self { interrupt, terminate: listen(SignalKind::terminate())?, hangup })
     }
 
     /// Waits for one of them; the exit code by which a shell knows a process that it ended.
     async fn next(&mut self) -> i32 {
-        let kind = tokio::select! {
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-            _ = self.terminate.recv() => SignalKind::terminate(),
+        let kind = loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => break SignalKind::interrupt(),
+                _ = self.terminate.recv() => break SignalKind::terminate(),
+                _ = self.hangup.recv() => tracing::warn!(
+                    "SIGHUP changes nothing: keys are read when their file changes, other \
+                     settings at the start"
+                ),
+            }
         };
         128 + kind.as_raw_value()
     }

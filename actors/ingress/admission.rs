@@ -94,6 +94,7 @@ impl House {
         let most = |n: usize| n.min(Semaphore::MAX_PERMITS);
         let tokens = config.tokens_max.map(|n| Arc::new(Semaphore::new(most(n.get()))));
         let clients = Arc::new(Clients::new(config.keys.clone()));
+        let trial = Trial::new(config.strikes_max);
         let asking = Arc::new(Semaphore::new(config.requests_max.get().into()));
         Self {
             // One alone may take it all.
@@ -104,7 +105,7 @@ impl House {
             readiness,
             started_s,
             permits,
-            trial: Arc::new(Trial::new()),
+            trial: Arc::new(trial),
             tokens,
             clients,
             turns: Turns::new(),
@@ -180,6 +181,12 @@ impl House {
                     sharing: Sharing { root: prompt.root, ..sharing },
                     standing: bill.standing(),
                 };
+                if self.trial.gave_up(&request) {
+                    let reason = "ended one engine after another, each time at the same place; \
+                                  change it, or report this: it is in the log";
+                    return Err(Refusal::Invalid { field, reason: reason.into() });
+                }
+                bill.prompt = request.prompt.len();
                 let (events, receiver) = channel(&request);
                 let permit = permits.split(1).ok_or_else(|| self.overloaded())?;
                 let manner = self.manner(&wanted, prompt);

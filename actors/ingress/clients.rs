@@ -140,6 +140,8 @@ impl Clients {
                     standing,
                     told: Usage::default(),
                     end: REFUSED,
+                    prompt: 0,
+                    seated: false,
                     tokens: None,
                 })
             }
@@ -203,6 +205,9 @@ pub(crate) struct Bill {
     told: Usage,
     /// How it ended; it is refused until it is admitted.
     end: &'static str,
+    /// Tokens of its prompt, and whether its row had a slot.
+    pub(crate) prompt: usize,
+    seated: bool,
     /// Its tokens' place among those of the house.
     pub(crate) tokens: Option<OwnedSemaphorePermit>,
 }
@@ -210,6 +215,11 @@ pub(crate) struct Bill {
 impl Bill {
     pub(crate) fn standing(&self) -> Standing {
         self.standing
+    }
+
+    /// Its row has a slot.
+    pub(crate) fn seated(&mut self) {
+        self.seated = true;
     }
 
     /// Another row goes on, whose prompt is what the one before left.
@@ -257,7 +267,11 @@ impl Bill {
 
 impl Drop for Bill {
     fn drop(&mut self) {
-        {
+        if self.seated && self.told.prompt == 0 {
+            // Who leaves before the first token has had its prompt fed, if not all of it.
+            self.charge(Usage { prompt: self.prompt, ..Usage::default() });
+        }
+        let house_is_empty = {
             let mut accounts = held(&self.clients.accounts);
             let account = accounts.entry(self.key.name.clone()).or_default();
             account.meter.end();
@@ -268,10 +282,15 @@ impl Drop for Bill {
                 CANCELLED => &mut account.used.cancelled,
                 _ => &mut account.used.refused,
             } += 1;
+            accounts.values().all(|account| account.meter.requests() == 0)
+        };
+        let mut drain = held(&self.clients.drain);
+        if house_is_empty {
+            drain.rest();
+        } else if self.end != REFUSED {
+            drain.ended(self.clients.now_s());
         }
-        if self.end != REFUSED {
-            held(&self.clients.drain).ended(self.clients.now_s());
-        }
+        drop(drain);
         metrics::client_request(&self.key.label, self.end);
     }
 }

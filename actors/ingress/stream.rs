@@ -227,7 +227,10 @@ impl Choice {
             match ready!(events.poll_recv(cx)) {
                 // Their tokens were sent right behind them.
                 Some(RowEvent::Logprobs(thoughts)) => self.thoughts = thoughts,
-                Some(RowEvent::Seated) => self.course.seated(),
+                Some(RowEvent::Seated) => {
+                    self.course.seated();
+                    self.watch.bill.iter_mut().for_each(Bill::seated);
+                }
                 Some(event) => {
                     self.course.heard();
                     return Poll::Ready(Some(event));
@@ -364,6 +367,20 @@ impl Choice {
     fn end(&self, reason: FinishReason, stopped_by: Option<String>) -> End {
         let Self { generated, reasoning, cost, .. } = *self;
         End { reason, stopped_by, generated, reasoning, cost, pace: self.watch.pace() }
+    }
+}
+
+impl Drop for Choice {
+    /// Who leaves pays for what was made and not looked at, too.
+    fn drop(&mut self) {
+        let (Some(events), Some(bill)) = (&mut self.events, &mut self.watch.bill) else { return };
+        while let Ok(event) = events.try_recv() {
+            match event {
+                RowEvent::Seated => bill.seated(),
+                RowEvent::Tokens(_, usage) | RowEvent::Finished(_, usage) => bill.charge(usage),
+                RowEvent::Logprobs(_) | RowEvent::Refused(_) | RowEvent::Late => {}
+            }
+        }
     }
 }
 

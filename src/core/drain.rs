@@ -26,6 +26,11 @@ impl Drain {
         self.ends.push_back(now_s);
     }
 
+    /// Nobody is left: what comes next says nothing of how fast they went.
+    pub fn rest(&mut self) {
+        self.ends.clear();
+    }
+
     /// Seconds until `ahead` more requests have left, if they go on leaving as of late: at least 1,
     /// at most [`RETRY_MAX_S`]. The longer none has left, the slower the rate.
     #[must_use]
@@ -66,6 +71,13 @@ mod tests {
         assert_eq!(drain.retry_after_s(4, now), 4);
         assert_eq!(drain.retry_after_s(4, now + 90.0), 40);
         assert_eq!(drain.retry_after_s(4, now + 1e9), RETRY_MAX_S);
+    }
+
+    #[test]
+    fn an_empty_house_is_not_a_slow_one() {
+        let (mut drain, now) = drained(1.0, 40);
+        drain.rest();
+        assert_eq!(drain.retry_after_s(1, now + 3600.0), UNKNOWN_S);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! which another attempt is sensible.
 //!
 //! Use is paid for afterwards, as nobody knows before how long a reply will be: whoever is below
-//! the bound may begin, and one request may go beyond it. Time comes from outside, as seconds of a
+//! the bound may begin, and what has begun may go beyond it. What was used drains evenly over the
+//! window (a leaky bucket), so that after a pause up to twice the bound may pass in one. Time comes from outside, as seconds of a
 //! clock that never goes back.
 
 use crate::fairness::Class;
@@ -11,9 +12,9 @@ use crate::fairness::Class;
 /// Bounds of one kind; `None` is no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
-    /// Tokens, prompt tokens that were not warm and generated ones, in any minute.
+    /// Tokens, prompt tokens that were not warm and generated ones, that may stand in the bucket of a minute.
     pub minute_tokens: Option<u64>,
-    /// The same in any day.
+    /// The same of a day.
     pub day_tokens: Option<u64>,
     /// Requests at once, waiting ones included.
     pub requests: Option<u32>,

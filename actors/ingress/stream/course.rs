@@ -8,10 +8,13 @@
 //! while somebody is tried so, nobody else is to blame. Whoever loses engine after engine at the
 //! same place is given up.
 
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use moka::sync::Cache;
 use mtplx_core::batch::RowEvent;
 use mtplx_core::request::Request;
 use mtplx_core::{RequestId, Token};
@@ -22,29 +25,70 @@ use crate::admission::Admission;
 use crate::ingress::admission::Readiness;
 use crate::{bank, metrics};
 
-/// Engines that an answer may lose at one place of its text: fewer than a house bears by default.
-const STRIKES_MAX: u32 = 4;
 /// Tokens that are the same place: what one cycle may make.
 const PLACE: usize = 5;
 
 type Bank = ActorRef<bank::Message>;
 
-/// One after another.
+/// How long it is remembered what became of a text, and of how many.
+const REMEMBERED: Duration = Duration::from_secs(300);
+const REMEMBERED_MAX: u64 = 1024;
+/// So many of the last engines on which somebody was tried are known.
+const TRIED_MAX: usize = 16;
+
+/// Who may be to blame for lost engines: tried one after another.
 pub(crate) struct Trial {
     turn: Arc<Semaphore>,
-    /// The last engine on which somebody was tried of whom there was no news.
-    engine: Mutex<Option<ActorId>>,
+    /// Engines that a text may lose at one place.
+    strikes_max: u32,
+    /// Engines on which somebody was tried of whom there was no news.
+    engines: Mutex<VecDeque<ActorId>>,
+    /// By what was asked, also for whoever asks it again.
+    records: Cache<u64, Record>,
+}
+
+/// Engines lost in a row at one place of a text.
+#[derive(Clone, Copy, Default)]
+struct Record {
+    strikes: u32,
+    place: usize,
 }
 
 impl Trial {
-    pub(crate) fn new() -> Self {
-        Self { turn: Arc::new(Semaphore::new(1)), engine: Mutex::default() }
+    pub(crate) fn new(strikes_max: u32) -> Self {
+        let records = Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED);
+        let (turn, engines) = (Arc::new(Semaphore::new(1)), Mutex::default());
+        Self { turn, strikes_max, engines, records: records.build() }
     }
 
-    fn engine(&self) -> MutexGuard<'_, Option<ActorId>> {
-        // Nothing can go wrong while it is held.
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether engine after engine ended with what is asked, of late.
+    pub(crate) fn gave_up(&self, request: &Request) -> bool {
+        let record = self.records.get(&key(request));
+        record.is_some_and(|record| record.strikes >= self.strikes_max)
     }
+
+    fn begin(&self, engine: ActorId) {
+        let mut engines = self.engines();
+        engines.truncate(TRIED_MAX - 1);
+        engines.push_front(engine);
+    }
+
+    /// There is news of who was tried there, or nobody waits for it any more.
+    fn clear(&self, engine: ActorId) {
+        self.engines().retain(|tried| *tried != engine);
+    }
+
+    fn engines(&self) -> MutexGuard<'_, VecDeque<ActorId>> {
+        // Nothing can go wrong while it is held.
+        self.engines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is asked, by whom it may be asked again.
+fn key(request: &Request) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (request.sharing.tenant.0, &request.prompt).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The ways into an engine, for rows that follow on others.
@@ -73,10 +117,8 @@ pub(crate) struct Course {
     bank: Arc<OnceLock<Bank>>,
     /// Whether the row has a slot.
     seated: bool,
-    /// Engines lost at this place, in a row.
-    strikes: u32,
-    place: usize,
-    /// While it is tried alone: who waits for news of it.
+    record: Record,
+    /// While it is tried alone: whoever waits for news of it.
     trial: Option<oneshot::Sender<()>>,
 }
 
@@ -87,8 +129,8 @@ impl Course {
     }
 
     fn by(bank: Arc<OnceLock<Bank>>, request: Request, ways: Ways) -> Self {
-        let (tokens, seated, strikes, place, trial) = (Vec::new(), false, 0, 0, None);
-        Self { request, tokens, ways, bank, seated, strikes, place, trial }
+        let record = ways.trial.records.get(&key(&request)).unwrap_or_default();
+        Self { request, tokens: Vec::new(), ways, bank, seated: false, record, trial: None }
     }
 
     /// One that leads nowhere else.
@@ -97,7 +139,7 @@ impl Course {
         let ways = Ways {
             readiness: watch::channel(Readiness::Over(String::new())).1,
             permits: Arc::new(Semaphore::new(0)),
-            trial: Arc::new(Trial::new()),
+            trial: Arc::new(Trial::new(1)),
             last_id: Arc::default(),
             patience: Duration::ZERO,
         };
@@ -116,9 +158,15 @@ impl Course {
 
     /// There is news of the row.
     pub(crate) fn heard(&mut self) {
-        if let Some(trial) = self.trial.take() {
-            // Who waits for it may wait no more.
-            let _ = trial.send(());
+        self.acquit();
+    }
+
+    /// Nothing is waited for any more: it gives the turn to the next.
+    fn acquit(&mut self) {
+        if self.trial.take().is_some()
+            && let Some(bank) = self.bank.get()
+        {
+            self.ways.trial.clear(bank.get_id());
         }
     }
 
@@ -147,7 +195,7 @@ impl Course {
         // A row that never found an engine is not lost: there is none.
         let last = self.bank.get()?.clone();
         self.judge(&last);
-        if self.strikes == STRIKES_MAX {
+        if self.record.strikes >= self.ways.trial.strikes_max {
             let (request, made) = (self.request.id.0, self.tokens.len());
             tracing::error!(request, made, "every engine ends with it: it is given up");
             return None;
@@ -155,7 +203,7 @@ impl Course {
         let (request, events, receiver) = self.row()?;
         tracing::warn!(request = self.request.id.0, row = request.id.0, "going on elsewhere");
         (self.bank, self.seated) = (Arc::default(), false);
-        let (trial, news) = (self.strikes > 1).then(oneshot::channel).unzip();
+        let (trial, news) = (self.record.strikes > 1).then(oneshot::channel).unzip();
         self.trial = trial;
         let (ways, bank) = (self.ways.clone(), Arc::clone(&self.bank));
         tokio::spawn(async move {
@@ -165,17 +213,16 @@ impl Course {
             };
             let Some(Place { permit, turn, bank: next }) = entered else { return };
             if turn.is_some() {
-                *ways.trial.engine() = Some(next.get_id());
+                ways.trial.begin(next.get_id());
             }
             metrics::resumed();
             // Before there can be news of it.
             let _ = bank.set(next.clone());
             // One that is gone again drops it.
             let _ = next.cast(bank::Message::Open(Admission { request, events, permit }));
-            if let Some(news) = news
-                && news.await.is_ok()
-            {
-                *ways.trial.engine() = None;
+            if let Some(news) = news {
+                // It ends by being dropped.
+                let _ = news.await;
             }
             drop(turn);
         });
@@ -185,14 +232,14 @@ impl Course {
     /// Whether the loss of its engine tells against it.
     fn judge(&mut self, last: &Bank) {
         let tried = self.trial.take().is_some();
-        let other = !tried && *self.ways.trial.engine() == Some(last.get_id());
+        let other = !tried && self.ways.trial.engines().contains(&last.get_id());
         if !self.seated || other {
             return;
         }
-        let here = self.tokens.len();
-        let same = self.strikes > 0 && here - self.place < PLACE;
-        self.strikes = if same { self.strikes + 1 } else { 1 };
-        self.place = here;
+        let (here, Record { strikes, place }) = (self.tokens.len(), self.record);
+        let same = strikes > 0 && here.abs_diff(place) < PLACE;
+        self.record = Record { strikes: if same { strikes + 1 } else { 1 }, place: here };
+        self.ways.trial.records.insert(key(&self.request), self.record);
     }
 
     /// The next row.
@@ -201,6 +248,12 @@ impl Course {
         let request = self.request.resume(id, &self.tokens)?;
         let (events, receiver) = channel(&request);
         Some((request, events, receiver))
+    }
+}
+
+impl Drop for Course {
+    fn drop(&mut self) {
+        self.acquit();
     }
 }
 
@@ -217,8 +270,12 @@ impl Ways {
     /// the last.
     async fn enter(mut self, last: &Bank, alone: bool) -> Option<Place> {
         let permit = self.permits.acquire_owned().await.ok()?;
+        let mut over = self.readiness.clone();
         let turn = match alone {
-            true => Some(Arc::clone(&self.trial.turn).acquire_owned().await.ok()?),
+            true => tokio::select! {
+                turn = Arc::clone(&self.trial.turn).acquire_owned() => Some(turn.ok()?),
+                _ = over.wait_for(|readiness| matches!(readiness, Readiness::Over(_))) => None?,
+            },
             false => None,
         };
         let is_last = |bank: &Bank| bank.get_id() == last.get_id();

@@ -69,6 +69,7 @@ pub(in crate::ingress) fn config() -> Config {
         responses_bytes_max: 1 << 20,
         responses_idle_s: 3600,
         resume_s: 0,
+        strikes_max: 4,
         tokens_max: None,
         bytes_max: 64 << 20,
         reader_stall_s: 120,

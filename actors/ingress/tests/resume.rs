@@ -194,6 +194,10 @@ async fn what_kills_every_engine_is_given_up_and_the_others_are_not() {
     assert_eq!(good.json()["usage"]["completion_tokens"], 30);
     // One more than the poison may take, which is as many as a house bears.
     assert_eq!(engines.load(Ordering::Relaxed), 5);
+    // Asked again, it ends no more.
+    let again = ask(vec![5, 666, 7]).await.unwrap();
+    assert_eq!((again.status, again.error()["param"].as_str()), (400, Some("prompt")));
+    assert_eq!(engines.load(Ordering::Relaxed), 5);
     serving.abort();
 }
 

@@ -169,6 +169,28 @@ async fn beyond_its_quota_a_key_is_told_which_one_and_when_to_ask_again() {
 }
 
 #[tokio::test]
+async fn who_leaves_before_the_first_token_pays_for_the_prompt() {
+    let (ann, a) = entry("ann", 1);
+    let held = Held::new();
+    let door = open(with(vec![a]), info(), held.keep()).await;
+    let client = begin(&door, CHAT, &bearer(&ann), HELLO).await;
+    let prompt = held.requests(1).await[0].prompt.len();
+    held.streams()[0].try_send(RowEvent::Seated).unwrap();
+    drop(client);
+    let root = "authorization: Bearer root\r\n";
+    let left = async {
+        loop {
+            let used = exchange(&door, "GET /admin/usage", root, b"").await.json();
+            if used["keys"]["ann"]["running"] == 0 {
+                return used["keys"]["ann"].clone();
+            }
+        }
+    };
+    let used = tokio::time::timeout(Duration::from_secs(10), left).await.unwrap();
+    assert_eq!((&used["prompt_tokens"], &used["cancelled"]), (&json!(prompt), &json!(1)));
+}
+
+#[tokio::test]
 async fn what_a_key_used_is_shown_to_whoever_keeps_the_server() {
     let (ann, a) = entry("ann", 1);
     let door = open(with(vec![a]), info(), scripted).await;

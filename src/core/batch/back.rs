@@ -3,7 +3,8 @@
 //! A row of a client that has more than its share of slots is parked and waits, and goes on later
 //! where it stood. Its text stays what it is: a state is parked exactly, and a number drawn is a
 //! function of seed and position. It is bounded: one row a step, none that others wait for, none
-//! before it has got something done, and never for another request of its own client.
+//! before it has got something done, and never for another request of its own client, unless it is
+//! background work, which gives way to whatever somebody waits for.
 
 use super::row::Begun;
 use super::{Arc, Batch, Class, Move, Prefix, Row, Slot, Waiting, Warm};
@@ -30,10 +31,11 @@ impl Batch {
         let client = first.request.standing.client;
         let has_row = self.rows.values().any(|row| row.request.standing.client == client);
         // Where there are more rows than there may be, one that leaves is not replaced.
-        if has_row || self.rows.len() > rows_max {
+        if self.rows.len() > rows_max {
             return false;
         }
         let parts = self.rows.iter().filter(|(_, row)| self.should_step_back(row, first));
+        let parts = parts.filter(|(_, row)| !has_row || self.gives_way(row, first));
         let parts = parts.filter(|(_, row)| self.fits_instead(row, first));
         // Of equals the youngest, which lost least.
         let slot = parts.max_by_key(|(_, row)| {
@@ -46,6 +48,12 @@ impl Batch {
         }
         self.park(slot);
         true
+    }
+
+    /// Whether a row is of those that have time, and the one who waits is not.
+    fn gives_way(&self, row: &Row, first: &Waiting) -> bool {
+        let (first_class, ..) = self.fairness.rank(first.request.standing, first.arrived);
+        self.rank(row).0 == Class::Background && first_class == Class::Interactive
     }
 
     /// Whether a row has had its turn and its client more than its share.
@@ -64,7 +72,7 @@ impl Batch {
         let (class, counter) = self.rank(row);
         let (first_class, least, _) = self.fairness.rank(theirs, first.arrived);
         if class != first_class {
-            return class == Class::Background;
+            return self.gives_way(row, first);
         }
         let own = |r: &&Row| r.request.standing.client == mine.client;
         let rows = self.rows.values().filter(own).count();

@@ -1,6 +1,7 @@
 //! What must hold whatever happens, one function each. All panic with what they found.
 
 use super::*;
+use crate::fairness::Standing;
 
 /// L1: the text of a request is its text alone, cold and undrafted, and so is its end.
 pub(super) fn text_is_the_text_alone(
@@ -190,8 +191,11 @@ pub(super) fn rows_step_back_seldom_and_for_others(
     let row = &before[&gone.request.id];
     let client = gone.request.standing.client;
     let new = |r: &&Row| !before.contains_key(&r.request.id);
-    let mut came = batch.rows.values().filter(new).map(|r| r.request.standing.client);
-    assert!(came.any(|c| c != client && before.values().all(|r| r.request.standing.client != c)));
+    let mut came = batch.rows.values().filter(new).map(|r| r.request.standing);
+    let had_none = |c| c != client && before.values().all(|r| r.request.standing.client != c);
+    let has_time = gone.request.standing.class == Class::Background;
+    let goes_before = |s: Standing| has_time && s.class == Class::Interactive;
+    assert!(came.any(|s| had_none(s.client) || goes_before(s)));
     assert!(!row.is_decoding() || row.tokens.len() - row.start >= back::MADE_MIN);
     assert!(!row.firm, "{row:?}");
 }
