@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mtplx_core::Token;
 use mtplx_core::batch::RowEvent;
@@ -20,13 +20,14 @@ use super::grammar::Bound;
 use super::openai::logprobs::Told;
 use super::reply::{Delta, Manner, Parser, Reply, add};
 use super::text::Detokenizer;
-use crate::metrics;
 
 mod course;
 mod events;
+mod watch;
 
 pub(crate) use self::course::{Course, Trial, Ways, channel};
 pub(crate) use self::events::Events;
+pub(crate) use self::watch::Watch;
 
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -440,77 +441,6 @@ impl Choices {
         }
         let ends: Option<Vec<End>> = ends.into_iter().collect();
         Ok((replies, told, ends.ok_or(Interrupted::Engine)?))
-    }
-}
-
-/// Measures one choice.
-pub(crate) struct Watch {
-    route: &'static str,
-    arrived: Instant,
-    first: Option<Instant>,
-    last: Option<Instant>,
-    over: bool,
-    /// What it costs whoever asked.
-    bill: Option<Bill>,
-}
-
-impl Watch {
-    /// A choice of a request that arrived at `arrived`.
-    pub(crate) fn new(route: &'static str, arrived: Instant) -> Self {
-        Self { route, arrived, first: None, last: None, over: false, bill: None }
-    }
-
-    /// With whom it is charged to.
-    pub(crate) fn with(mut self, mut bill: Bill) -> Self {
-        bill.admitted();
-        self.bill = Some(bill);
-        self
-    }
-
-    fn late(&self) -> Interrupted {
-        let retry_after_s = self.bill.as_ref().map_or(1, Bill::retry_after_s);
-        Interrupted::Late { retry_after_s }
-    }
-
-    fn tokens(&mut self, count: usize) {
-        let now = Instant::now();
-        match self.last {
-            None => metrics::first_token(self.route, now - self.arrived),
-            Some(last) => metrics::more_tokens(self.route, now - last, count),
-        }
-        self.first.get_or_insert(now);
-        self.last = Some(now);
-    }
-
-    fn pace(&self) -> Pace {
-        let (Some(first), Some(last)) = (self.first, self.last) else { return Pace::default() };
-        Pace { prompt: first - self.arrived, predicted: last - first }
-    }
-
-    fn ended(&mut self, end: &Result<End, Interrupted>) {
-        self.over = true;
-        self.bill.iter_mut().for_each(|bill| bill.ended(end.is_ok()));
-        // Its places are free from now on, whoever reads the last words when.
-        self.bill = None;
-        let finish = match end {
-            Ok(End { reason: FinishReason::Stop | FinishReason::ToolCalls, .. }) => Finish::Stop,
-            Ok(End { reason: FinishReason::Length, .. }) => Finish::Length,
-            Err(Interrupted::Engine) => Finish::Fault,
-            // Counted among refusals.
-            Err(Interrupted::Memory(_) | Interrupted::Grammar(_) | Interrupted::Late { .. }) => {
-                return;
-            }
-        };
-        metrics::request_finished(self.route, finish);
-        metrics::request_duration(self.route, self.arrived.elapsed());
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if !self.over {
-            metrics::request_finished(self.route, Finish::Cancelled);
-        }
     }
 }
 

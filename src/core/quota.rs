@@ -4,8 +4,8 @@
 //!
 //! Use is paid for afterwards, as nobody knows before how long a reply will be: whoever is below
 //! the bound may begin, and what has begun may go beyond it. What was used drains evenly over the
-//! window (a leaky bucket), so that after a pause up to twice the bound may pass in one. Time comes from outside, as seconds of a
-//! clock that never goes back.
+//! window (a leaky bucket), so that after a pause up to twice the bound may pass in one. Time comes
+//! from outside, as seconds of a clock that never goes back.
 
 use crate::fairness::Class;
 

@@ -1,4 +1,5 @@
-//! Places in the house: for answers, for their tokens, for those who only have a text looked at. Whoever finds none is told when to come again.
+//! Places in the house: for answers, for their tokens, for those who only have a text looked at.
+//! Whoever finds none is told when to come again.
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use std::time::Instant;
+
 use super::*;
 use crate::ingress::text::tests::tiny;
 
