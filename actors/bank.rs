@@ -39,8 +39,8 @@ pub use disk::{Config as DiskConfig, Id, Label, Refused, Store};
 pub use index::Fate;
 use index::Index;
 pub use manage::{Command, Failure, Item, Listing, Pinned, handle as manage};
-pub use passage::Passage;
 use passage::Reading;
+pub use passage::{Passage, PromptPace};
 
 /// Blocks of prompts that are remembered, to say why something was not warm: some MiB.
 const REMEMBERED: usize = 1 << 16;
@@ -134,6 +134,10 @@ pub struct Arguments {
     pub identity: String,
     /// Where states go that are let go, if they go anywhere.
     pub store: Option<Arc<Store>>,
+    /// What decode says of its pace.
+    pub prompt_pace: PromptPace,
+    /// Seconds after which whoever waits for a state is sent away; 0 for never.
+    pub queue_s: u32,
 }
 
 /// What it remembers.
@@ -147,8 +151,8 @@ pub struct State {
     store: Option<Arc<Store>>,
     /// Who waits for a file to be read.
     reading: BTreeMap<Id, Reading>,
-    /// Prompt tokens computed in a second, once a state came by decode, which knows.
-    tokens_per_s: Option<f64>,
+    prompt_pace: PromptPace,
+    queue_max: Option<Duration>,
     /// Whether decode is to be told to drain, once nobody waits for a file.
     draining: bool,
     counts: Snapshot,
@@ -162,7 +166,7 @@ impl Actor for Bank {
     async fn pre_start(
         &self,
         myself: ActorRef<Message>,
-        Arguments { config, decode, identity, store }: Arguments,
+        Arguments { config, decode, identity, store, prompt_pace, queue_s }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         // Often enough that memory follows the setting, seldom enough to cost nothing.
         let write_s = store.as_ref().map_or(config.idle_s, |store| store.config().idle_s);
@@ -177,7 +181,8 @@ impl Actor for Bank {
             identity,
             store,
             reading: BTreeMap::new(),
-            tokens_per_s: None,
+            prompt_pace,
+            queue_max: (queue_s > 0).then(|| Duration::from_secs(queue_s.into())),
             draining: false,
             counts: Snapshot::default(),
         })

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tracing::Span;
 
 use crate::admission::Admission;
+use crate::bank::PromptPace;
 use crate::heart::Heart;
 use crate::{bank, metrics, tuner};
 
@@ -129,6 +130,8 @@ pub struct Arguments<E> {
     pub config: Config,
     /// What it beats while it lives.
     pub heart: Heart,
+    /// Where it tells what prompt tokens take.
+    pub prompt_pace: PromptPace,
 }
 
 impl<E> fmt::Debug for Arguments<E> {
@@ -162,6 +165,7 @@ pub struct State<E> {
     parcels: Parcels,
     cycles: u64,
     heart: Heart,
+    prompt_pace: PromptPace,
     /// Messages carry their sender's span, and a `Cycle` is sent from all sorts of handlers: in its
     /// own span the loop does not run in, and keep open, that of some request.
     span: Span,
@@ -175,7 +179,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
     async fn pre_start(
         &self,
         _myself: ActorRef<Message>,
-        Arguments { open, config, heart }: Arguments<E>,
+        Arguments { open, config, heart, prompt_pace }: Arguments<E>,
     ) -> Result<State<E>, ActorProcessingErr> {
         let engine = open()?;
         let Config { snapshots_max, chunk_grain_tokens, queue_s } = config;
@@ -197,6 +201,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             parcels: Parcels::default(),
             cycles: 0,
             heart,
+            prompt_pace,
             // Of the highest level, so that no filter takes it away.
             span: tracing::error_span!(parent: None, "decode"),
         })
@@ -276,6 +281,7 @@ impl<E: Engine> State<E> {
         let settled = self.batch.settle(&plan, outcome);
         let report = settled.report.clone();
         self.parcels.pace.cycled(ran, report.prefilled);
+        self.parcels.pace.tokens_per_s().iter().for_each(|&pace| self.prompt_pace.tell(pace));
         self.cycles += 1;
         // Before anybody hears of it: whoever has seen its end and looks at the metrics finds it.
         metrics::cycle(&report, began.elapsed(), ran);

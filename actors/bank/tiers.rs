@@ -49,11 +49,11 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let store = self.store.clone().ok_or("a file without a folder")?;
         if let Some(reading) = self.reading.get_mut(&id) {
-            reading.waiting.push(admission);
+            reading.join(admission);
             return Ok(());
         }
         let mut reading = Reading::new(store.size_of(id), tokens);
-        reading.waiting.push(admission);
+        reading.join(admission);
         let passage = Arc::clone(&reading.passage);
         self.reading.insert(id, reading);
         home.send_after(LOOK, move || Message::Look(id));
@@ -75,7 +75,7 @@ impl State {
         let Some(reading) = self.reading.get(&id) else { return Ok(()) };
         let Ok((label, image)) = state else { return self.landed(id, home) };
         let fits = |a: &Admission| a.request.prompt.starts_with(&label.prefix.tokens);
-        let of_use = reading.waiting.is_empty() || reading.waiting.iter().any(fits);
+        let of_use = reading.waiting().next().is_none() || reading.waiting().any(fits);
         if label.identity != self.identity || !of_use || !reading.passage.is_wanted() {
             return self.landed(id, home);
         }
@@ -104,7 +104,7 @@ impl State {
         id: Id,
         home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        let waiting = self.reading.remove(&id).map(|reading| reading.waiting);
+        let waiting = self.reading.remove(&id).map(|mut reading| reading.take_waiting());
         self.go_on(waiting.unwrap_or_default(), home)
     }
 
@@ -116,12 +116,13 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let Some(reading) = self.reading.get_mut(&id) else { return Ok(()) };
         home.send_after(LOOK, move || Message::Look(id));
-        self.tokens_per_s = reading.passage.tokens_per_s().or(self.tokens_per_s);
-        let verdict = reading.look(self.tokens_per_s);
-        if verdict == Verdict::Wait || reading.waiting.is_empty() {
-            return Ok(());
+        reading.forget_gone(self.queue_max);
+        let verdict = reading.look(self.prompt_pace.tokens_per_s());
+        if verdict == Verdict::Wait || reading.waiting().next().is_none() {
+            // Who left may have been the last whom the end waited for.
+            return self.drain();
         }
-        let waiting = std::mem::take(&mut reading.waiting);
+        let waiting = reading.take_waiting();
         tracing::warn!(%id, ?verdict, requests = waiting.len(), "a parked state is not waited for");
         self.go_on(waiting, home)
     }
@@ -135,7 +136,7 @@ impl State {
     ) -> Result<bool, ActorProcessingErr> {
         let Some(reading) = self.reading.get_mut(&id) else { return Ok(false) };
         reading.passage.drop_it();
-        let waiting = std::mem::take(&mut reading.waiting);
+        let waiting = reading.take_waiting();
         self.go_on(waiting, home)?;
         Ok(true)
     }
@@ -167,7 +168,7 @@ impl State {
 
     /// Passes on that nothing will be opened any more, behind those who wait for a file.
     pub(super) fn drain(&mut self) -> Result<(), ActorProcessingErr> {
-        let waited_for = self.reading.values().any(|reading| !reading.waiting.is_empty());
+        let waited_for = self.reading.values().any(|reading| reading.waiting().next().is_some());
         if !self.draining || waited_for {
             return Ok(());
         }

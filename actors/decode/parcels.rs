@@ -140,7 +140,6 @@ impl<E: Engine> State<E> {
         let bytes = arriving.done.saturating_sub(before);
         self.parcels.pace.carried(Way::In, bytes as usize, began.elapsed());
         arriving.passage.moved(bytes);
-        self.parcels.pace.tokens_per_s().iter().for_each(|pace| arriving.passage.computes(*pace));
         // Those behind it come nearer.
         self.parcels.arriving.iter().for_each(|behind| behind.passage.moved(0));
         let answer = match result {

@@ -1,5 +1,6 @@
 //! What becomes of files whose states the engine or the disk refuses.
 
+use mtplx_core::batch::RowEvent;
 use mtplx_core::image::{Image, Part};
 use tempfile::TempDir;
 
@@ -65,45 +66,62 @@ async fn whoever_waits_for_a_file_starts_from_its_state() {
 #[tokio::test(start_paused = true)]
 async fn a_file_that_comes_late_is_waited_for_no_longer_and_is_warm_once_it_came() {
     let (mut world, _store, _id, _folder) = filed().await;
-    world.open(&PROMPT).await;
+    let _guest = world.guest(&PROMPT).await;
     let arrival = world.arrived().await;
     // The engine takes its time.
     assert_eq!(world.warm().await, None);
     // Who comes meanwhile waits for the same and starts no second read.
-    world.open(&PROMPT).await;
+    let _other = world.guest(&PROMPT).await;
     world.deposit(7, &PROMPT[..4], 10);
     arrival.told.send(Ok(true)).unwrap();
     assert_eq!(world.warm().await, warm(7, 4));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_state_that_comes_slowly_is_waited_for_as_long_as_it_moves() {
-    let (mut world, _store, _id, _folder) = filed().await;
-    world.open(&PROMPT).await;
-    let arrival = world.arrived().await;
-    for _ in 0..60 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        arrival.passage.moved(1);
-    }
-    assert!(world.heard.try_recv().is_err(), "it still waits");
-    world.deposit(7, &PROMPT[..4], 10);
-    arrival.told.send(Ok(true)).unwrap();
-    assert_eq!(world.warm().await, warm(7, 4));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_state_that_comes_later_than_computing_it_would_is_not_waited_for() {
+async fn a_state_that_comes_slowly_is_waited_for_where_computing_it_takes_longer() {
     for (tokens_per_s, waits) in [(1000.0, false), (0.01, true)] {
         let (mut world, _store, _id, _folder) = filed().await;
-        world.open(&PROMPT).await;
+        // As decode tells with the first prompt that it feeds, before any state came by it.
+        world.pace.tell(tokens_per_s);
+        let _guest = world.guest(&PROMPT).await;
         let arrival = world.arrived().await;
-        for _ in 0..10 {
+        for _ in 0..20 {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            arrival.passage.computes(tokens_per_s);
-            arrival.passage.moved(0);
+            arrival.passage.moved(1);
         }
         assert_eq!(world.heard.try_recv().is_err(), waits, "{tokens_per_s}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_while_a_state_comes_keeps_no_permit() {
+    let (mut world, _store, _id, _folder) = filed().await;
+    world.pace.tell(0.01);
+    let guest = world.guest(&PROMPT).await;
+    let _arrival = world.arrived().await;
+    assert_eq!(world.permits.available_permits(), 999);
+    drop(guest);
+    world.bank.cast(Message::Drain).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.permits.available_permits(), 1000);
+    // Nor does the end of the house wait for them.
+    let heard = [world.heard.try_recv().unwrap(), world.heard.try_recv().unwrap()];
+    assert!(matches!(heard, [decode::Message::Stay, decode::Message::Drain]), "{heard:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_for_a_state_than_for_a_slot() {
+    let (mut world, _store, _id, _folder) = filed().await;
+    world.pace.tell(0.01);
+    let mut guest = world.guest(&PROMPT).await;
+    let arrival = world.arrived().await;
+    for _ in 0..32 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        arrival.passage.moved(0);
+    }
+    assert_eq!(guest.events.try_recv(), Ok(RowEvent::Late));
+    assert_eq!(world.permits.available_permits(), 1000);
+    assert!(world.heard.try_recv().is_err(), "it is never begun");
 }
 
 #[tokio::test]
