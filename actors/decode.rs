@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -171,6 +172,21 @@ pub struct State<E> {
     span: Span,
 }
 
+/// However it ends, by a fault, a panic or its killing: what was seated has its end in the books,
+/// before its streams close and anybody looks.
+impl<E> Drop for State<E> {
+    fn drop(&mut self) {
+        // What panicked may have left the batch half changed; a second panic would end the process.
+        let booked = catch_unwind(AssertUnwindSafe(|| {
+            self.batch.abandon();
+            metrics::books(&mut self.batch);
+        }));
+        if booked.is_err() {
+            tracing::error!("the books could not be closed");
+        }
+    }
+}
+
 impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
     type Msg = Message;
     type State = State<E>;
@@ -272,11 +288,7 @@ impl<E: Engine> State<E> {
             return Ok(false);
         }
         let running = Instant::now();
-        let outcome = self.engine.run(&plan, self.batch.rows()).inspect_err(|_| {
-            // What was seated has its end in the books.
-            self.batch.abandon();
-            metrics::books(&mut self.batch);
-        })?;
+        let outcome = self.engine.run(&plan, self.batch.rows())?;
         let ran = running.elapsed();
         let settled = self.batch.settle(&plan, outcome);
         let report = settled.report.clone();

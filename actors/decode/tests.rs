@@ -12,6 +12,7 @@ use crate::oracle::{Guest, admit, alone, request, script, varied};
 use crate::probe::probe;
 
 mod carrying;
+mod ending;
 
 /// A decode between listeners.
 struct World {
