@@ -134,16 +134,27 @@ impl State {
         id: Id,
         home: &ActorRef<Message>,
     ) -> Result<bool, ActorProcessingErr> {
-        let Some(reading) = self.reading.get_mut(&id) else { return Ok(false) };
+        let imports = self.importing.iter().filter(|(own, _)| *own == id);
+        let imported = imports.map(|(_, passage)| passage.drop_it()).count() > 0;
+        let Some(reading) = self.reading.get_mut(&id) else { return Ok(imported) };
         reading.passage.drop_it();
         let waiting = reading.take_waiting();
         self.go_on(waiting, home)?;
         Ok(true)
     }
 
+    /// Has a state dropped that is on its way to the disk; false if there is none.
+    pub(super) fn drop_leaving(&self, id: Id) -> bool {
+        let fates = self.leaving.iter().filter(|(own, _)| *own == id);
+        let fates = fates.filter_map(|(_, fate)| fate.upgrade()).filter(|fate| fate.is_leaving());
+        fates.filter(|fate| fate.drop_it()).count() > 0
+    }
+
     /// Whether a state that has come was dropped on its way.
     pub(super) fn was_dropped(&self, prefix: &Prefix, kind: Kind) -> bool {
-        let mut dropped = self.reading.iter().filter(|(_, r)| !r.passage.is_wanted()).peekable();
+        let reading = self.reading.iter().map(|(id, reading)| (id, &reading.passage));
+        let arriving = reading.chain(self.importing.iter().map(|(id, passage)| (id, passage)));
+        let mut dropped = arriving.filter(|(_, passage)| !passage.is_wanted()).peekable();
         // Names cost a hash of all tokens.
         dropped.peek().is_some() && {
             let (identity, prefix) = (Arc::clone(&self.identity), prefix.clone());
@@ -185,8 +196,8 @@ impl State {
     }
 
     /// Has a state written, unless it is, or is too short to be worth it; whether it does.
-    pub(super) fn write(&self, entry: &Arc<Entry>) -> Result<bool, ActorProcessingErr> {
-        let Some(store) = &self.store else { return Ok(false) };
+    pub(super) fn write(&mut self, entry: &Arc<Entry>) -> Result<bool, ActorProcessingErr> {
+        let Some(store) = self.store.clone() else { return Ok(false) };
         let long = entry.label.prefix.tokens.len() >= store.config().tokens_min;
         // One that never fits would be tried again and again.
         let fits = entry.bytes <= store.config().bytes_max;
@@ -194,7 +205,9 @@ impl State {
         let wanted = wanted && !store.has_or_expects(entry.id) && entry.fate().leave();
         if wanted {
             entry.note_written();
-            let (store, label) = (Arc::clone(store), entry.label.clone());
+            self.leaving.retain(|(_, fate)| fate.upgrade().is_some_and(|fate| fate.is_leaving()));
+            self.leaving.push((entry.id, Arc::downgrade(entry.fate())));
+            let label = entry.label.clone();
             let outlet = decode::Outlet::Disk(store, label, Arc::clone(entry.fate()));
             self.decode.cast(decode::Message::Export(entry.snapshot, outlet))?;
         }
@@ -204,8 +217,8 @@ impl State {
     /// Has written what nobody used for a while, so that a process that is killed loses little.
     /// The end of a prompt is not among it: the end of its reply serves the next turn, and a
     /// boundary those who part before.
-    pub(super) fn write_idle(&self) -> Result<(), ActorProcessingErr> {
-        let Some(store) = &self.store else { return Ok(()) };
+    pub(super) fn write_idle(&mut self) -> Result<(), ActorProcessingErr> {
+        let Some(store) = self.store.clone() else { return Ok(()) };
         let idle = Duration::from_secs(store.config().idle_s);
         let mut bytes = 0;
         for entry in self.index.all() {

@@ -228,9 +228,9 @@ impl Outlet {
                 let taken = image.is_some_and(|image| fate.is_wanted() && store.put(label, image));
                 // What was not taken may be tried again.
                 fate.arrived(taken || store.has_or_expects(id));
-                // Whoever dropped it found nothing to cancel in the store before.
+                // Whoever dropped it found nothing in the store before; it may be written already.
                 if !fate.is_wanted() {
-                    store.cancel(id);
+                    store.remove(id);
                 }
             }
             // Whoever asked may have gone.

@@ -224,16 +224,54 @@ async fn a_state_that_is_dropped_on_its_way_to_the_disk_is_not_wanted_there() {
 }
 
 #[tokio::test]
-async fn whatever_can_be_exported_may_come_back() {
-    for (memory, disk) in [(1 << 30, 1 << 20), (13 << 30, 1 << 20), (1 << 20, 20 << 30)] {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("bank");
-        let bounds =
-            DiskConfig { path, bytes_max: disk, queue_bytes_max: 1, tokens_min: 2, idle_s: 9 };
-        let store = Some(Arc::new(Store::open(bounds).unwrap()));
+async fn what_is_dropped_after_its_eviction_and_before_its_file_never_has_one() {
+    let (mut world, _store, _id, _folder) = filed().await;
+    world.deposit(1, &[9, 9, 9], 10);
+    world.bank.cast(Message::Reclaim).unwrap();
+    let fate = leaving(&mut world).await;
+    assert_eq!(world.released().await, 1);
+    let prefix = Prefix { tenant: Tenant(0), tokens: [9, 9, 9].into() };
+    let id = Label { identity: "a model".into(), prefix, kind: Kind::Reply }.id();
+    // In no index any more, and not in the store yet.
+    assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(true));
+    assert!(!fate.is_wanted());
+    assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(false));
+}
+
+#[tokio::test]
+async fn what_is_dropped_while_a_person_brings_it_stays_out() {
+    for taken in [true, false] {
+        let (mut world, store, id, _folder) = filed().await;
+        let file = store.bytes_of(id).unwrap();
+        assert!(store.remove(id));
+        let bank = world.bank.clone();
+        let import = async move { manage(&bank, |port| Command::Import(file, port)).await };
+        let import = tokio::spawn(import);
+        let arrival = world.arrived().await;
+        assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(true));
+        assert!(!arrival.passage.is_wanted());
+        // Decode had let it in already, or had no room.
+        if taken {
+            world.deposit(7, &PROMPT[..4], 10);
+        }
+        arrival.told.send(Ok(taken)).unwrap();
+        let answer = import.await.unwrap().unwrap();
+        assert!(matches!(answer, Err(Failure::Refused(_))), "{answer:?}");
+        if taken {
+            assert_eq!(world.released().await, 7);
+        }
+        assert!(!store.has_or_expects(id));
+        // Nothing is remembered of it: it may be brought again.
+        assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(false));
+    }
+}
+
+#[tokio::test]
+async fn whatever_memory_may_hold_may_come_back_and_nothing_larger() {
+    for memory in [1 << 20, 1 << 30, 13 << 30] {
         let config = Config { bytes_max: memory, ..ROOMY };
-        let world = world_with(config, store, probe().await).await;
+        let world = world(config).await;
         let most = manage(&world.bank, Command::FileMax).await.unwrap();
-        assert!(most > memory.max(disk), "{most}");
+        assert_eq!(most - memory, 16 << 20, "a head and its tokens");
     }
 }
