@@ -3,8 +3,8 @@
 //! * **Owns** the index of warm prefixes: names of snapshots, the tokens they cover, their bytes;
 //!   and the memory of why others are not. The tensors stay with the engine, the files with the
 //!   [`Store`], which outlives generations.
-//! * **Hears** `Open`, `Deposit`, `Used`, `Reclaim`, `Sweep` and `Look` (own timers),
-//!   `Read` and `Landed` (own tasks), `Drain`, `Part`, `Observe`, `Manage`.
+//! * **Hears** `Open`, `Deposit`, `Used`, `Reclaim`, `Limit`, `Sweep` and `Look` (own timers),
+//!   `Read`, `Landed`, `Unpacked` and `Imported` (own tasks), `Drain`, `Part`, `Observe`, `Manage`.
 //! * **Says** `decode::Admit`, `decode::Release` exactly once for every deposit,
 //!   `decode::Reclaimed`, `decode::Export`, `decode::Import`, `decode::Drain`, `decode::Leave`.
 //! * **Dies** with its generation: its names mean nothing to the next engine.
@@ -14,7 +14,7 @@
 //! becomes warm after it looked, the batch finds by itself when it gives a seat.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mtplx_core::batch::Deposit;
@@ -39,8 +39,8 @@ pub use disk::{Config as DiskConfig, Id, Label, Refused, Store};
 pub use index::Fate;
 use index::Index;
 pub use manage::{Command, Failure, Item, Listing, Pinned, handle as manage};
-pub use passage::Passage;
 use passage::Reading;
+pub use passage::{Passage, PromptPace};
 
 /// Blocks of prompts that are remembered, to say why something was not warm: some MiB.
 const REMEMBERED: usize = 1 << 16;
@@ -67,6 +67,12 @@ pub enum Message {
     Landed(Id),
     /// See whether a file is to be waited for.
     Look(Id),
+    /// A file that a person brought was unpacked.
+    Unpacked(manage::Unpacked),
+    /// Its state came in, or did not.
+    Imported(Arc<Passage>),
+    /// From now on hold such a share of `bytes_max` at most, from 0 to 1.
+    Limit(f64),
     /// Nothing will be opened after this; tell decode, behind all that was.
     Drain,
     /// Decode has finished: have written what is not, then let it leave.
@@ -134,6 +140,10 @@ pub struct Arguments {
     pub identity: String,
     /// Where states go that are let go, if they go anywhere.
     pub store: Option<Arc<Store>>,
+    /// What decode says of its pace.
+    pub prompt_pace: PromptPace,
+    /// Seconds after which whoever waits for a state is sent away; 0 for never.
+    pub queue_s: u32,
 }
 
 /// What it remembers.
@@ -147,8 +157,12 @@ pub struct State {
     store: Option<Arc<Store>>,
     /// Who waits for a file to be read.
     reading: BTreeMap<Id, Reading>,
-    /// Prompt tokens computed in a second, once a state came by decode, which knows.
-    tokens_per_s: Option<f64>,
+    /// States of files that a person brought, until they are in or refused.
+    importing: Vec<(Id, Arc<Passage>)>,
+    /// States on their way to the disk: some have left the index and are not in the store yet.
+    leaving: Vec<(Id, Weak<Fate>)>,
+    prompt_pace: PromptPace,
+    queue_max: Option<Duration>,
     /// Whether decode is to be told to drain, once nobody waits for a file.
     draining: bool,
     counts: Snapshot,
@@ -162,7 +176,7 @@ impl Actor for Bank {
     async fn pre_start(
         &self,
         myself: ActorRef<Message>,
-        Arguments { config, decode, identity, store }: Arguments,
+        Arguments { config, decode, identity, store, prompt_pace, queue_s }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         // Often enough that memory follows the setting, seldom enough to cost nothing.
         let write_s = store.as_ref().map_or(config.idle_s, |store| store.config().idle_s);
@@ -177,7 +191,10 @@ impl Actor for Bank {
             identity,
             store,
             reading: BTreeMap::new(),
-            tokens_per_s: None,
+            importing: Vec::new(),
+            leaving: Vec::new(),
+            prompt_pace,
+            queue_max: (queue_s > 0).then(|| Duration::from_secs(queue_s.into())),
             draining: false,
             counts: Snapshot::default(),
         })
@@ -204,6 +221,11 @@ impl Actor for Bank {
             Message::Read(restored) => state.restored(restored, &myself)?,
             Message::Landed(id) => state.landed(id, &myself)?,
             Message::Look(id) => state.look(id, &myself)?,
+            Message::Unpacked(unpacked) => state.unpacked(unpacked, &myself),
+            Message::Imported(passage) => {
+                state.importing.retain(|(_, own)| !Arc::ptr_eq(own, &passage));
+            }
+            Message::Limit(share) => state.index.set_limit(share),
             Message::Drain => {
                 state.draining = true;
                 state.drain()?;
@@ -291,7 +313,7 @@ impl State {
             self.release(entry.snapshot)?;
         }
         (self.counts.entries, self.counts.bytes) = self.index.holds();
-        metrics::bank_holds(self.counts.entries, self.counts.bytes, self.config.bytes_max);
+        metrics::bank_holds(self.counts.entries, self.counts.bytes, self.index.bytes_max());
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use tracing::Span;
 
 use crate::admission::Admission;
+use crate::bank::PromptPace;
 use crate::heart::Heart;
 use crate::{bank, metrics, tuner};
 
@@ -129,6 +131,8 @@ pub struct Arguments<E> {
     pub config: Config,
     /// What it beats while it lives.
     pub heart: Heart,
+    /// Where it tells what prompt tokens take.
+    pub prompt_pace: PromptPace,
 }
 
 impl<E> fmt::Debug for Arguments<E> {
@@ -162,9 +166,25 @@ pub struct State<E> {
     parcels: Parcels,
     cycles: u64,
     heart: Heart,
+    prompt_pace: PromptPace,
     /// Messages carry their sender's span, and a `Cycle` is sent from all sorts of handlers: in its
     /// own span the loop does not run in, and keep open, that of some request.
     span: Span,
+}
+
+/// However it ends, by a fault, a panic or its killing: what was seated has its end in the books,
+/// before its streams close and anybody looks.
+impl<E> Drop for State<E> {
+    fn drop(&mut self) {
+        // What panicked may have left the batch half changed; a second panic would end the process.
+        let booked = catch_unwind(AssertUnwindSafe(|| {
+            self.batch.abandon();
+            metrics::books(&mut self.batch);
+        }));
+        if booked.is_err() {
+            tracing::error!("the books could not be closed");
+        }
+    }
 }
 
 impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
@@ -175,7 +195,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
     async fn pre_start(
         &self,
         _myself: ActorRef<Message>,
-        Arguments { open, config, heart }: Arguments<E>,
+        Arguments { open, config, heart, prompt_pace }: Arguments<E>,
     ) -> Result<State<E>, ActorProcessingErr> {
         let engine = open()?;
         let Config { snapshots_max, chunk_grain_tokens, queue_s } = config;
@@ -197,6 +217,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             parcels: Parcels::default(),
             cycles: 0,
             heart,
+            prompt_pace,
             // Of the highest level, so that no filter takes it away.
             span: tracing::error_span!(parent: None, "decode"),
         })
@@ -267,15 +288,12 @@ impl<E: Engine> State<E> {
             return Ok(false);
         }
         let running = Instant::now();
-        let outcome = self.engine.run(&plan, self.batch.rows()).inspect_err(|_| {
-            // What was seated has its end in the books.
-            self.batch.abandon();
-            metrics::books(&mut self.batch);
-        })?;
+        let outcome = self.engine.run(&plan, self.batch.rows())?;
         let ran = running.elapsed();
         let settled = self.batch.settle(&plan, outcome);
         let report = settled.report.clone();
         self.parcels.pace.cycled(ran, report.prefilled);
+        self.parcels.pace.tokens_per_s().iter().for_each(|&pace| self.prompt_pace.tell(pace));
         self.cycles += 1;
         // Before anybody hears of it: whoever has seen its end and looks at the metrics finds it.
         metrics::cycle(&report, began.elapsed(), ran);

@@ -98,15 +98,20 @@ impl Fate {
         !self.leaving.swap(true, Ordering::Relaxed)
     }
 
+    /// Whether it is on its way to the writer.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
     /// It came to the writer, or will not: from now on the store knows.
     pub fn arrived(&self, taken: bool) {
         self.in_vain.store(!taken, Ordering::Relaxed);
         self.leaving.store(false, Ordering::Relaxed);
     }
 
-    /// Notes that it is never to be written.
-    pub(super) fn drop_it(&self) {
-        self.dropped.store(true, Ordering::SeqCst);
+    /// Notes that it is never to be written. False if that was so.
+    pub(super) fn drop_it(&self) -> bool {
+        !self.dropped.swap(true, Ordering::SeqCst)
     }
 
     /// Whether nobody dropped it.
@@ -134,9 +139,10 @@ pub(super) struct Index {
     roots_kib: u64,
     share_kib: u64,
     pinned: BTreeMap<Key, Arc<Entry>>,
-    /// Most that all may weigh, and that the pinned may of it.
+    /// Most that all may weigh, of which the pinned may have half.
     all_kib: u64,
-    pinned_kib: u64,
+    /// Of all that, what it may hold until further notice, from 0 to 1.
+    limit: f64,
     names: BTreeMap<SnapshotId, Key>,
     /// moka's listener runs inside its calls; what it saw is collected here.
     left: mpsc::Receiver<Gone>,
@@ -186,7 +192,7 @@ impl Index {
             share_kib: share_kib(config),
             pinned: BTreeMap::new(),
             all_kib: config.bytes_max / 1024,
-            pinned_kib: config.bytes_max / 2048,
+            limit: 1.0,
             names: BTreeMap::new(),
             left,
             leaving,
@@ -258,11 +264,11 @@ impl Index {
     /// Where a state belongs. A root that is heavier than all roots may be would be turned away
     /// there, and is as good as a chat.
     fn tier(&self, entry: &Entry) -> &Tier {
-        let fits = self.weight(entry) <= self.roots_kib;
-        match entry.label.kind {
-            Kind::Root if fits => &self.roots,
-            Kind::Root | Kind::Boundary | Kind::Prompt | Kind::Reply => &self.chats,
-        }
+        if self.is_among_roots(entry) { &self.roots } else { &self.chats }
+    }
+
+    fn is_among_roots(&self, entry: &Entry) -> bool {
+        entry.label.kind == Kind::Root && self.weight(entry) <= self.roots_kib
     }
 
     /// What a state counts: its bytes, but at least its share, which bounds their number too.
@@ -274,23 +280,65 @@ impl Index {
         self.pinned.values().map(|entry| self.weight(entry)).sum()
     }
 
-    /// The tiers' own bounds do not know of what is pinned: others go until all fit together.
+    /// The tiers' own bounds do not know of what is pinned, nor of a limit, as moka cannot be
+    /// resized: others go until all fit together, and roots until they fit in their share of it.
     fn keep_within(&mut self) {
         let pinned = self.pinned_weight();
-        if pinned == 0 {
+        if pinned == 0 && self.limit >= 1.0 {
             return;
         }
-        let mut free: Vec<Arc<Entry>> = self.all();
-        free.retain(|entry| !self.is_pinned(entry));
-        let mut held: u64 = pinned + free.iter().map(|entry| self.weight(entry)).sum::<u64>();
-        // The most recently used are first, and roots stay longest.
-        free.sort_by_key(|entry| entry.label.kind != Kind::Root);
-        while held > self.all_kib
-            && let Some(entry) = free.pop()
+        let (most, roots_most) = (self.limited(self.all_kib), self.limited(self.roots_kib));
+        // The least recently used are last.
+        let all = self.all();
+        let free = all.iter().filter(|entry| !self.is_pinned(entry));
+        let (mut roots, mut free): (Vec<_>, Vec<_>) =
+            free.partition(|entry| self.is_among_roots(entry));
+        let weight = |of: &[&Arc<Entry>]| of.iter().map(|entry| self.weight(entry)).sum::<u64>();
+        let mut rooted = weight(&roots);
+        let mut held = pinned + rooted + weight(&free);
+        let mut goes = Vec::new();
+        while rooted > roots_most
+            && let Some(entry) = roots.pop()
         {
-            held -= self.weight(&entry);
-            self.tier(&entry).invalidate(&entry.key);
+            (rooted, held) = (rooted - self.weight(entry), held - self.weight(entry));
+            goes.push(entry);
         }
+        // Of what is left, roots stay longest.
+        while held > most
+            && let Some(entry) = free.pop().or_else(|| roots.pop())
+        {
+            held -= self.weight(entry);
+            goes.push(entry);
+        }
+        goes.into_iter().for_each(|entry| self.tier(entry).invalidate(&entry.key));
+        // Only a limit comes before what a person would like to keep.
+        let mut pinned: Vec<_> = all.iter().filter(|entry| self.is_pinned(entry)).collect();
+        let mut unpinned = Vec::new();
+        while held > most
+            && let Some(entry) = pinned.pop()
+        {
+            held -= self.weight(entry);
+            unpinned.push(entry.key);
+        }
+        unpinned.iter().for_each(|key| self.unpin(key, RemovalCause::Size));
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "kibibytes")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 0 to 1")]
+    fn limited(&self, kib: u64) -> u64 {
+        if self.limit < 1.0 { (kib as f64 * self.limit) as u64 } else { kib }
+    }
+
+    /// From now on it holds such a share of what it may at most.
+    pub(super) fn set_limit(&mut self, share: f64) {
+        // What is no number limits nothing.
+        self.limit = if share.is_nan() { 1.0 } else { share.clamp(0.0, 1.0) };
+        self.keep_within();
+    }
+
+    /// Bytes it may hold now.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.limited(self.all_kib) * 1024
     }
 
     /// A row started from this state without asking here.
@@ -348,7 +396,7 @@ impl Index {
         };
         let key = entry.key;
         if on && !self.pinned.contains_key(&key) {
-            if self.pinned_weight() + self.weight(&entry) > self.pinned_kib {
+            if self.pinned_weight() + self.weight(&entry) > self.limited(self.all_kib) / 2 {
                 return Pinned::Full;
             }
             entry.moving.store(true, Ordering::Relaxed);

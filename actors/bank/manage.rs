@@ -8,7 +8,7 @@ use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::Serialize;
 
 use super::disk::{self, format::kind_name};
-use super::{Id, Label, Message, Snapshot, State, Store};
+use super::{Id, Label, Message, Passage, Snapshot, State, Store};
 use crate::decode;
 
 /// What a file has beside its state, at most: its head, and the tokens.
@@ -25,7 +25,7 @@ pub enum Command {
     Drop(Id, RpcReplyPort<bool>),
     /// A state as a file.
     Export(Id, RpcReplyPort<Result<Vec<u8>, Failure>>),
-    /// Most bytes of a file that could be of use: whatever was exported here comes back.
+    /// Most bytes of a file that could be of use: whatever memory may hold comes back.
     FileMax(RpcReplyPort<u64>),
     /// A file as a state; its name.
     Import(Vec<u8>, RpcReplyPort<Result<Id, Failure>>),
@@ -64,7 +64,7 @@ pub enum Failure {
 pub struct Listing {
     /// In numbers.
     pub bank: Snapshot,
-    /// Most bytes in memory.
+    /// Most bytes in memory, as it is limited now.
     pub bytes_max: u64,
     /// Bytes on disk.
     pub disk_bytes: u64,
@@ -99,6 +99,14 @@ pub struct Item {
     pub pinned: bool,
 }
 
+/// A file that a person brought, and who waits to hear how it went.
+#[derive(Debug)]
+pub struct Unpacked {
+    label: Label,
+    image: mtplx_core::image::Image,
+    port: RpcReplyPort<Result<Id, Failure>>,
+}
+
 /// Sends a command and waits for its answer; `None` if the bank is gone.
 pub async fn handle<T: Send + 'static>(
     bank: &ActorRef<Message>,
@@ -122,12 +130,14 @@ impl State {
                 let warm = self.index.all().into_iter().find(|entry| entry.id == id);
                 // Or leaving memory would bring it to disk.
                 if let Some(entry) = &warm {
-                    entry.fate().drop_it();
+                    let _ = entry.fate().drop_it();
                 }
+                let on_its_way_out = self.drop_leaving(id);
                 let in_memory = self.index.drop_id(id);
                 let on_its_way = self.drop_arriving(id, home)?;
                 let on_disk = self.store.as_ref().is_some_and(|store| store.remove(id));
-                drop(port.send(in_memory || on_its_way || on_disk));
+                let found = in_memory || on_its_way || on_its_way_out || on_disk;
+                drop(port.send(found));
             }
             Command::Export(id, port) => self.carry_out(id, port)?,
             Command::FileMax(port) => drop(port.send(self.file_max())),
@@ -137,8 +147,7 @@ impl State {
     }
 
     fn file_max(&self) -> u64 {
-        let on_disk = self.store.as_ref().map_or(0, |store| store.config().bytes_max);
-        self.config.bytes_max.max(on_disk).saturating_add(FRAME)
+        self.index.bytes_max().saturating_add(FRAME)
     }
 
     fn listing(&mut self) -> Listing {
@@ -176,7 +185,7 @@ impl State {
         }));
         (self.counts.entries, self.counts.bytes) = self.index.holds();
         let disk_bytes_max = self.store.as_ref().map_or(0, |store| store.config().bytes_max);
-        let (bank, bytes_max) = (self.counts, self.config.bytes_max);
+        let (bank, bytes_max) = (self.counts, self.index.bytes_max());
         Listing { bank, bytes_max, disk_bytes, disk_bytes_max, states }
     }
 
@@ -217,18 +226,36 @@ impl State {
         port: RpcReplyPort<Result<Id, Failure>>,
         home: &ActorRef<Message>,
     ) {
-        let (identity, decode) = (Arc::clone(&self.identity), self.decode.clone());
-        let (home, store) = (home.clone(), self.store.clone());
+        let (identity, home) = (Arc::clone(&self.identity), home.clone());
+        tokio::task::spawn_blocking(move || match parse(&bytes, &identity) {
+            // A bank that is gone is not going to answer.
+            Ok((label, image)) => {
+                drop(home.cast(Message::Unpacked(Unpacked { label, image, port })));
+            }
+            Err(failure) => drop(port.send(Err(failure))),
+        });
+    }
+
+    /// Has a state that a person brought taken in; who drops it meanwhile finds it.
+    pub(super) fn unpacked(
+        &mut self,
+        Unpacked { label, image, port }: Unpacked,
+        home: &ActorRef<Message>,
+    ) {
+        let passage = Arc::default();
+        self.importing.push((label.id(), Arc::clone(&passage)));
+        let (decode, home, store) = (self.decode.clone(), home.clone(), self.store.clone());
         tokio::spawn(async move {
-            let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &identity)).await;
-            let parsed = parsed.unwrap_or(Err(Failure::Gone));
-            let answer = match parsed {
-                Ok((label, image)) => carry((label, image), &decode, home, store).await,
-                Err(failure) => Err(failure),
-            };
+            let answer = carry((label, image), &decode, &home, (store, &passage)).await;
+            // Behind the state's name.
+            let _ = home.cast(Message::Imported(passage));
             drop(port.send(answer));
         });
     }
+}
+
+fn dropped() -> Failure {
+    Failure::Refused("was dropped on its way in".into())
 }
 
 fn parse(bytes: &[u8], identity: &str) -> Result<(Label, mtplx_core::image::Image), Failure> {
@@ -243,23 +270,31 @@ fn parse(bytes: &[u8], identity: &str) -> Result<(Label, mtplx_core::image::Imag
 async fn carry(
     (label, image): (Label, mtplx_core::image::Image),
     decode: &ActorRef<decode::Message>,
-    home: ActorRef<Message>,
-    store: Option<Arc<Store>>,
+    home: &ActorRef<Message>,
+    (store, passage): (Option<Arc<Store>>, &Arc<Passage>),
 ) -> Result<Id, Failure> {
     let (id, image) = (label.id(), Arc::new(image));
     let Label { prefix, kind, .. } = &label;
     let arrival = |told| {
         let prefix = Prefix::clone(prefix);
         let (kind, image) = (*kind, Arc::clone(&image));
-        let passage = Arc::default();
+        let (passage, home) = (Arc::clone(passage), home.clone());
         decode::Message::Import(decode::Arrival { prefix, kind, image, passage, home, told })
     };
     let told = decode.call(arrival, None).await.ok().and_then(|told| told.success_or(()).ok());
     match told.ok_or(Failure::Gone)? {
+        _ if !passage.is_wanted() => Err(dropped()),
         Ok(true) => Ok(id),
         // Memory is full, or it is warm already; disk is the next best.
         Ok(false) => match store {
-            Some(store) if store.has_or_expects(id) || store.put(label, image) => Ok(id),
+            Some(store) if store.has_or_expects(id) || store.put(label, image) => {
+                // Whoever dropped it meanwhile may have found nothing in the store.
+                if passage.is_wanted() {
+                    return Ok(id);
+                }
+                store.remove(id);
+                Err(dropped())
+            }
             Some(_) | None => Err(Failure::NoRoom),
         },
         Err(unfit) => Err(Failure::Refused(unfit)),

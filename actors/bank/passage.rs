@@ -3,11 +3,13 @@
 //!
 //! Who waits for it does so as long as it comes nearer, and sooner than by computing it; so large
 //! states are waited for longer than small ones, and a disk that hangs is not waited for at all.
+//! What computing takes is known with the first prompt after a start; before, a short wait is risked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use mtplx_core::batch::RowEvent;
 use tokio::time::Instant;
 
 use crate::admission::Admission;
@@ -18,6 +20,26 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// Nothing moved for so long: it is not going to come.
 const STALL: Duration = Duration::from_secs(5);
 
+/// What computing is taken for before anybody knows.
+const UNKNOWN: Duration = Duration::from_secs(5);
+
+/// Prompt tokens that are computed in a second, which decode tells and the bank reads.
+#[derive(Clone, Debug, Default)]
+pub struct PromptPace(Arc<AtomicU64>);
+
+impl PromptPace {
+    /// It is so many now.
+    pub fn tell(&self, tokens_per_s: f64) {
+        self.0.store(tokens_per_s.to_bits(), Ordering::Relaxed);
+    }
+
+    /// What was told last, if anything was.
+    pub(super) fn tokens_per_s(&self) -> Option<f64> {
+        let told = f64::from_bits(self.0.load(Ordering::Relaxed));
+        (told > 0.0).then_some(told)
+    }
+}
+
 /// How far a state has come; whoever carries it notes it.
 #[derive(Debug, Default)]
 pub struct Passage {
@@ -25,8 +47,6 @@ pub struct Passage {
     bytes: AtomicU64,
     /// Signs of life: its own, and of what goes before it.
     beats: AtomicU64,
-    /// Prompt tokens that are computed in a second, as the bits of a float; 0 if nobody has said.
-    computed: AtomicU64,
     dropped: AtomicBool,
 }
 
@@ -35,17 +55,6 @@ impl Passage {
     pub fn moved(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.beats.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Meanwhile so many prompt tokens would be computed in a second.
-    pub fn computes(&self, tokens_per_s: f64) {
-        self.computed.store(tokens_per_s.to_bits(), Ordering::Relaxed);
-    }
-
-    /// What was said of that.
-    pub(super) fn tokens_per_s(&self) -> Option<f64> {
-        let told = f64::from_bits(self.computed.load(Ordering::Relaxed));
-        (told > 0.0).then_some(told)
     }
 
     /// Somebody wants it gone: whoever finds it so does not let it in.
@@ -74,7 +83,7 @@ pub(super) enum Verdict {
 /// A file that is being read, or whose state is on its way into the engine.
 #[derive(Debug)]
 pub(super) struct Reading {
-    pub(super) waiting: Vec<Admission>,
+    waiting: Vec<(Instant, Admission)>,
     pub(super) passage: Arc<Passage>,
     /// Bytes to be moved in all: each is read, and taken.
     bytes: u64,
@@ -94,6 +103,33 @@ impl Reading {
         Self { waiting, passage, bytes, tokens, since: now, beats: 0, moved: now }
     }
 
+    /// One more waits for it.
+    pub(super) fn join(&mut self, admission: Admission) {
+        self.waiting.push((Instant::now(), admission));
+    }
+
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Admission> {
+        self.waiting.iter().map(|(_, admission)| admission)
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn take_waiting(&mut self) -> Vec<Admission> {
+        std::mem::take(&mut self.waiting).into_iter().map(|(_, admission)| admission).collect()
+    }
+
+    /// Lets go of those who have left, and of those who have waited as long as anybody is to, who
+    /// are told.
+    pub(super) fn forget_gone(&mut self, queue_max: Option<Duration>) {
+        self.waiting.retain(|(since, admission)| {
+            let late = queue_max.is_some_and(|most| since.elapsed() >= most);
+            if late {
+                // Its stream is empty yet.
+                let _ = admission.events.try_send(RowEvent::Late);
+            }
+            !late && !admission.events.is_closed()
+        });
+    }
+
     /// Whether to wait on, where so many prompt tokens are computed in a second, if that is known.
     #[expect(clippy::cast_precision_loss, reason = "bytes and tokens of one state")]
     pub(super) fn look(&mut self, tokens_per_s: Option<f64>) -> Verdict {
@@ -108,12 +144,10 @@ impl Reading {
         let done = self.passage.bytes.load(Ordering::Relaxed);
         let left = self.bytes.saturating_sub(done) as f64;
         let rest = (now - self.since).as_secs_f64() * left / done.max(1) as f64;
-        let computing = tokens_per_s.map(|pace| self.tokens as f64 / pace);
-        match computing {
-            // What it began with says nothing of its pace.
-            Some(computing) if done > 0 && rest > computing => Verdict::Slower,
-            Some(_) | None => Verdict::Wait,
-        }
+        let unknown = UNKNOWN.as_secs_f64();
+        let computing = tokens_per_s.map_or(unknown, |pace| self.tokens as f64 / pace);
+        // What it began with says nothing of its pace.
+        if done > 0 && rest > computing { Verdict::Slower } else { Verdict::Wait }
     }
 }
 
@@ -145,8 +179,14 @@ mod tests {
         assert_eq!(after(1, 64, Some(100.0)).await, [Verdict::Slower]);
         // Near the end computing would have to begin at the beginning.
         assert_eq!(after(24, 64, Some(100.0)).await[22..], [Verdict::Wait; 2]);
-        // Nobody knows what computing takes.
-        assert_eq!(after(60, 1, None).await, [Verdict::Wait; 60]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn before_anybody_knows_what_computing_takes_few_seconds_are_risked() {
+        // 2 GiB at 10 MiB a second, as over a network: minutes.
+        assert_eq!(after(1, 10, None).await, [Verdict::Slower]);
+        // At 400 it is there in six seconds.
+        assert_eq!(after(5, 400, None).await, [Verdict::Wait; 5]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
-use crate::oracle::{admit, request};
+use crate::oracle::{Guest, admit, request};
 use crate::probe::probe;
 
 mod files;
@@ -29,6 +29,7 @@ struct World {
     bank: ActorRef<Message>,
     heard: UnboundedReceiver<decode::Message>,
     permits: Arc<Semaphore>,
+    pace: PromptPace,
 }
 
 async fn world(config: Config) -> World {
@@ -41,9 +42,12 @@ async fn world_with(
     store: Option<Arc<Store>>,
     (decode, heard): (ActorRef<decode::Message>, UnboundedReceiver<decode::Message>),
 ) -> World {
-    let arguments = Arguments { config, decode, identity: "a model".into(), store };
+    let (prompt_pace, queue_s) = (PromptPace::default(), 30);
+    let pace = prompt_pace.clone();
+    let identity = "a model".into();
+    let arguments = Arguments { config, decode, identity, store, prompt_pace, queue_s };
     let (bank, _) = Actor::spawn(None, Bank, arguments).await.unwrap();
-    World { bank, heard, permits: Arc::new(Semaphore::new(1000)) }
+    World { bank, heard, permits: Arc::new(Semaphore::new(1000)), pace }
 }
 
 impl World {
@@ -58,8 +62,13 @@ impl World {
     }
 
     async fn open(&self, prompt: &[Token]) {
-        let (admission, _) = admit(&self.permits, request(1, prompt, 1)).await;
+        drop(self.guest(prompt).await);
+    }
+
+    async fn guest(&self, prompt: &[Token]) -> Guest {
+        let (admission, guest) = admit(&self.permits, request(1, prompt, 1)).await;
         self.bank.cast(Message::Open(admission)).unwrap();
+        guest
     }
 
     /// What decode is told to start the next request from.

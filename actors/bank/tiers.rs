@@ -49,11 +49,11 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let store = self.store.clone().ok_or("a file without a folder")?;
         if let Some(reading) = self.reading.get_mut(&id) {
-            reading.waiting.push(admission);
+            reading.join(admission);
             return Ok(());
         }
         let mut reading = Reading::new(store.size_of(id), tokens);
-        reading.waiting.push(admission);
+        reading.join(admission);
         let passage = Arc::clone(&reading.passage);
         self.reading.insert(id, reading);
         home.send_after(LOOK, move || Message::Look(id));
@@ -75,7 +75,7 @@ impl State {
         let Some(reading) = self.reading.get(&id) else { return Ok(()) };
         let Ok((label, image)) = state else { return self.landed(id, home) };
         let fits = |a: &Admission| a.request.prompt.starts_with(&label.prefix.tokens);
-        let of_use = reading.waiting.is_empty() || reading.waiting.iter().any(fits);
+        let of_use = reading.waiting().next().is_none() || reading.waiting().any(fits);
         if label.identity != self.identity || !of_use || !reading.passage.is_wanted() {
             return self.landed(id, home);
         }
@@ -104,7 +104,7 @@ impl State {
         id: Id,
         home: &ActorRef<Message>,
     ) -> Result<(), ActorProcessingErr> {
-        let waiting = self.reading.remove(&id).map(|reading| reading.waiting);
+        let waiting = self.reading.remove(&id).map(|mut reading| reading.take_waiting());
         self.go_on(waiting.unwrap_or_default(), home)
     }
 
@@ -116,12 +116,13 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let Some(reading) = self.reading.get_mut(&id) else { return Ok(()) };
         home.send_after(LOOK, move || Message::Look(id));
-        self.tokens_per_s = reading.passage.tokens_per_s().or(self.tokens_per_s);
-        let verdict = reading.look(self.tokens_per_s);
-        if verdict == Verdict::Wait || reading.waiting.is_empty() {
-            return Ok(());
+        reading.forget_gone(self.queue_max);
+        let verdict = reading.look(self.prompt_pace.tokens_per_s());
+        if verdict == Verdict::Wait || reading.waiting().next().is_none() {
+            // Who left may have been the last whom the end waited for.
+            return self.drain();
         }
-        let waiting = std::mem::take(&mut reading.waiting);
+        let waiting = reading.take_waiting();
         tracing::warn!(%id, ?verdict, requests = waiting.len(), "a parked state is not waited for");
         self.go_on(waiting, home)
     }
@@ -133,16 +134,27 @@ impl State {
         id: Id,
         home: &ActorRef<Message>,
     ) -> Result<bool, ActorProcessingErr> {
-        let Some(reading) = self.reading.get_mut(&id) else { return Ok(false) };
+        let imports = self.importing.iter().filter(|(own, _)| *own == id);
+        let imported = imports.map(|(_, passage)| passage.drop_it()).count() > 0;
+        let Some(reading) = self.reading.get_mut(&id) else { return Ok(imported) };
         reading.passage.drop_it();
-        let waiting = std::mem::take(&mut reading.waiting);
+        let waiting = reading.take_waiting();
         self.go_on(waiting, home)?;
         Ok(true)
     }
 
+    /// Has a state dropped that is on its way to the disk; false if there is none.
+    pub(super) fn drop_leaving(&self, id: Id) -> bool {
+        let fates = self.leaving.iter().filter(|(own, _)| *own == id);
+        let fates = fates.filter_map(|(_, fate)| fate.upgrade()).filter(|fate| fate.is_leaving());
+        fates.filter(|fate| fate.drop_it()).count() > 0
+    }
+
     /// Whether a state that has come was dropped on its way.
     pub(super) fn was_dropped(&self, prefix: &Prefix, kind: Kind) -> bool {
-        let mut dropped = self.reading.iter().filter(|(_, r)| !r.passage.is_wanted()).peekable();
+        let reading = self.reading.iter().map(|(id, reading)| (id, &reading.passage));
+        let arriving = reading.chain(self.importing.iter().map(|(id, passage)| (id, passage)));
+        let mut dropped = arriving.filter(|(_, passage)| !passage.is_wanted()).peekable();
         // Names cost a hash of all tokens.
         dropped.peek().is_some() && {
             let (identity, prefix) = (Arc::clone(&self.identity), prefix.clone());
@@ -167,7 +179,7 @@ impl State {
 
     /// Passes on that nothing will be opened any more, behind those who wait for a file.
     pub(super) fn drain(&mut self) -> Result<(), ActorProcessingErr> {
-        let waited_for = self.reading.values().any(|reading| !reading.waiting.is_empty());
+        let waited_for = self.reading.values().any(|reading| reading.waiting().next().is_some());
         if !self.draining || waited_for {
             return Ok(());
         }
@@ -184,8 +196,8 @@ impl State {
     }
 
     /// Has a state written, unless it is, or is too short to be worth it; whether it does.
-    pub(super) fn write(&self, entry: &Arc<Entry>) -> Result<bool, ActorProcessingErr> {
-        let Some(store) = &self.store else { return Ok(false) };
+    pub(super) fn write(&mut self, entry: &Arc<Entry>) -> Result<bool, ActorProcessingErr> {
+        let Some(store) = self.store.clone() else { return Ok(false) };
         let long = entry.label.prefix.tokens.len() >= store.config().tokens_min;
         // One that never fits would be tried again and again.
         let fits = entry.bytes <= store.config().bytes_max;
@@ -193,7 +205,9 @@ impl State {
         let wanted = wanted && !store.has_or_expects(entry.id) && entry.fate().leave();
         if wanted {
             entry.note_written();
-            let (store, label) = (Arc::clone(store), entry.label.clone());
+            self.leaving.retain(|(_, fate)| fate.upgrade().is_some_and(|fate| fate.is_leaving()));
+            self.leaving.push((entry.id, Arc::downgrade(entry.fate())));
+            let label = entry.label.clone();
             let outlet = decode::Outlet::Disk(store, label, Arc::clone(entry.fate()));
             self.decode.cast(decode::Message::Export(entry.snapshot, outlet))?;
         }
@@ -203,8 +217,8 @@ impl State {
     /// Has written what nobody used for a while, so that a process that is killed loses little.
     /// The end of a prompt is not among it: the end of its reply serves the next turn, and a
     /// boundary those who part before.
-    pub(super) fn write_idle(&self) -> Result<(), ActorProcessingErr> {
-        let Some(store) = &self.store else { return Ok(()) };
+    pub(super) fn write_idle(&mut self) -> Result<(), ActorProcessingErr> {
+        let Some(store) = self.store.clone() else { return Ok(()) };
         let idle = Duration::from_secs(store.config().idle_s);
         let mut bytes = 0;
         for entry in self.index.all() {

@@ -140,7 +140,6 @@ impl<E: Engine> State<E> {
         let bytes = arriving.done.saturating_sub(before);
         self.parcels.pace.carried(Way::In, bytes as usize, began.elapsed());
         arriving.passage.moved(bytes);
-        self.parcels.pace.tokens_per_s().iter().for_each(|pace| arriving.passage.computes(*pace));
         // Those behind it come nearer.
         self.parcels.arriving.iter().for_each(|behind| behind.passage.moved(0));
         let answer = match result {
@@ -229,9 +228,9 @@ impl Outlet {
                 let taken = image.is_some_and(|image| fate.is_wanted() && store.put(label, image));
                 // What was not taken may be tried again.
                 fate.arrived(taken || store.has_or_expects(id));
-                // Whoever dropped it found nothing to cancel in the store before.
+                // Whoever dropped it found nothing in the store before; it may be written already.
                 if !fate.is_wanted() {
-                    store.cancel(id);
+                    store.remove(id);
                 }
             }
             // Whoever asked may have gone.

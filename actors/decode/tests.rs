@@ -12,6 +12,7 @@ use crate::oracle::{Guest, admit, alone, request, script, varied};
 use crate::probe::probe;
 
 mod carrying;
+mod ending;
 
 /// A decode between listeners.
 struct World {
@@ -27,8 +28,9 @@ struct World {
 /// It is not tuned yet: nothing runs.
 async fn world<E: Engine + 'static>(engine: impl Fn() -> E + Send + Sync + 'static) -> World {
     let config = Config { snapshots_max: 64, chunk_grain_tokens: 8, queue_s: 0 };
-    let arguments =
-        Arguments { open: Arc::new(move || Ok(engine())), config, heart: Heart::default() };
+    let (heart, pace) = (Heart::default(), PromptPace::default());
+    let open = Arc::new(move || Ok(engine()));
+    let arguments = Arguments { open, config, heart, prompt_pace: pace };
     let spawner = ThreadLocalActorSpawner::new();
     let spawned = Decode::<E>::spawn(None, arguments, spawner).await;
     let (decode, thread) = spawned.unwrap();
@@ -175,7 +177,8 @@ async fn a_fault_ends_the_actor_and_every_stream() {
 async fn an_engine_that_does_not_open_is_not_spawned() {
     let config = Config { snapshots_max: 1, chunk_grain_tokens: 1, queue_s: 0 };
     let open: Open<Scripted> = Arc::new(|| Err(Fault("no device".into())));
-    let arguments = Arguments { open, config, heart: Heart::default() };
+    let arguments =
+        Arguments { open, config, heart: Heart::default(), prompt_pace: PromptPace::default() };
     let spawned = Decode::<Scripted>::spawn(None, arguments, ThreadLocalActorSpawner::new()).await;
     assert!(spawned.unwrap_err().to_string().contains("no device"));
 }

@@ -25,7 +25,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::admission::{House, Readiness};
-use super::body::{Named, whole};
+use super::body::{Named, announced, whole};
 use super::openai::ApiError;
 use super::openapi::answers::{Imported, OpenAiError};
 use crate::bank::{self, Command, Failure, Id, Pinned};
@@ -200,13 +200,17 @@ pub(super) async fn export(State(house): Shared, Named(id): Named) -> Result<Res
         (status = 413, description = "It is too long.", body = OpenAiError),
         (status = 422, description = "It is no such file.", body = OpenAiError)))]
 pub(super) async fn import(State(house): Shared, request: Request) -> Result<Response, Sorry> {
-    let _turn = CARRYING.acquire().await.map_err(|_| Sorry::Nobody)?;
     // It is held in memory while it is checked, as one that comes from disk is.
-    let bank = bank(&house)?;
-    let most = bank::manage(&bank, Command::FileMax).await.ok_or(Sorry::Nobody)?;
+    let most = bank::manage(&bank(&house)?, Command::FileMax).await.ok_or(Sorry::Nobody)?;
     let limit = usize::try_from(most).unwrap_or(usize::MAX);
+    // Before anybody waits for it, or any of it is read.
+    if announced(request.headers()).is_some_and(|bytes| bytes > limit) {
+        return Err(Sorry::Body(ApiError::BodyTooLarge { limit }));
+    }
+    let _turn = CARRYING.acquire().await.map_err(|_| Sorry::Nobody)?;
     let body = whole(request.into_body(), limit, None).await.map_err(Sorry::Body)?;
-    let told = bank::manage(&bank, |port| Command::Import(body.bytes, port)).await;
+    // A large one may have come for longer than a generation lives.
+    let told = bank::manage(&bank(&house)?, |port| Command::Import(body.bytes, port)).await;
     let id = told.ok_or(Sorry::Nobody)?.map_err(Sorry::Failed)?;
     Ok((StatusCode::CREATED, Json(json!({"id": id.to_string()}))).into_response())
 }

@@ -59,20 +59,28 @@ impl AsRef<[u8]> for Whole {
     }
 }
 
-/// Reads a body of so many bytes at most, which takes its room, if any, as it comes.
+/// Reads a body of so many bytes at most, which takes its room, if any, as it comes. Without room
+/// it is the keeper's: it may take any time, as long as it is not silent, and what it announces has
+/// its memory at once, as growing would take up to three times as much.
 pub(super) async fn whole(
     body: Body,
     limit: usize,
     room: Option<&Room>,
 ) -> Result<Whole, ApiError> {
-    let last = Instant::now() + BODY_TIME_MAX;
+    let last = room.map(|_| Instant::now() + BODY_TIME_MAX);
+    let announced = room.is_none().then(|| body.size_hint().exact()).flatten();
     let mut frames = body.into_data_stream();
     let mut whole = Whole { bytes: Vec::new(), room: None };
+    let announced = announced.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let full = Refusal::Overloaded { retry_after_s: RETRY_AFTER_S };
+    whole.bytes.try_reserve_exact(announced.min(limit)).map_err(|_| full)?;
     loop {
         let silent = Instant::now() + SILENCE_MAX;
-        let frame = timeout_at(silent.min(last), frames.next()).await.map_err(|_| {
-            let seconds = if silent < last { SILENCE_MAX } else { BODY_TIME_MAX }.as_secs();
-            ApiError::BodyTooSlow { seconds, silent: silent < last }
+        let until = last.map_or(silent, |last| silent.min(last));
+        let frame = timeout_at(until, frames.next()).await.map_err(|_| {
+            let silent = until == silent;
+            let seconds = if silent { SILENCE_MAX } else { BODY_TIME_MAX }.as_secs();
+            ApiError::BodyTooSlow { seconds, silent }
         })?;
         let Some(frame) = frame else { return Ok(whole) };
         let frame = frame.map_err(|error| ApiError::Json(error.to_string()))?;
@@ -192,7 +200,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-fn announced(headers: &HeaderMap) -> Option<usize> {
+pub(super) fn announced(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 

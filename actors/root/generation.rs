@@ -44,7 +44,13 @@ pub(super) fn open<E: Engine + 'static>(
     let store = blueprint.store.clone();
     async move {
         let heart = Heart::default();
-        let arguments = decode::Arguments { open, config: configs.decode, heart: heart.clone() };
+        let prompt_pace = bank::PromptPace::default();
+        let arguments = decode::Arguments {
+            open,
+            config: configs.decode,
+            heart: heart.clone(),
+            prompt_pace: prompt_pace.clone(),
+        };
         // The thread lives as long as its spawner and its one actor.
         let spawner = ThreadLocalActorSpawner::new();
         let spawned =
@@ -57,7 +63,9 @@ pub(super) fn open<E: Engine + 'static>(
             let tuner = Actor::spawn_linked(None, tuner::Tuner, arguments, root.clone()).await;
             let (tuner, _) = tuner.map_err(|error| cause(&error))?;
             let (config, identity) = (configs.bank, info.identity.clone());
-            let arguments = bank::Arguments { config, decode: decode.clone(), identity, store };
+            let (decode, queue_s) = (decode.clone(), configs.decode.queue_s);
+            let arguments =
+                bank::Arguments { config, decode, identity, store, prompt_pace, queue_s };
             let bank = Actor::spawn_linked(None, bank::Bank, arguments, root).await;
             let (bank, _) = bank.map_err(|error| cause(&error))?;
             Ok((info, tuner, bank))

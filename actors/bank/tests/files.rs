@@ -1,5 +1,6 @@
 //! What becomes of files whose states the engine or the disk refuses.
 
+use mtplx_core::batch::RowEvent;
 use mtplx_core::image::{Image, Part};
 use tempfile::TempDir;
 
@@ -65,45 +66,62 @@ async fn whoever_waits_for_a_file_starts_from_its_state() {
 #[tokio::test(start_paused = true)]
 async fn a_file_that_comes_late_is_waited_for_no_longer_and_is_warm_once_it_came() {
     let (mut world, _store, _id, _folder) = filed().await;
-    world.open(&PROMPT).await;
+    let _guest = world.guest(&PROMPT).await;
     let arrival = world.arrived().await;
     // The engine takes its time.
     assert_eq!(world.warm().await, None);
     // Who comes meanwhile waits for the same and starts no second read.
-    world.open(&PROMPT).await;
+    let _other = world.guest(&PROMPT).await;
     world.deposit(7, &PROMPT[..4], 10);
     arrival.told.send(Ok(true)).unwrap();
     assert_eq!(world.warm().await, warm(7, 4));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_state_that_comes_slowly_is_waited_for_as_long_as_it_moves() {
-    let (mut world, _store, _id, _folder) = filed().await;
-    world.open(&PROMPT).await;
-    let arrival = world.arrived().await;
-    for _ in 0..60 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        arrival.passage.moved(1);
-    }
-    assert!(world.heard.try_recv().is_err(), "it still waits");
-    world.deposit(7, &PROMPT[..4], 10);
-    arrival.told.send(Ok(true)).unwrap();
-    assert_eq!(world.warm().await, warm(7, 4));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_state_that_comes_later_than_computing_it_would_is_not_waited_for() {
+async fn a_state_that_comes_slowly_is_waited_for_where_computing_it_takes_longer() {
     for (tokens_per_s, waits) in [(1000.0, false), (0.01, true)] {
         let (mut world, _store, _id, _folder) = filed().await;
-        world.open(&PROMPT).await;
+        // As decode tells with the first prompt that it feeds, before any state came by it.
+        world.pace.tell(tokens_per_s);
+        let _guest = world.guest(&PROMPT).await;
         let arrival = world.arrived().await;
-        for _ in 0..10 {
+        for _ in 0..20 {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            arrival.passage.computes(tokens_per_s);
-            arrival.passage.moved(0);
+            arrival.passage.moved(1);
         }
         assert_eq!(world.heard.try_recv().is_err(), waits, "{tokens_per_s}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_while_a_state_comes_keeps_no_permit() {
+    let (mut world, _store, _id, _folder) = filed().await;
+    world.pace.tell(0.01);
+    let guest = world.guest(&PROMPT).await;
+    let _arrival = world.arrived().await;
+    assert_eq!(world.permits.available_permits(), 999);
+    drop(guest);
+    world.bank.cast(Message::Drain).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.permits.available_permits(), 1000);
+    // Nor does the end of the house wait for them.
+    let heard = [world.heard.try_recv().unwrap(), world.heard.try_recv().unwrap()];
+    assert!(matches!(heard, [decode::Message::Stay, decode::Message::Drain]), "{heard:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_for_a_state_than_for_a_slot() {
+    let (mut world, _store, _id, _folder) = filed().await;
+    world.pace.tell(0.01);
+    let mut guest = world.guest(&PROMPT).await;
+    let arrival = world.arrived().await;
+    for _ in 0..32 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        arrival.passage.moved(0);
+    }
+    assert_eq!(guest.events.try_recv(), Ok(RowEvent::Late));
+    assert_eq!(world.permits.available_permits(), 1000);
+    assert!(world.heard.try_recv().is_err(), "it is never begun");
 }
 
 #[tokio::test]
@@ -206,16 +224,54 @@ async fn a_state_that_is_dropped_on_its_way_to_the_disk_is_not_wanted_there() {
 }
 
 #[tokio::test]
-async fn whatever_can_be_exported_may_come_back() {
-    for (memory, disk) in [(1 << 30, 1 << 20), (13 << 30, 1 << 20), (1 << 20, 20 << 30)] {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("bank");
-        let bounds =
-            DiskConfig { path, bytes_max: disk, queue_bytes_max: 1, tokens_min: 2, idle_s: 9 };
-        let store = Some(Arc::new(Store::open(bounds).unwrap()));
+async fn what_is_dropped_after_its_eviction_and_before_its_file_never_has_one() {
+    let (mut world, _store, _id, _folder) = filed().await;
+    world.deposit(1, &[9, 9, 9], 10);
+    world.bank.cast(Message::Reclaim).unwrap();
+    let fate = leaving(&mut world).await;
+    assert_eq!(world.released().await, 1);
+    let prefix = Prefix { tenant: Tenant(0), tokens: [9, 9, 9].into() };
+    let id = Label { identity: "a model".into(), prefix, kind: Kind::Reply }.id();
+    // In no index any more, and not in the store yet.
+    assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(true));
+    assert!(!fate.is_wanted());
+    assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(false));
+}
+
+#[tokio::test]
+async fn what_is_dropped_while_a_person_brings_it_stays_out() {
+    for taken in [true, false] {
+        let (mut world, store, id, _folder) = filed().await;
+        let file = store.bytes_of(id).unwrap();
+        assert!(store.remove(id));
+        let bank = world.bank.clone();
+        let import = async move { manage(&bank, |port| Command::Import(file, port)).await };
+        let import = tokio::spawn(import);
+        let arrival = world.arrived().await;
+        assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(true));
+        assert!(!arrival.passage.is_wanted());
+        // Decode had let it in already, or had no room.
+        if taken {
+            world.deposit(7, &PROMPT[..4], 10);
+        }
+        arrival.told.send(Ok(taken)).unwrap();
+        let answer = import.await.unwrap().unwrap();
+        assert!(matches!(answer, Err(Failure::Refused(_))), "{answer:?}");
+        if taken {
+            assert_eq!(world.released().await, 7);
+        }
+        assert!(!store.has_or_expects(id));
+        // Nothing is remembered of it: it may be brought again.
+        assert_eq!(manage(&world.bank, |port| Command::Drop(id, port)).await, Some(false));
+    }
+}
+
+#[tokio::test]
+async fn whatever_memory_may_hold_may_come_back_and_nothing_larger() {
+    for memory in [1 << 20, 1 << 30, 13 << 30] {
         let config = Config { bytes_max: memory, ..ROOMY };
-        let world = world_with(config, store, probe().await).await;
+        let world = world(config).await;
         let most = manage(&world.bank, Command::FileMax).await.unwrap();
-        assert!(most > memory.max(disk), "{most}");
+        assert_eq!(most - memory, 16 << 20, "a head and its tokens");
     }
 }

@@ -179,3 +179,58 @@ async fn the_state_of_a_long_prompt_is_kept_on_its_way() {
     let (warm, boundaries) = world.opened().await;
     assert_eq!((warm, boundaries), (150, vec![200, 300]));
 }
+
+#[tokio::test]
+async fn a_limit_makes_the_least_recently_used_go_and_holds_until_the_next_word() {
+    let config = Config { bytes_max: 200 << 10, roots_share: 0.4, ..ROOMY };
+    let mut world = world(config).await;
+    // Two roots of the 80 KiB that they may be, and six chats of the 120 KiB that are left.
+    for id in 1..=2 {
+        world.keep(id, &[id as Token, 0], 40 << 10, Kind::Root);
+    }
+    for id in 3..=8 {
+        world.deposit(id, &[id as Token], 20 << 10);
+    }
+    assert_eq!(world.observe().await.bytes, 200 << 10);
+    world.bank.cast(Message::Limit(0.5)).unwrap();
+    let mut gone = BTreeSet::new();
+    for _ in 0..4 {
+        gone.insert(world.released().await);
+    }
+    assert_eq!(gone, BTreeSet::from([1, 3, 4, 5]), "roots are halved, as chats are");
+    let listing = manage(&world.bank, Command::List).await.unwrap();
+    assert_eq!((listing.bank.bytes, listing.bytes_max), (100 << 10, 100 << 10));
+    // Newcomers are taken in, and it stays within.
+    world.deposit(9, &[9], 20 << 10);
+    assert_eq!(world.released().await, 6);
+    assert_eq!(world.observe().await.bytes, 100 << 10);
+    world.bank.cast(Message::Limit(1.0)).unwrap();
+    for id in 10..=12 {
+        world.deposit(id, &[id as Token], 20 << 10);
+    }
+    assert_eq!(world.observe().await.bytes, 160 << 10);
+    world.bank.cast(Message::Limit(0.0)).unwrap();
+    assert_eq!(world.observe().await.bytes, 0);
+    world.bank.cast(Message::Limit(f64::NAN)).unwrap();
+    assert_eq!(manage(&world.bank, Command::List).await.unwrap().bytes_max, 200 << 10);
+}
+
+#[tokio::test]
+async fn what_is_pinned_is_the_last_that_a_limit_takes() {
+    let mut world = world(Config { bytes_max: 100 << 10, ..ROOMY }).await;
+    for id in 1..=5 {
+        world.deposit(id, &[id as Token], 20 << 10);
+    }
+    for id in 1..=2 {
+        let prefix = Prefix { tenant: Tenant(0), tokens: [id].into() };
+        let id = Label { identity: "a model".into(), prefix, kind: Kind::Reply }.id();
+        let pinned = manage(&world.bank, |port| Command::Pin(id, true, port)).await;
+        assert_eq!(pinned, Some(Pinned::Done));
+    }
+    world.bank.cast(Message::Limit(0.4)).unwrap();
+    let gone = [world.released().await, world.released().await, world.released().await];
+    assert_eq!(BTreeSet::from(gone), BTreeSet::from([3, 4, 5]));
+    world.bank.cast(Message::Limit(0.2)).unwrap();
+    assert_eq!(world.released().await, 1);
+    assert_eq!(world.observe().await.entries, 1);
+}

@@ -13,11 +13,19 @@ async fn a_body_that_goes_on_coming_may_take_its_time_but_not_for_ever() {
     let slow = of(vec![b"{"; 9], Duration::from_secs(50));
     assert_eq!(whole(slow, 99, None).await.unwrap().bytes, b"{{{{{{{{{");
     let endless = of(vec![b"{"; 99], Duration::from_secs(50));
-    let refused = whole(endless, 99, None).await.err();
+    let refused = whole(endless, 9999, Some(&Room::new(9999))).await.err();
     assert_eq!(refused, Some(ApiError::BodyTooSlow { seconds: 600, silent: false }));
     let silent = of(vec![b"{"; 9], Duration::from_secs(61));
     let refused = whole(silent, 99, None).await.err();
     assert_eq!(refused, Some(ApiError::BodyTooSlow { seconds: 60, silent: true }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_of_the_keeper_takes_any_time_and_only_the_memory_that_it_announces() {
+    let slow = of(vec![b"{"; 99], Duration::from_secs(50));
+    assert_eq!(whole(slow, 99, None).await.unwrap().bytes.len(), 99);
+    let announced = Body::from(vec![b'{'; 3000]);
+    assert_eq!(whole(announced, 1 << 40, None).await.unwrap().bytes.capacity(), 3000);
 }
 
 #[tokio::test]
