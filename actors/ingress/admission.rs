@@ -97,7 +97,7 @@ impl House {
         let asking = Arc::new(Semaphore::new(config.requests_max.get().into()));
         Self {
             // One alone may take it all.
-            bodies: Room::new(config.bytes_max.max(config.body_bytes_max)),
+            bodies: Room::new(config.bytes_max.max(config.body_bytes_max), config.body_bytes_max),
             config,
             text,
             responses,
