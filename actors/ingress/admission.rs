@@ -48,7 +48,7 @@ pub(crate) struct House {
     pub(crate) config: Config,
     pub(crate) text: Arc<Text>,
     /// Answers that clients may go on from.
-    pub(crate) responses: Arc<Store>,
+    pub(crate) responses: Store,
     readiness: watch::Receiver<Readiness>,
     /// When the door opened, in seconds since 1970.
     pub(crate) started_s: u64,
@@ -89,7 +89,7 @@ impl House {
         let permits = Arc::new(Semaphore::new(config.requests_max.get().into()));
         let started_s = super::unix_s();
         let idle = Duration::from_secs(config.responses_idle_s.into());
-        let responses = Arc::new(Store::new(config.responses_bytes_max, idle));
+        let responses = Store::new(config.responses_bytes_max, idle);
         let compiling = Arc::new(Semaphore::new(structure::COMPILING_MAX));
         let most = |n: usize| n.min(Semaphore::MAX_PERMITS);
         let tokens = config.tokens_max.map(|n| Arc::new(Semaphore::new(most(n.get()))));
@@ -98,7 +98,7 @@ impl House {
         let asking = Arc::new(Semaphore::new(config.requests_max.get().into()));
         Self {
             // One alone may take it all.
-            bodies: Room::new(config.bytes_max.max(config.body_bytes_max)),
+            bodies: Room::new(config.bytes_max.max(config.body_bytes_max), config.body_bytes_max),
             config,
             text,
             responses,

@@ -1,8 +1,9 @@
 //! What requests bring along: bodies, bounded in size, in time and in all that there are of them
 //! before anything reads them, and names in paths.
 
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,12 +12,14 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use mtplx_core::fairness::Client;
 use mtplx_core::request::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::StreamExt;
 
 use super::admission::House;
+use super::clients::Caller;
 use super::openai::ApiError;
 use super::openai::error::RETRY_AFTER_S;
 
@@ -30,27 +33,74 @@ const BODY_TIME_MAX: Duration = Duration::from_secs(600);
 const UNWANTED_BYTES_MAX: usize = 16 << 20;
 const UNWANTED_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Memory for bodies.
+/// One client may hold so much of the room for bodies: who sends many slowly, for as long as bodies
+/// may take, leaves room for others.
+const SHARE: usize = 4;
+
+/// Memory for bodies, as one client has it.
 #[derive(Clone, Debug)]
-pub(super) struct Room(Arc<Semaphore>);
+pub(super) struct Room {
+    all: Arc<Semaphore>,
+    /// This client's part of it; where nobody is told apart there is none.
+    share: Option<Arc<Semaphore>>,
+    share_bytes: usize,
+    /// Those of clients that hold any of it.
+    shares: Arc<Mutex<HashMap<Client, Weak<Semaphore>>>>,
+}
+
+/// What is taken of it.
+struct Held {
+    all: OwnedSemaphorePermit,
+    share: Option<OwnedSemaphorePermit>,
+}
 
 impl Room {
     /// For so many bytes of all bodies that are being read and parsed.
-    pub(super) fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+    /// Any one body of `body_bytes` has room in a client's share.
+    pub(super) fn new(bytes: usize, body_bytes: usize) -> Self {
+        let most = |bytes: usize| bytes.min(Semaphore::MAX_PERMITS);
+        let all = Arc::new(Semaphore::new(most(bytes)));
+        let share_bytes = most((bytes / SHARE).max(body_bytes));
+        Self { all, share: None, share_bytes, shares: Arc::default() }
     }
 
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+    /// The same room, as this client has it.
+    fn of(&self, client: Option<Client>) -> Self {
+        let share = client.map(|client| {
+            let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+            shares.retain(|_, share| share.strong_count() > 0);
+            shares.get(&client).and_then(Weak::upgrade).unwrap_or_else(|| {
+                let new = Arc::new(Semaphore::new(self.share_bytes));
+                shares.insert(client, Arc::downgrade(&new));
+                new
+            })
+        });
+        Self { share, ..self.clone() }
+    }
+
+    fn take(&self, bytes: usize) -> Result<Held, ApiError> {
         let full = || Refusal::Overloaded { retry_after_s: RETRY_AFTER_S };
         let bytes = u32::try_from(bytes).map_err(|_| full())?;
-        Ok(Arc::clone(&self.0).try_acquire_many_owned(bytes).map_err(|_| full())?)
+        let of = |room: &Arc<Semaphore>| Arc::clone(room).try_acquire_many_owned(bytes);
+        let share = self.share.as_ref().map(of).transpose().map_err(|_| full())?;
+        let all = of(&self.all).map_err(|_| full())?;
+        Ok(Held { all, share })
+    }
+}
+
+impl Held {
+    fn add(&mut self, more: Self) {
+        self.all.merge(more.all);
+        if let (Some(share), Some(more)) = (&mut self.share, more.share) {
+            share.merge(more);
+        }
     }
 }
 
 /// A body that came whole, and its room until nobody has it any more.
 pub(super) struct Whole {
     pub(super) bytes: Vec<u8>,
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Held>,
 }
 
 impl AsRef<[u8]> for Whole {
@@ -90,7 +140,7 @@ pub(super) async fn whole(
         if let Some(room) = room {
             let more = room.take(frame.len())?;
             match &mut whole.room {
-                Some(room) => room.merge(more),
+                Some(room) => room.add(more),
                 none => *none = Some(more),
             }
         }
@@ -118,7 +168,9 @@ impl FromRequest<Arc<House>> for JsonBody {
         if announced(request.headers()).is_some_and(|bytes| bytes > limit) {
             return Err(ApiError::BodyTooLarge { limit });
         }
-        let body = whole(request.into_body(), limit, Some(&house.bodies)).await?;
+        let key = request.extensions().get().and_then(Caller::key);
+        let room = house.bodies.of(key);
+        let body = whole(request.into_body(), limit, Some(&room)).await?;
         Ok(Self(Bytes::from_owner(body)))
     }
 }

@@ -77,6 +77,11 @@ impl Caller {
         Sharing { tenant: self.key.tenant, background: self.background, ..Sharing::default() }
     }
 
+    /// Its key; none where there are no keys.
+    pub(crate) fn key(&self) -> Option<Client> {
+        Some(self.key.client).filter(|client| *client != Client::default())
+    }
+
     fn class(&self) -> Class {
         if self.background { Class::Background } else { self.key.class }
     }

@@ -45,12 +45,14 @@ pub(crate) struct Structure {
     pub(crate) field: &'static str,
     /// How it begins, as far as the prompt holds that already.
     pub(crate) written: String,
+    /// Tools in it whose schemas are not kept to.
+    pub(crate) loose: Vec<String>,
 }
 
 impl Structure {
     /// All of it is to be written.
     pub(crate) fn new(language: Language, field: &'static str) -> Self {
-        Self { language, field, written: String::new() }
+        Self { language, field, written: String::new(), loose: Vec::new() }
     }
 }
 
@@ -85,7 +87,7 @@ pub(crate) struct Compiled {
     /// Whether alternatives of which one only may hold are read as any of them.
     any_of: bool,
     /// Tools whose schemas are not kept to.
-    pub(crate) loose: Vec<String>,
+    loose: Vec<String>,
 }
 
 /// What a reply is kept to.
@@ -127,7 +129,7 @@ impl Grammars {
 
     /// Compiles a language; what is wrong with it is told by the parameter that holds it.
     pub(crate) fn compile(&self, structure: &Structure) -> Result<Compiled, Refusal> {
-        let Structure { language, field, written } = structure;
+        let Structure { language, field, written, loose } = structure;
         let written = self.factory.tok_env().tokenize_special(written);
         let wrong = |reason: String| Refusal::Invalid { field, reason };
         let (size, grammar) = source(language);
@@ -161,7 +163,7 @@ impl Grammars {
         let mut fresh = fresh;
         // The only thing that is read more loosely than it is written.
         let any_of = fresh.grammar_warnings().iter().any(|warning| warning.contains("oneOf"));
-        let (ends, loose) = (Arc::clone(&self.ends), Vec::new());
+        let (ends, loose) = (Arc::clone(&self.ends), loose.clone());
         Ok(Compiled { fresh: Mutex::new(fresh), ends, any_of, loose })
     }
 }

@@ -33,7 +33,9 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most fields of a request's head; beyond it 431.
 const FIELDS_MAX: usize = 128;
-/// Longest time for which the system tries to send to a machine that says nothing.
+/// Longest time for which the system tries to send to a machine that says nothing, unless readers
+/// may take longer.
+#[cfg(target_os = "linux")]
 const GONE_TIME_MAX: Duration = Duration::from_secs(120);
 /// Silence after which the system asks the other end whether it is there, and between such probes.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
@@ -56,7 +58,7 @@ pub(super) async fn serve(
     let mut full_told = None;
     loop {
         let accepted = tokio::select! {
-            accepted = next(&listener, &places, &mut full_told) => accepted,
+            accepted = next(&listener, (&places, stall), &mut full_told) => accepted,
             _ = &mut stop => break,
         };
         match accepted {
@@ -82,7 +84,7 @@ pub(super) async fn serve(
 
 async fn next(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    (places, stall): (&Arc<Semaphore>, Duration),
     full_told: &mut Option<Instant>,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let place = match Arc::clone(places).try_acquire_owned() {
@@ -98,21 +100,28 @@ async fn next(
         }
     };
     let (stream, _) = listener.accept().await?;
-    if let Err(error) = tune(&stream) {
+    if let Err(error) = tune(&stream, stall) {
         tracing::debug!(%error, "cannot set the options of a connection");
     }
     Ok((stream, place))
 }
 
-fn tune(stream: &TcpStream) -> io::Result<()> {
+fn tune(stream: &TcpStream, stall: Duration) -> io::Result<()> {
     // Small events go out at once: waiting to fill a segment costs a client up to 40 ms.
     stream.set_nodelay(true)?;
     let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EACH);
     SockRef::from(stream).set_tcp_keepalive(&probes)?;
-    // Else what was sent to a machine that is gone is tried again for a quarter of an hour.
     #[cfg(target_os = "linux")]
-    SockRef::from(stream).set_tcp_user_timeout(Some(GONE_TIME_MAX))?;
+    SockRef::from(stream).set_tcp_user_timeout(gone_after(stall))?;
     Ok(())
+}
+
+/// When the system gives up who takes nothing of what was sent. Without this it tries again for a
+/// quarter of an hour where a machine is gone; but it ends stopped readers of machines that are
+/// there as well, and how long these may stop is for `stall` to say.
+#[cfg(target_os = "linux")]
+fn gone_after(stall: Duration) -> Option<Duration> {
+    (stall > Duration::ZERO).then_some(stall.max(GONE_TIME_MAX))
 }
 
 fn is_one_clients(error: &io::Error) -> bool {
@@ -154,4 +163,20 @@ async fn connection(
 async fn answer(mut app: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let request = Lingering::within(request);
     ServiceExt::<Request<Body>>::ready(&mut app).await?.call(request).await
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_system_ends_no_reader_who_may_still_stop() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        for (stall, ends) in [(0, None), (1, Some(120)), (120, Some(120)), (900, Some(900))] {
+            tune(&stream, Duration::from_secs(stall)).unwrap();
+            let set = SockRef::from(&stream).tcp_user_timeout().unwrap();
+            assert_eq!(set, ends.map(Duration::from_secs), "{stall}");
+        }
+    }
 }

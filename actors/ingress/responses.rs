@@ -1,8 +1,6 @@
 //! OpenAI's Responses API on the wire, and its mapping to what the engine is asked for. Functions
 //! are the only tools: what OpenAI runs on its own servers is refused by name.
 
-use std::sync::Arc;
-
 use mtplx_core::sample::Sampling;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -113,7 +111,7 @@ impl ResponsesBody {
     pub(crate) fn wanted(
         mut self,
         defaults: &Sampling,
-        store: &Arc<Store>,
+        store: &Store,
         ignored: &mut Ignored,
     ) -> Result<(Wanted, Echo), ApiError> {
         self.refuse_what_is_not_supported()?;

@@ -18,6 +18,7 @@ mod responses;
 mod resume;
 mod structure;
 mod team;
+mod tenants;
 mod texts;
 mod tools;
 mod unknown;

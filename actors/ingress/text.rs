@@ -319,6 +319,12 @@ impl Text {
         edges.before(same).filter(|&tokens| tokens >= SYSTEM_TOKENS_MIN)
     }
 
+    /// Whether this piece of a prompt was tokenized for this tenant.
+    #[cfg(test)]
+    pub(crate) fn remembers(&self, tenant: Tenant, piece: &str) -> bool {
+        self.cuts.remembers(tenant, piece)
+    }
+
     /// Tokenizes text as it is, with the special tokens that the tokenizer puts around it.
     pub fn raw(&self, text: &str) -> Result<Prompt, Refusal> {
         self.cut(text, true)

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use serde_json::json;
 
 use super::admission::{House, Readiness, context, prompt_of};
 use super::body::JsonBody;
-use super::openai::ApiError;
+use super::clients::Caller;
 use super::openai::tokenize::{DetokenizeBody, Tokenize, TokenizeBody};
+use super::openai::{ApiError, Source};
 use super::openapi::answers::{Detokenized, OpenAiError, Tokenized};
 use super::routes::{answered, parsed, served};
 use super::unknown::Ignored;
@@ -18,13 +20,17 @@ use super::unknown::Ignored;
     responses((status = 200, description = "Its tokens.", body = Tokenized)))]
 pub(super) async fn tokenize(
     State(house): State<Arc<House>>,
+    Extension(caller): Extension<Caller>,
     JsonBody(body): JsonBody,
 ) -> Result<axum::response::Response, ApiError> {
     let _place = house.place()?;
     let text = Arc::clone(&house.text);
     let map = move |mut body: TokenizeBody, ignored: &mut Ignored| {
         let model = body.model.take();
-        let Tokenize { source, special, strings } = body.wanted(ignored)?;
+        let Tokenize { mut source, special, strings } = body.wanted(ignored)?;
+        if let Source::Chat(chat) = &mut source {
+            chat.tenant = caller.sharing().tenant;
+        }
         let tokens = prompt_of(&text, source, special)?.tokens;
         let strings: Option<Vec<String>> =
             strings.then(|| tokens.iter().map(|&token| text.spelt(token).text).collect());

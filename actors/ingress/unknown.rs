@@ -48,8 +48,10 @@ impl Ignored {
             return;
         }
         let name: String = name.chars().take(NAME_CHARS_MAX).collect();
-        if self.bytes + name.len() <= NAMES_BYTES_MAX {
-            self.bytes += name.len() + 2;
+        // As long as it will stand in the header.
+        let length = name.escape_default().count();
+        if self.bytes + length <= NAMES_BYTES_MAX {
+            self.bytes += length + 2;
             self.names.push(name);
         }
     }

@@ -38,7 +38,7 @@ async fn a_body_may_have_its_limit_and_no_byte_more() {
 
 #[tokio::test]
 async fn bodies_share_a_room_until_nobody_has_them_any_more() {
-    let room = Room(Arc::new(Semaphore::new(100)));
+    let room = Room::new(100, 100);
     let sixty = || of(vec![&[b' '; 20]; 3], Duration::ZERO);
     let first = Bytes::from_owner(whole(sixty(), 99, Some(&room)).await.unwrap());
     let kept = first.slice(..1);
@@ -48,5 +48,24 @@ async fn bodies_share_a_room_until_nobody_has_them_any_more() {
     assert_eq!(refused, Some(ApiError::Refused(overloaded)));
     drop(kept);
     assert!(whole(sixty(), 99, Some(&room)).await.is_ok());
-    assert_eq!(room.0.available_permits(), 100, "all of it is given back");
+    assert_eq!(room.all.available_permits(), 100, "all of it is given back");
+}
+
+#[tokio::test]
+async fn one_client_leaves_room_for_the_bodies_of_others() {
+    let room = Room::new(240, 60);
+    let sixty = || of(vec![&[b' '; 20]; 3], Duration::ZERO);
+    let [ann, bob] = [1, 2].map(|client| room.of(Some(Client(client))));
+    let hers = whole(sixty(), 99, Some(&ann)).await.unwrap();
+    assert!(whole(sixty(), 99, Some(&room.of(Some(Client(1))))).await.is_err(), "it has its share");
+    let his = whole(sixty(), 99, Some(&bob)).await.unwrap();
+    drop(hers);
+    let again = whole(sixty(), 99, Some(&ann)).await.unwrap();
+    // Who cannot be told apart may have what there is.
+    let all = (whole(sixty(), 99, Some(&room)).await, whole(sixty(), 99, Some(&room)).await);
+    assert!(all.0.is_ok() && all.1.is_ok());
+    drop((again, his, all, ann, bob));
+    assert_eq!(room.all.available_permits(), 240);
+    drop(room.of(None));
+    assert!(room.of(Some(Client(3))).share.is_some() && room.shares.lock().unwrap().len() == 1);
 }

@@ -269,6 +269,23 @@ fn a_reply_that_ends_with_a_call_told_of_in_a_value_leaves_its_own_call_incomple
 }
 
 #[test]
+fn a_written_file_may_tell_of_calls_in_a_row() {
+    let body = "They call\n<tool_call>\n{}\n</tool_call>\n<tool_call>\n[]\n</tool_call>\nin turn.";
+    let deltas = every_split(&manner(false), &written(body), true);
+    assert_eq!(deltas.last(), Some(&Delta::Called));
+    let (text, _, calls) = meaning(&manner(false), &written(body));
+    assert_eq!(
+        (calls.as_slice(), text.as_str()),
+        (&[call("write", json!({"content": body}))][..], "")
+    );
+    // One that breaks off between them is half a file, and nobody's call.
+    let head = "<tool_call>\n<function=write>\n<parameter=content>\n";
+    let half = format!("{head}They call\n<tool_call>\n{{}}\n</tool_call>\n<tool_call>\n[]");
+    let deltas = every_split(&manner(false), &half, false);
+    assert_ne!(deltas.last(), Some(&Delta::Called));
+}
+
+#[test]
 fn what_can_be_read_in_one_way_only_is_mended_in_json() {
     for (said, read) in [
         (

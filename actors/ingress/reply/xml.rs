@@ -162,7 +162,11 @@ impl Xml {
                 Verdict::Text => self.goes_on(rest),
                 verdict @ (Verdict::Ends | Verdict::Open) => verdict,
             },
-            Tag::Called => followed(rest, &[CALL]),
+            // Within a call that the value tells of it ends that one, and another follows there.
+            Tag::Called => match followed(rest, &[CALL]) {
+                Verdict::Ends if self.inner() > 0 => Verdict::Text,
+                verdict @ (Verdict::Ends | Verdict::Text | Verdict::Open) => verdict,
+            },
             Tag::Opener => Verdict::Text,
             Tag::Next => match rest.find(['>', '\n', '<']) {
                 Some(end) if rest[end..].starts_with('>') && self.is_due(&rest[..end]) => {
@@ -171,6 +175,14 @@ impl Xml {
                 None if rest.len() <= NAME_MAX => Verdict::Open,
                 Some(_) | None => Verdict::Text,
             },
+        }
+    }
+
+    /// Calls that began within the value, and have not ended.
+    fn inner(&self) -> usize {
+        match self.stage {
+            Stage::Value { inner, .. } => inner,
+            Stage::Name | Stage::Between | Stage::Key | Stage::Torn | Stage::Done => 0,
         }
     }
 

@@ -1,7 +1,5 @@
 //! Answers as the Responses API gives them: a list of items, or events that build it.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value, json};
 
 use super::{Echo, Kept, Store};
@@ -20,7 +18,7 @@ pub(crate) struct Answer {
     model: String,
     prompt: usize,
     echo: Echo,
-    store: Arc<Store>,
+    store: Store,
     /// What was said so far, and the names of its items.
     reply: Reply,
     names: Vec<Name>,
@@ -52,7 +50,7 @@ impl Name {
 
 impl Answer {
     /// An answer to a prompt of so many tokens.
-    pub(crate) fn new(model: &str, prompt: usize, echo: Echo, store: Arc<Store>) -> Self {
+    pub(crate) fn new(model: &str, prompt: usize, echo: Echo, store: Store) -> Self {
         let (id, model) = (format!("resp_{:016x}{:016x}", random(), random()), model.to_owned());
         let (created, reply, names) = (unix_s(), Reply::default(), Vec::new());
         Self { id, created, model, prompt, echo, store, reply, names, open: false, sequence: 0 }

@@ -1,9 +1,11 @@
 //! Answers that clients may go on from, or fetch again: in memory only, bounded in bytes and time.
+//! Each is its tenant's: for others there is none of this name.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
+use mtplx_core::Tenant;
 use serde_json::Value;
 
 use crate::ingress::openai::ApiError;
@@ -32,27 +34,39 @@ impl Kept {
     }
 }
 
-/// All of them.
-#[derive(Debug)]
-pub(crate) struct Store(Cache<String, Arc<Kept>>);
+/// All of them, as one tenant sees them.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    all: Cache<(Tenant, String), Arc<Kept>>,
+    tenant: Tenant,
+}
 
 impl Store {
-    /// Holds so many bytes, each answer for so long.
+    /// Holds so many bytes of all tenants, each answer for so long.
     pub(crate) fn new(bytes_max: u64, idle: Duration) -> Self {
-        let size = |id: &String, kept: &Arc<Kept>| {
+        let size = |(_, id): &(Tenant, String), kept: &Arc<Kept>| {
             let texts = kept.messages.len() + kept.response.len();
             u32::try_from(texts + id.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
         };
         // The newest matter most: with moka's own policy a full store would refuse newcomers.
         let policy = moka::policy::EvictionPolicy::lru();
         let cache = Cache::builder().max_capacity(bytes_max).weigher(size).time_to_idle(idle);
-        Self(cache.eviction_policy(policy).build())
+        Self { all: cache.eviction_policy(policy).build(), tenant: Tenant::default() }
+    }
+
+    /// The same answers, as this tenant sees them.
+    pub(crate) fn of(&self, tenant: Tenant) -> Self {
+        Self { all: self.all.clone(), tenant }
+    }
+
+    fn name(&self, id: &str) -> (Tenant, String) {
+        (self.tenant, id.to_owned())
     }
 
     pub(crate) fn keep(&self, id: &str, kept: Kept) {
-        self.0.insert(id.to_owned(), Arc::new(kept));
+        self.all.insert(self.name(id), Arc::new(kept));
         // At once, not with some later insert: till then there would be more than may be.
-        self.0.run_pending_tasks();
+        self.all.run_pending_tasks();
     }
 
     /// The conversation that ends with this answer.
@@ -63,14 +77,14 @@ impl Store {
 
     /// The answer of this name.
     pub(crate) fn kept(&self, id: &str, param: &str) -> Result<Arc<Kept>, ApiError> {
-        self.0
-            .get(id)
+        self.all
+            .get(&self.name(id))
             .ok_or_else(|| ApiError::NotKept { param: param.to_owned(), id: id.to_owned() })
     }
 
     /// Forgets the answer; false if there was none.
     pub(crate) fn forget(&self, id: &str) -> bool {
-        self.0.remove(id).is_some()
+        self.all.remove(&self.name(id)).is_some()
     }
 }
 
@@ -86,7 +100,7 @@ mod tests {
         let said = || vec![json!({"role": "user", "content": "x".repeat(10_000)})];
         for i in 0..50 {
             store.keep(&format!("resp_{i}"), Kept::new(said(), &json!({"id": i})));
-            assert!(store.0.weighted_size() <= 100_000, "{}", store.0.weighted_size());
+            assert!(store.all.weighted_size() <= 100_000, "{}", store.all.weighted_size());
         }
         assert_eq!(store.conversation("resp_49").unwrap(), said(), "the newest are kept");
         assert!(store.conversation("resp_0").is_err(), "the oldest go");

@@ -37,10 +37,12 @@ pub(in crate::ingress) async fn messages(
     responses((status = 200, description = "The length.", body = TokenCount)))]
 pub(in crate::ingress) async fn count_tokens(
     State(house): State<Shared>,
+    Extension(caller): Extension<Caller>,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let map = |body: MessagesBody, d: &_, i: &mut _| Ok((body.counted(d, i)?, ()));
     let (mut wanted, ()) = read(&house, body, map).await?;
+    wanted.sharing = caller.sharing();
     let tokens = house.count(&mut wanted).await?;
     Ok(answered(&json!({"input_tokens": tokens}), &wanted.ignored))
 }

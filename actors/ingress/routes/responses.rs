@@ -1,7 +1,5 @@
 //! OpenAI's Responses API.
 
-use std::sync::Arc;
-
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -28,8 +26,9 @@ pub(in crate::ingress) async fn create(
     Extension(caller): Extension<Caller>,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
+    let own = house.responses.of(caller.sharing().tenant);
     let route = Route::new(RESPONSES, caller);
-    let store = Arc::clone(&house.responses);
+    let store = own.clone();
     let map = move |body: ResponsesBody, d: &_, i: &mut _| body.wanted(d, &store, i);
     let (wanted, mut echo) = read(&house, body, map).await?;
     // What was not asked for is what the model's authors want.
@@ -40,9 +39,8 @@ pub(in crate::ingress) async fn create(
         let shown = value.to_string().parse::<f64>().unwrap_or_else(|_| value.into());
         echo.fields.insert(name.into(), shown.into());
     }
-    let store = Arc::clone(&house.responses);
     answer(&house, wanted, route, |config, Asked { prompts, .. }| {
-        Box::new(Answer::new(&config.model, prompts.iter().sum(), echo, store))
+        Box::new(Answer::new(&config.model, prompts.iter().sum(), echo, own))
     })
     .await
     .map_err(of_items)
@@ -66,9 +64,10 @@ fn of_items(mut error: ApiError) -> ApiError {
         (status = 404, description = "None is kept under this name.", body = OpenAiError)))]
 pub(in crate::ingress) async fn fetch(
     State(house): State<Shared>,
+    Extension(caller): Extension<Caller>,
     Named(id): Named,
 ) -> Result<Response, ApiError> {
-    let kept = house.responses.kept(&id, ID)?;
+    let kept = house.responses.of(caller.sharing().tenant).kept(&id, ID)?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((json, kept.response().to_owned()).into_response())
 }
@@ -80,9 +79,10 @@ pub(in crate::ingress) async fn fetch(
         (status = 404, description = "None was kept under this name.", body = OpenAiError)))]
 pub(in crate::ingress) async fn forget(
     State(house): State<Shared>,
+    Extension(caller): Extension<Caller>,
     Named(id): Named,
 ) -> Result<Json<Value>, ApiError> {
-    if !house.responses.forget(&id) {
+    if !house.responses.of(caller.sharing().tenant).forget(&id) {
         return Err(ApiError::NotKept { param: ID.into(), id });
     }
     Ok(Json(json!({"id": id, "object": "response", "deleted": true})))

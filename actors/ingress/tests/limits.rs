@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use mtplx_core::batch::RowEvent;
 use mtplx_core::request::Finish;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::harness::*;
+use crate::admission::Admission;
 use crate::ingress::Config;
 
 const CHAT: &str = "POST /v1/chat/completions";
@@ -146,4 +148,40 @@ async fn idle_connections_do_not_hold_up_the_end() {
     });
     assert_eq!(drained.await.unwrap(), 0);
     drop(idle);
+}
+
+#[tokio::test]
+async fn in_a_stream_who_waited_too_long_hears_so_in_the_shape_of_the_api() {
+    let late = |admission: Admission| {
+        admission.events.try_send(RowEvent::Late).unwrap();
+    };
+    let handle = open(config(), roomy(), late).await;
+    let said = json!([{"role": "user", "content": "Hi"}]);
+    for (path, body, at, code) in [
+        ("/v1/chat/completions", json!({"messages": said}), "/error/code", "queue_timeout"),
+        ("/v1/completions", json!({"prompt": "Hi"}), "/error/code", "queue_timeout"),
+        (
+            "/v1/messages",
+            json!({"messages": said, "max_tokens": 9}),
+            "/error/type",
+            "overloaded_error",
+        ),
+        ("/v1/responses", json!({"input": "Hi"}), "/response/error/code", "server_error"),
+    ] {
+        let mut body = body;
+        body["stream"] = json!(true);
+        let reply = post(&handle, path, &body).await;
+        assert_eq!(reply.status, 200, "{path}: {reply:?}");
+        let events = reply.events();
+        let parsed = events.iter().filter_map(|data| serde_json::from_str(data).ok());
+        let told: Vec<Value> =
+            parsed.filter(|e: &Value| e.pointer(at) == Some(&json!(code))).collect();
+        assert_eq!(told.len(), 1, "{path}: {events:?}");
+        let kind = match path {
+            "/v1/messages" => "error",
+            "/v1/responses" => "response.failed",
+            _ => continue,
+        };
+        assert_eq!(told[0]["type"], kind, "{path}");
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use mtplx_core::engine::EngineInfo;
+use mtplx_core::request::Finish;
 use serde_json::{Value, json};
 
 use super::harness::*;
@@ -238,6 +240,44 @@ async fn a_tool_that_may_be_called_beside_a_structure_is_read_loosely_where_it_m
 }
 
 #[tokio::test]
+async fn tools_that_may_be_called_are_read_loosely_where_all_of_them_are_too_long_a_text() {
+    let config = crate::ingress::Config { body_bytes_max: 8 << 20, ..config() };
+    let long = EngineInfo { context_tokens_max: 400_000, pages_max: 40_000, ..info() };
+    let handle = open(config, long, speaks("{}", Finish::Stop)).await;
+    let format = json!({"type": "json_schema", "json_schema": {"name": "p", "schema": person()}});
+    let tool = |name: &str, bytes: usize| {
+        let inner = json!({"type": "object", "description": "x".repeat(bytes)});
+        let parameters = json!({"type": "object", "properties": {"map": inner}});
+        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+    };
+    let hold = |tools: &[Value]| {
+        let kwargs = json!({"enable_thinking": false});
+        ask(&json!({"tools": tools, "response_format": format, "chat_template_kwargs": kwargs}))
+    };
+    let huge = [tool("small", 10), tool("huge", 300_000), tool("middle", 10_000)];
+    let many: Vec<Value> = (0..40).map(|i| tool(&format!("t{i}"), 8000 + i)).collect();
+    for (tools, says) in [
+        (&huge[..], "ignored: tools huge (read as any object)"),
+        (&many[..], "tools t33 (read as any object), ... and 6 more tools"),
+    ] {
+        let reply = chat(&handle, hold(tools)).await;
+        assert!(
+            reply.status == 200,
+            "{} {}",
+            reply.status,
+            &reply.body[..400.min(reply.body.len())]
+        );
+        let warning = reply.header("x-mtplx-warning").unwrap();
+        assert!(warning.ends_with(says), "{warning}");
+    }
+    // One that must be called is not.
+    let mut body = ask(&json!({"tools": huge, "tool_choice": "required"}));
+    body["max_tokens"] = json!(9);
+    let reply = chat(&handle, body).await;
+    assert_eq!((reply.status, &reply.error()["param"]), (400, &json!("tools")));
+}
+
+#[tokio::test]
 async fn a_demanded_tool_whose_schema_cannot_be_kept_to_is_named() {
     let handle = house().await;
     for choice in [json!("required"), json!({"type": "function", "function": {"name": "odd"}})] {
@@ -246,5 +286,23 @@ async fn a_demanded_tool_whose_schema_cannot_be_kept_to_is_named() {
         assert_eq!((reply.status, &reply.error()["param"]), (400, &json!("tools")), "{reply:?}");
         let message = reply.error()["message"].as_str().unwrap().to_owned();
         assert!(message.contains("the schema of `odd` cannot be compiled"), "{message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_those_who_ask_at_once_for_what_cannot_be_compiled_each_hears_its_own_parameter() {
+    let handle = house().await;
+    let wrong = json!({"not": {"type": "string"}, "title": "asked for at once"});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": wrong}});
+    let asked = [
+        ("guided_json", ask(&json!({"guided_json": wrong}))),
+        ("response_format", ask(&json!({"response_format": format}))),
+    ];
+    for _ in 0..5 {
+        let [(a, first), (b, second)] = asked.clone();
+        let (one, two) = tokio::join!(chat(&handle, first), chat(&handle, second));
+        for (param, reply) in [(a, one), (b, two)] {
+            assert_eq!((reply.status, &reply.error()["param"]), (400, &json!(param)));
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::ingress::{Config, Handle, Secret};
 const CHAT: &str = "POST /v1/chat/completions";
 const HELLO: &[u8] = br#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":9}"#;
 
-fn entry(name: &str, random: u8) -> (String, Entry) {
+pub(super) fn entry(name: &str, random: u8) -> (String, Entry) {
     let (key, hash, prefix) = new_key([random; 32]);
     let (soft, hard) = (Bounds::default(), Bounds::default());
     let (class, weight) = (Urgency::default(), 1.try_into().unwrap());
@@ -28,11 +28,11 @@ fn entry(name: &str, random: u8) -> (String, Entry) {
 }
 
 /// A door for these keys.
-fn with(entries: Vec<Entry>) -> Config {
+pub(super) fn with(entries: Vec<Entry>) -> Config {
     Config { keys: Keys::new(entries).unwrap(), admin: Secret::new("root"), ..config() }
 }
 
-fn bearer(key: &str) -> String {
+pub(super) fn bearer(key: &str) -> String {
     format!("{JSON}authorization: Bearer {key}\r\n")
 }
 

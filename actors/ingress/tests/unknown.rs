@@ -143,6 +143,18 @@ async fn any_number_of_unknown_fields_is_left_out_and_what_is_told_stays_short()
 }
 
 #[tokio::test]
+async fn names_that_are_no_ascii_are_told_within_the_same_bound() {
+    let handle = door(UnknownFields::Warn).await;
+    let mut body = chat_body();
+    (0..90).for_each(|i| body[format!("{i}{}", "\u{1f600}\n".repeat(60))] = json!(1));
+    let reply = post(&handle, "/v1/chat/completions", &body).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let warning = reply.header("x-mtplx-warning").unwrap();
+    assert!(warning.is_ascii() && warning.len() < 4200, "{}", warning.len());
+    assert!(warning.contains("\\u{1f600}\\n") && warning.ends_with(" more"), "{warning}");
+}
+
+#[tokio::test]
 async fn the_same_unknown_field_of_a_long_history_is_told_once() {
     let handle = door(UnknownFields::Warn).await;
     let said = |i: usize| json!({"role": (["user", "assistant"][i % 2]), "content": "Hi", "id": i});

@@ -109,6 +109,12 @@ impl Cuts {
         }
         Ok(whole)
     }
+
+    /// Whether this piece was tokenized for this tenant.
+    #[cfg(test)]
+    pub(super) fn remembers(&self, tenant: Tenant, piece: &str) -> bool {
+        self.known.contains_key(&name(tenant, piece))
+    }
 }
 
 fn name(tenant: Tenant, piece: &str) -> blake3::Hash {

@@ -205,19 +205,20 @@ fn a_short_body_of_many_references_comes_to_no_endless_text() {
     }
 }
 
-#[test]
-fn equal_structures_asked_for_at_once_are_compiled_once() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn equal_structures_asked_for_at_once_are_compiled_once() {
     let structure = Structure::new(demanded(Form::Tags, &tools(), true), "tool_choice");
     let key = Cache::key(&structure, 8192);
     let (cache, compiled) = (Cache::new(), std::sync::atomic::AtomicUsize::new(0));
-    let make = || {
-        compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        tiny().grammars(VOCAB).unwrap().compile(&structure)
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| cache.get_or(key, make).unwrap());
+    let ask = async || {
+        let _alone = cache.alone(key).await;
+        if cache.get(&key).is_none() {
+            // Long enough for the others to come.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            cache.keep(key, tiny().grammars(VOCAB).unwrap().compile(&structure).unwrap());
         }
-    });
+    };
+    tokio::join!(ask(), ask(), ask(), ask(), ask(), ask(), ask(), ask());
     assert_eq!(compiled.into_inner(), 1);
 }
