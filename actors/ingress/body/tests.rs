@@ -13,7 +13,7 @@ async fn a_body_that_goes_on_coming_may_take_its_time_but_not_for_ever() {
     let slow = of(vec![b"{"; 9], Duration::from_secs(50));
     assert_eq!(whole(slow, 99, None).await.unwrap().bytes, b"{{{{{{{{{");
     let endless = of(vec![b"{"; 99], Duration::from_secs(50));
-    let refused = whole(endless, 9999, Some(&Room::new(9999))).await.err();
+    let refused = whole(endless, 9999, Some(&Room::new(9999, 9999))).await.err();
     assert_eq!(refused, Some(ApiError::BodyTooSlow { seconds: 600, silent: false }));
     let silent = of(vec![b"{"; 9], Duration::from_secs(61));
     let refused = whole(silent, 99, None).await.err();
