@@ -3,7 +3,8 @@
 //!
 //! Who waits for it does so as long as it comes nearer, and sooner than by computing it; so large
 //! states are waited for longer than small ones, and a disk that hangs is not waited for at all.
-//! What computing takes is known with the first prompt after a start; before, a short wait is risked.
+//! What computing takes is known with the first prompt after a start; before, a short wait is
+//! risked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -12,7 +12,8 @@ use crate::fairness::Class;
 /// Bounds of one kind; `None` is no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
-    /// Tokens, prompt tokens that were not warm and generated ones, that may stand in the bucket of a minute.
+    /// Tokens, prompt tokens that were not warm and generated ones, that may stand in the bucket
+    /// of a minute.
     pub minute_tokens: Option<u64>,
     /// The same of a day.
     pub day_tokens: Option<u64>,
