@@ -181,7 +181,8 @@ impl House {
                     sharing: Sharing { root: prompt.root, ..sharing },
                     standing: bill.standing(),
                 };
-                if self.trial.gave_up(&request) {
+                let course = Course::new(request.clone(), bank.clone(), self.ways());
+                if course.is_given_up() {
                     let reason = "ended one engine after another, each time at the same place; \
                                   change it, or report this: it is in the log";
                     return Err(Refusal::Invalid { field, reason: reason.into() });
@@ -191,12 +192,11 @@ impl House {
                 let permit = permits.split(1).ok_or_else(|| self.overloaded())?;
                 let manner = self.manner(&wanted, prompt);
                 let admission = Admission { request, events, permit };
-                admissions.push((admission, receiver, (manner, bound), bill));
+                admissions.push(((admission, receiver), course, (manner, bound), bill));
             }
         }
         let mut list = Vec::with_capacity(admissions.len());
-        for (admission, receiver, (manner, bound), bill) in admissions {
-            let course = Course::new(admission.request.clone(), bank.clone(), self.ways());
+        for ((admission, receiver), course, (manner, bound), bill) in admissions {
             // One that is gone drops it, and it goes on to the next.
             let _ = bank.cast(bank::Message::Open(admission));
             let (thinking, watch) = (self.thinking(&wanted), Watch::new(route, arrived).with(bill));

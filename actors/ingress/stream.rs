@@ -233,7 +233,7 @@ impl Choice {
                     self.watch.bill.iter_mut().for_each(Bill::seated);
                 }
                 Some(event) => {
-                    self.course.heard();
+                    self.course.acquit();
                     return Poll::Ready(Some(event));
                 }
                 None => {

@@ -61,12 +61,6 @@ impl Trial {
         Self { turn, strikes_max, engines, records: records.build() }
     }
 
-    /// Whether engine after engine ended with what is asked, of late.
-    pub(crate) fn gave_up(&self, request: &Request) -> bool {
-        let record = self.records.get(&key(request));
-        record.is_some_and(|record| record.strikes >= self.strikes_max)
-    }
-
     fn begin(&self, engine: ActorId) {
         let mut engines = self.engines();
         engines.truncate(TRIED_MAX - 1);
@@ -156,13 +150,13 @@ impl Course {
         self.seated = true;
     }
 
-    /// There is news of the row.
-    pub(crate) fn heard(&mut self) {
-        self.acquit();
+    /// Whether engine after engine ended with it, of late.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.record.strikes >= self.ways.trial.strikes_max
     }
 
-    /// Nothing is waited for any more: it gives the turn to the next.
-    fn acquit(&mut self) {
+    /// There is news of the row, or nobody waits for any: it gives the turn to the next.
+    pub(crate) fn acquit(&mut self) {
         if self.trial.take().is_some()
             && let Some(bank) = self.bank.get()
         {
@@ -195,7 +189,7 @@ impl Course {
         // A row that never found an engine is not lost: there is none.
         let last = self.bank.get()?.clone();
         self.judge(&last);
-        if self.record.strikes >= self.ways.trial.strikes_max {
+        if self.is_given_up() {
             let (request, made) = (self.request.id.0, self.tokens.len());
             tracing::error!(request, made, "every engine ends with it: it is given up");
             return None;
