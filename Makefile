@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build test serve lint deny judges judges-js conformance agents openwebui-test \
-    chromium python
+    chromium prometheus python
 
 PYTHON ?= python3
 CHROMIUM ?= chromium
@@ -74,6 +74,14 @@ judges-js: .native/judges-js/stamp ## the same for JavaScript, from npm
 	@cp $^ $(@D)
 	@cd $(@D) && { $(NPM_INSTALL) || $(NPM_INSTALL); }
 	@touch $@
+
+prometheus: ## Prometheus and promtool for the tests, from Debian's package, unless they are here
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null \
+	|| [ -x .native/prometheus/usr/bin/promtool ] || { \
+	command -v apt-get >/dev/null || { echo 'make: no prometheus here; macOS: brew install' \
+	    'prometheus' >&2; exit 1; }; \
+	mkdir -p .native/prometheus && cd .native/prometheus && { apt-get download -qq prometheus \
+	|| { apt-get update -qq && apt-get download -qq prometheus; }; } && dpkg -x prometheus_*.deb .; }
 
 openwebui-test: chromium setup .native/openwebui/stamp ## Open WebUI (8 GB from PyPI) in Chromium
 	CHROMIUM="$$(command -v $(CHROMIUM))" cargo test --test house openwebui:: -- --ignored --nocapture

@@ -8,6 +8,7 @@ use mtplx_core::engine::EngineInfo;
 use mtplx_core::request::Request;
 use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tracing::Span;
 
 use crate::bank;
 use crate::heart::Heart;
@@ -22,6 +23,8 @@ pub struct Admission {
     pub events: mpsc::Sender<RowEvent>,
     /// The place in the house, held until the row has left.
     pub permit: OwnedSemaphorePermit,
+    /// Of the HTTP request, for what is told of it.
+    pub span: Span,
 }
 
 /// An engine that serves, as the door knows it.

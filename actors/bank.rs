@@ -23,6 +23,7 @@ use mtplx_core::recall::{Miss, Recall};
 use mtplx_core::{SnapshotId, Tenant};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::{Deserialize, Serialize};
+use tracing::field::Empty;
 
 use crate::admission::Admission;
 use crate::{decode, metrics};
@@ -255,6 +256,9 @@ impl State {
             request.sharing.tenant = Tenant::default();
         }
         let tenant = request.sharing.tenant;
+        let span = tracing::info_span!(
+            parent: &admission.span, "bank", warm = Empty, reason = Empty, on_disk = Empty
+        );
         let hashes = chain(&request.prompt);
         let warm = self.index.longest(tenant, &request.prompt, &hashes);
         let len = warm.map_or(0, |warm| warm.len);
@@ -268,6 +272,7 @@ impl State {
         self.count(known, file.is_some(), miss);
         let (id, tokens) = (request.id.0, request.prompt.len());
         let (reason, at) = (miss.reason(), miss.position());
+        span.record("warm", known).record("reason", reason).record("on_disk", file.is_some());
         tracing::debug!(request = id, tokens, warm = known, reason, at, "looked up");
         add_boundaries(&mut request.boundaries, tokens, (known, miss), self.config.every_tokens);
         if let Some((id, _)) = file {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use mtplx_core::SnapshotId;
 use mtplx_core::batch::{Batch, BatchLimits, Knobs, Settled, Warm};
-use mtplx_core::engine::{Engine, EngineInfo, Fault};
+use mtplx_core::engine::{Engine, EngineInfo, Fault, Plan, Prefill};
 use ractor::thread_local::ThreadLocalActor;
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::{Deserialize, Serialize};
@@ -26,21 +26,25 @@ use tracing::Span;
 
 use crate::admission::Admission;
 use crate::bank::PromptPace;
+use crate::flight::Recorder;
 use crate::heart::Heart;
 use crate::{bank, metrics, tuner};
 
 mod parcels;
 mod room;
+mod stall;
 mod streams;
 #[cfg(test)]
 mod tests;
 
 use parcels::Parcels;
 pub use parcels::{Arrival, Outlet};
+use stall::Stall;
 use streams::Streams;
 
 /// What decode hears.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would be one more allocation a request")]
 pub enum Message {
     /// Serve this request.
     Admit {
@@ -133,6 +137,8 @@ pub struct Arguments<E> {
     pub heart: Heart,
     /// Where it tells what prompt tokens take.
     pub prompt_pace: PromptPace,
+    /// Where it notes what it is about to run.
+    pub flight: Recorder,
 }
 
 impl<E> fmt::Debug for Arguments<E> {
@@ -167,6 +173,8 @@ pub struct State<E> {
     cycles: u64,
     heart: Heart,
     prompt_pace: PromptPace,
+    stall: Stall,
+    flight: Recorder,
     /// Messages carry their sender's span, and a `Cycle` is sent from all sorts of handlers: in its
     /// own span the loop does not run in, and keep open, that of some request.
     span: Span,
@@ -195,7 +203,7 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
     async fn pre_start(
         &self,
         _myself: ActorRef<Message>,
-        Arguments { open, config, heart, prompt_pace }: Arguments<E>,
+        Arguments { open, config, heart, prompt_pace, flight }: Arguments<E>,
     ) -> Result<State<E>, ActorProcessingErr> {
         let engine = open()?;
         let Config { snapshots_max, chunk_grain_tokens, queue_s } = config;
@@ -218,6 +226,8 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             cycles: 0,
             heart,
             prompt_pace,
+            stall: Stall::default(),
+            flight,
             // Of the highest level, so that no filter takes it away.
             span: tracing::error_span!(parent: None, "decode"),
         })
@@ -254,11 +264,11 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
 impl<E: Engine> State<E> {
     fn admit(
         &mut self,
-        Admission { request, events, permit }: Admission,
+        Admission { request, events, permit, span }: Admission,
         warm: Option<Warm>,
         home: ActorRef<bank::Message>,
     ) {
-        self.streams.open(request.id, events, permit);
+        self.streams.open(request.id, events, (permit, span));
         self.batch.admit(request, warm);
         self.home = Some(home);
     }
@@ -287,21 +297,38 @@ impl<E: Engine> State<E> {
             metrics::books(&mut self.batch);
             return Ok(false);
         }
+        self.flight.begins(&plan, self.batch.rows());
         let running = Instant::now();
+        let chunks = self.chunks(&plan);
         let outcome = self.engine.run(&plan, self.batch.rows())?;
+        drop(chunks);
         let ran = running.elapsed();
+        let made = outcome.rows.iter().filter_map(|row| row.result.as_ref().ok());
+        metrics::drafted(made.map(|emitted| emitted.drafted).sum());
         let settled = self.batch.settle(&plan, outcome);
         let report = settled.report.clone();
+        self.flight.ran(&report, ran);
         self.parcels.pace.cycled(ran, report.prefilled);
         self.parcels.pace.tokens_per_s().iter().for_each(|&pace| self.prompt_pace.tell(pace));
         self.cycles += 1;
         // Before anybody hears of it: whoever has seen its end and looks at the metrics finds it.
-        metrics::cycle(&report, began.elapsed(), ran);
+        let wall = began.elapsed();
+        metrics::cycle(&report, wall, ran);
+        self.stall.cycled(&report, wall);
         metrics::books(&mut self.batch);
         tracing::trace!(step = plan.step, moves = ?plan.moves, ?report, ?ran, "step");
         self.publish(settled)?;
         reports.cast(tuner::Message::Report(report))?;
         Ok(true)
+    }
+
+    /// Spans of the prompts' chunks that are about to run.
+    fn chunks(&self, plan: &Plan) -> Vec<Span> {
+        let span = |chunk: &Prefill| {
+            let row = self.batch.rows().get(&chunk.slot)?;
+            Some(self.streams.chunk(row.request().id, chunk.start, chunk.end))
+        };
+        plan.prefill.iter().filter_map(span).collect()
     }
 
     /// Hands on what was settled; never waits. Deposits go first: a client that has seen its end

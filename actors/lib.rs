@@ -16,6 +16,7 @@
 pub mod admission;
 pub mod bank;
 pub mod decode;
+pub mod flight;
 pub mod heart;
 pub mod ingress;
 pub mod metrics;

@@ -4,79 +4,15 @@
 //! so that they can be added up over time and machines. Series whose labels are known beforehand
 //! exist from the start at zero, so that a rate over them is never empty.
 
-use metrics::{Key, Label, Level, Metadata, Recorder, SharedString, Unit as PrometheusUnit};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-
+mod install;
+mod kind;
 mod record;
+pub mod vllm;
+
+pub use install::{install, prepare, with_buckets};
+pub use kind::{Axis, Kind, Metric, Unit};
+use kind::{axis, metric};
 pub use record::*;
-
-/// A metric as it is known outside.
-#[derive(Debug)]
-pub struct Metric {
-    /// Its name at `/metrics`.
-    pub name: &'static str,
-    /// How it behaves.
-    pub kind: Kind,
-    /// What it counts or measures.
-    pub unit: Unit,
-    /// One sentence for people.
-    pub help: &'static str,
-    /// By what it is split.
-    pub axes: &'static [Axis],
-}
-
-/// How a metric behaves.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
-    /// Only rises.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Counts values by these upper bounds.
-    Histogram(&'static [f64]),
-}
-
-/// What a metric measures, always in the base unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
-    /// Things: requests, rows, pages.
-    Count,
-    /// Tokens.
-    Tokens,
-    /// Seconds, also those since 1970.
-    Seconds,
-    /// Bytes.
-    Bytes,
-    /// Degrees Celsius.
-    Celsius,
-    /// A share from 0 to 1.
-    Ratio,
-    /// Always 1; what matters are the labels.
-    Info,
-}
-
-/// A label and the values it can take; no values where they are known only at run time.
-#[derive(Clone, Copy, Debug)]
-pub struct Axis {
-    /// The label.
-    pub name: &'static str,
-    /// Its values.
-    pub values: &'static [&'static str],
-}
-
-const fn axis(name: &'static str, values: &'static [&'static str]) -> Axis {
-    Axis { name, values }
-}
-
-const fn metric(kind: Kind, unit: Unit, name: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind, unit, help, axes: &[] }
-}
-
-impl Metric {
-    const fn by(self, axes: &'static [Axis]) -> Self {
-        Self { axes, ..self }
-    }
-}
 
 // === labels ===
 
@@ -88,7 +24,11 @@ const KIND: Axis = axis("kind", &["prompt", "cached", "generated"]);
 const OUTCOME: Axis = axis("outcome", &["finished", "cancelled", "failed", "refused"]);
 const FINISH: Axis = axis("finish", &["stop", "length", "cancelled", "fault"]);
 const REFUSAL: Axis = axis("reason", &REFUSED);
-const REFUSED: [&str; 6] = ["invalid", "too_long", "overloaded", "late", "memory", "unavailable"];
+#[rustfmt::skip]
+const REFUSED: [&str; 8] =
+    ["invalid", "too_long", "overloaded", "late", "memory", "unavailable", "quota", "key"];
+const CLASS: Axis = axis("class", &["interactive", "background"]);
+const ACTOR: Axis = axis("actor", &["decode", "bank", "tuner", "thermal"]);
 const SOURCE: Axis = axis("source", &["forwarded", "restored", "unfed"]);
 /// Draft positions; deeper ones appear when they are first tried.
 const POSITION: Axis = axis("position", &["1", "2", "3", "4"]);
@@ -127,9 +67,19 @@ const TOKENS: &[f64] = &[
     16384.0, 32768.0, 65536.0, 131_072.0, 262_144.0,
 ];
 
+/// Rows of a cycle.
+const ROWS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0, 256.0];
+/// Draft depths; `le="0"` are cycles without drafts.
+const DEPTHS: &[f64] = &[0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0];
+/// Few, because there is a series of them for each key.
+const WAITS_S: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
+
 const SHORT: Kind = Kind::Histogram(SHORT_S);
 const LONG: Kind = Kind::Histogram(LONG_S);
 const SIZES: Kind = Kind::Histogram(TOKENS);
+const WAITS: Kind = Kind::Histogram(WAITS_S);
+const WIDTHS: Kind = Kind::Histogram(ROWS);
+const DEEP: Kind = Kind::Histogram(DEPTHS);
 
 // === the inventory ===
 
@@ -151,7 +101,8 @@ inventory! {
     HTTP_REQUESTS = metric(Counter, Count, "mtplx_http_requests_total",
         "HTTP answers by route and status code.").by(&[ROUTE, CODE]);
     REQUESTS = metric(Counter, Count, "mtplx_requests_total",
-        "Generations that ended, by route and by how they ended.").by(&[ROUTE, FINISH]);
+        "Generations that ended, by route, by class and by how they ended.")
+        .by(&[ROUTE, CLASS, FINISH]);
     REFUSALS = metric(Counter, Count, "mtplx_refusals_total",
         "Requests refused before they reached the engine.").by(&[REFUSAL]);
     RESUMED = metric(Counter, Count, "mtplx_requests_resumed_total",
@@ -172,12 +123,26 @@ inventory! {
         "Chat template and tokenizer for one request.");
     QUEUE = metric(LONG, Seconds, "mtplx_queue_seconds",
         "From admission by the engine's thread to a slot.");
+    PREFILL = metric(LONG, Seconds, "mtplx_prefill_seconds",
+        "From a request's slot to its first token.");
+    DECODE = metric(LONG, Seconds, "mtplx_decode_seconds",
+        "From a request's first token to its last.");
 
     CLIENT_TOKENS = metric(Counter, Tokens, "mtplx_client_tokens_total",
         "Tokens by key: of prompts computed, of prompts that were warm, and generated.")
         .by(&[KEY, KIND]);
     CLIENT_REQUESTS = metric(Counter, Count, "mtplx_client_requests_total",
         "Answers by key and how they ended.").by(&[KEY, OUTCOME]);
+    CLIENT_QUEUE = metric(WAITS, Seconds, "mtplx_client_queue_seconds",
+        "From the admission of a key's answer to its slot.").by(&[KEY]);
+    CLIENT_SERVICE = metric(Counter, Count, "mtplx_client_service_total",
+        "Service by key: 1 for a prompt token computed, 2 for a token generated.").by(&[KEY]);
+    CLIENT_WEIGHT = metric(Gauge, Count, "mtplx_client_weight",
+        "Shares of service of a key; by it fairness divides what it got.").by(&[KEY]);
+    CLIENTS_PRESENT = metric(Gauge, Count, "mtplx_clients_present",
+        "Clients with requests at the engine; people behind a trusted key count each.");
+    FAIRNESS_SPREAD = metric(Gauge, Count, "mtplx_fairness_spread",
+        "Highest less lowest virtual counter of clients present, in units of service by weight.");
 
     // Tokens.
     PROMPT_SIZE = metric(SIZES, Tokens, "mtplx_request_prompt_tokens",
@@ -191,6 +156,8 @@ inventory! {
         "Prompt tokens of requests that got a slot: those of all sources, once nothing runs.");
     GENERATED_TOKENS = metric(Counter, Tokens, "mtplx_generated_tokens_total",
         "Tokens generated.");
+    DRAFTED = metric(Counter, Tokens, "mtplx_drafted_tokens_total",
+        "Tokens drafted, judged or not.");
     DRAFT_JUDGED = metric(Counter, Tokens, "mtplx_draft_judged_tokens_total",
         "Drafted tokens that were judged, all before them having stood.").by(&[POSITION]);
     DRAFT_ACCEPTED = metric(Counter, Tokens, "mtplx_draft_accepted_tokens_total",
@@ -204,6 +171,12 @@ inventory! {
     CYCLE_PHASE = metric(SHORT, Seconds, "mtplx_cycle_phase_seconds",
         "Parts of a cycle; device time is part of the others, host is all outside the engine.")
         .by(&[PHASE]);
+    CYCLE_ROWS = metric(WIDTHS, Count, "mtplx_cycle_rows",
+        "Rows that decoded in a cycle; cycles without any are not counted.");
+    CYCLE_DEPTH = metric(DEEP, Tokens, "mtplx_cycle_depth_tokens",
+        "Deepest draft of a cycle; cycles without rows are not counted.");
+    DECODE_STALL = metric(SHORT, Seconds, "mtplx_decode_stall_seconds",
+        "By how much a cycle that fed prompts beside rows took longer than the last ones without.");
     SYNCHRONISATIONS = metric(Counter, Count, "mtplx_synchronisations_total",
         "Times that a cycle's pass waited for the device: one each, unless a request's draws \
          depend on its drafts or a GPU feeds a prompt.");
@@ -231,6 +204,10 @@ inventory! {
         "Memory that the engine's allocator keeps for arrays to come.");
     ENGINE_PEAK = metric(Gauge, Bytes, "mtplx_engine_peak_bytes",
         "The most memory that the engine's arrays ever held at once.");
+    ENGINE_LIMIT = metric(Gauge, Bytes, "mtplx_engine_limit_bytes",
+        "Memory beyond which the engine's allocator waits for some to come back.");
+    FOOTPRINT = metric(Gauge, Bytes, "mtplx_process_footprint_bytes",
+        "Memory of this process alone, as the system counts it.");
     INTEGRITY_FAILURES = metric(Counter, Count, "mtplx_integrity_failures_total",
         "Times the ledger of slots, pages and snapshots contradicted itself.");
 
@@ -286,116 +263,19 @@ inventory! {
         "Generations that ended by a fault, by the part that failed.").by(&[PART]);
     THERMAL_RESTARTS = metric(Counter, Count, "mtplx_thermal_restarts_total",
         "Times the thermal actor was started anew.");
+    FLIGHT_FILES = metric(Counter, Count, "mtplx_flight_files_total",
+        "Files about the last cycles of an engine that failed.");
+    MAILBOX_DELAY = metric(Gauge, Seconds, "mtplx_actor_answer_seconds",
+        "How long an actor took to answer when last asked: its mailbox, and what it was at.")
+        .by(&[ACTOR]);
+    STARTED = metric(Gauge, Seconds, "mtplx_start_timestamp_seconds",
+        "When the process began to serve metrics, in seconds since 1970.");
     ENGINE_INFO = metric(Gauge, Info, "mtplx_engine_info", "What the engine is.").by(&ENGINE);
     KERNEL_ENABLED = metric(Gauge, Ratio, "mtplx_kernel_enabled_ratio",
         "1 for a kernel of the engine's own that passed its trial on this device, 0 for one \
          that is switched off.").by(&[axis("kernel", &[])]);
     BUILD_INFO = metric(Gauge, Info, "mtplx_build_info",
         "What was built.").by(&[axis("version", &[])]);
-}
-
-// === installation ===
-
-/// Makes the recorder the process's own, described and with every known series at zero. Whoever
-/// calls this calls the handle's `run_upkeep` every few seconds too.
-///
-/// # Errors
-/// If a recorder was installed before.
-pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, BuildError> {
-    let handle = with_buckets(builder)?.install_recorder()?;
-    metrics::with_recorder(prepare);
-    Ok(handle)
-}
-
-/// Gives each histogram its buckets.
-///
-/// # Errors
-/// Never with the buckets above: none is empty.
-pub fn with_buckets(mut builder: PrometheusBuilder) -> Result<PrometheusBuilder, BuildError> {
-    for metric in ALL {
-        if let Kind::Histogram(bounds) = metric.kind {
-            let name = Matcher::Full(metric.name.to_owned());
-            builder = builder.set_buckets_for_metric(name, bounds)?;
-        }
-    }
-    Ok(builder)
-}
-
-/// Describes every metric and registers each series that is known beforehand.
-pub fn prepare(recorder: &dyn Recorder) {
-    for metric in ALL {
-        let (name, help) = (metric.name.into(), metric.help.into());
-        match metric.kind {
-            Kind::Counter => recorder.describe_counter(name, metric.unit.of_prometheus(), help),
-            Kind::Gauge => recorder.describe_gauge(name, metric.unit.of_prometheus(), help),
-            Kind::Histogram(_) => {
-                recorder.describe_histogram(name, metric.unit.of_prometheus(), help);
-            }
-        }
-        metric.register(recorder);
-    }
-}
-
-impl Metric {
-    fn register(&self, recorder: &dyn Recorder) {
-        let mut series: Vec<Vec<Label>> = vec![Vec::new()];
-        for axis in self.axes {
-            let longer = |known: &Vec<Label>| {
-                let known = known.clone();
-                axis.values.iter().map(move |&value| {
-                    let mut labels = known.clone();
-                    labels.push(Label::new(axis.name, value));
-                    labels
-                })
-            };
-            series = series.iter().flat_map(longer).collect();
-        }
-        for labels in series {
-            let key = Key::from_parts(self.name, labels);
-            match self.kind {
-                Kind::Counter => drop(recorder.register_counter(&key, &METADATA)),
-                Kind::Histogram(_) => drop(recorder.register_histogram(&key, &METADATA)),
-                // A gauge that nobody has set yet has no value, not the value zero.
-                Kind::Gauge => {}
-            }
-        }
-    }
-
-    fn key<const N: usize>(&self, values: [SharedString; N]) -> Key {
-        debug_assert_eq!(N, self.axes.len(), "{} has a value for each label", self.name);
-        let labels = self.axes.iter().zip(values);
-        Key::from_parts(self.name, labels.map(|(a, v)| Label::new(a.name, v)).collect::<Vec<_>>())
-    }
-
-    fn add<const N: usize>(&self, n: u64, labels: [SharedString; N]) {
-        let key = self.key(labels);
-        metrics::with_recorder(|r| r.register_counter(&key, &METADATA).increment(n));
-    }
-
-    fn set<const N: usize>(&self, value: f64, labels: [SharedString; N]) {
-        let key = self.key(labels);
-        metrics::with_recorder(|r| r.register_gauge(&key, &METADATA).set(value));
-    }
-
-    fn observe<const N: usize>(&self, value: f64, times: usize, labels: [SharedString; N]) {
-        let key = self.key(labels);
-        metrics::with_recorder(|r| {
-            r.register_histogram(&key, &METADATA).record_many(value, times);
-        });
-    }
-}
-
-const METADATA: Metadata<'static> = Metadata::new("mtplx", Level::INFO, None);
-
-impl Unit {
-    fn of_prometheus(self) -> Option<PrometheusUnit> {
-        match self {
-            Self::Count | Self::Tokens => Some(PrometheusUnit::Count),
-            Self::Seconds => Some(PrometheusUnit::Seconds),
-            Self::Bytes => Some(PrometheusUnit::Bytes),
-            Self::Celsius | Self::Ratio | Self::Info => None,
-        }
-    }
 }
 
 #[cfg(test)]

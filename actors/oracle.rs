@@ -89,7 +89,7 @@ pub(crate) async fn admit(house: &Arc<Semaphore>, request: Request) -> (Admissio
     let permit = Arc::clone(house).acquire_owned().await.unwrap();
     let (sender, events) = mpsc::channel(request.limits.new_tokens_max + 2);
     let guest = Guest { request: request.clone(), events };
-    (Admission { request, events: sender, permit }, guest)
+    (Admission { request, events: sender, permit, span: tracing::Span::none() }, guest)
 }
 
 impl Guest {

@@ -17,11 +17,13 @@ use mtplx_core::engine::Engine;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use serde::Serialize;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::admission::{Door, Served};
+use crate::flight::Failure;
 use crate::metrics::{self, Part};
-use crate::{bank, decode, thermal};
+use crate::{bank, decode, flight, thermal};
 
 mod config;
 mod generation;
@@ -74,6 +76,8 @@ pub struct Blueprint<E> {
     pub sensor: thermal::MakeSensor,
     /// Where the bank's states go that leave memory, if they go anywhere.
     pub store: Option<Arc<bank::Store>>,
+    /// Where the last cycles of an engine go that failed.
+    pub flight: flight::Config,
     /// Who lets requests in.
     pub door: Arc<dyn Door>,
 }
@@ -121,6 +125,8 @@ struct State {
     patience: Patience,
     thermal: Option<ActorRef<thermal::Message>>,
     thermal_restarts: u64,
+    /// The last look at how long everybody takes to answer.
+    sounding: Option<JoinHandle<()>>,
     end: Option<oneshot::Sender<End>>,
 }
 
@@ -167,6 +173,7 @@ impl<E: Engine + 'static> Actor for Root<E> {
             patience: Patience::new(config),
             thermal: None,
             thermal_restarts: 0,
+            sounding: None,
             end: Some(end),
         })
     }
@@ -282,6 +289,12 @@ impl<E: Engine + 'static> Root<E> {
     fn fail(&self, state: &mut State, part: Part, reason: &str) {
         tracing::error!(generation = state.number, ?part, reason, "the generation failed");
         metrics::generation_ended(part);
+        if let Phase::Serving(generation) | Phase::Draining(generation) = &state.phase {
+            let (generation_number, device) = (state.number, generation.info.device.as_str());
+            let failure =
+                Failure { generation: generation_number, part: part.name(), reason, device };
+            generation.flight.write(&self.0.flight, failure);
+        }
         let pause = state.patience.fail(Instant::now());
         let next = match (&state.phase, pause) {
             (Phase::Draining(_), _) => Next::End(End::CutOff),
@@ -364,8 +377,9 @@ impl<E: Engine + 'static> Root<E> {
             return;
         };
         if generation.is_stuck(Duration::from_secs_f64(self.0.configs.root.stuck_s)) {
-            self.fail(state, Part::Decode, "decode does not answer");
+            return self.fail(state, Part::Decode, "decode does not answer");
         }
+        house::sound(state);
     }
 
     fn bury_time(&self) -> Duration {

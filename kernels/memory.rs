@@ -17,6 +17,8 @@ pub struct Arrays {
     pub cached: usize,
     /// The most that was ever active.
     pub peak: usize,
+    /// Beyond which MLX waits for some to come back.
+    pub limit: usize,
 }
 
 /// What MLX holds now; may be asked on any thread.
@@ -25,7 +27,7 @@ pub struct Arrays {
 /// When MLX cannot tell.
 pub fn arrays() -> Result<Arrays> {
     let (active, cached) = (memory::active_memory()?, memory::cache_memory()?);
-    Ok(Arrays { active, cached, peak: memory::peak_memory()? })
+    Ok(Arrays { active, cached, peak: memory::peak_memory()?, limit: memory::memory_limit()? })
 }
 
 /// Bytes in use: on a GPU MLX's arrays and the buffers it keeps for the next ones, or what the
@@ -88,6 +90,23 @@ pub fn trim() {
 /// back when it needs them. Elsewhere than on Linux MLX's own count is all there is.
 fn footprint() -> Option<u64> {
     kib_in("/proc/self/status", "RssAnon:")
+}
+
+/// What the system's own tools show of this process: what it alone holds on Linux, the physical
+/// footprint on macOS, which counts the GPU's buffers, too. For people: nothing is decided by it.
+#[must_use]
+pub fn shown() -> Option<u64> {
+    #[cfg(target_os = "macos")]
+    {
+        // SAFETY: zeroes are such a struct, and the call fills in no more than it has room for.
+        let mut info: libc::rusage_info_v2 = unsafe { std::mem::zeroed() };
+        let to: *mut libc::rusage_info_t = (&raw mut info).cast();
+        // SAFETY: the flavour is that of the struct; our own process may always be asked about.
+        let failed = unsafe { libc::proc_pid_rusage(libc::getpid(), libc::RUSAGE_INFO_V2, to) };
+        (failed == 0).then_some(info.ri_phys_footprint)
+    }
+    #[cfg(not(target_os = "macos"))]
+    footprint()
 }
 
 fn installed() -> Option<u64> {

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use mtplx_actors::ingress::keys::Keys;
 use mtplx_actors::ingress::{Secret, UnknownFields};
-use mtplx_actors::{bank, decode, root, thermal, tuner};
+use mtplx_actors::{bank, decode, flight, root, thermal, tuner};
 use mtplx_kernels::memory;
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
 use crate::keys;
+use crate::telemetry::{Metrics, Traces};
 
 /// All defaults, with their reasons.
 const DEFAULTS: &str = include_str!("../config/mtplx.toml");
@@ -73,6 +74,9 @@ struct Written {
     thermal: thermal::Config,
     root: root::Config,
     log: Log,
+    metrics: Metrics,
+    traces: Traces,
+    flight: flight::Config,
 }
 
 /// Where and for how many the server answers.
@@ -200,6 +204,12 @@ pub struct Config {
     pub admin: Admin,
     /// What is logged.
     pub log: Log,
+    /// By which names metrics are shown.
+    pub metrics: Metrics,
+    /// Where traces go.
+    pub traces: Traces,
+    /// What is kept of the last cycles of an engine.
+    pub flight: flight::Config,
 }
 
 impl Config {
@@ -301,6 +311,7 @@ impl Written {
     fn check(self) -> Result<Config, ConfigError> {
         let Self { server, model, engine, decode, bank, disk, mut admin, tuner, .. } = self;
         let Self { thermal, root, log, keys: KeysFile { file: keys_file }, .. } = self;
+        let Self { metrics, traces, flight, .. } = self;
         let key = "server.body_bytes_max";
         demand(server.body_bytes_max > 0, key, server.body_bytes_max, "must be at least 1")?;
         let expected = "must be at least server.body_bytes_max";
@@ -336,7 +347,21 @@ impl Written {
             step_tokens: tuner.prefill_idle_tokens,
             place: None,
         };
-        Ok(Config { server, model, engine, actors, disk, keys_file, keys, admin, log })
+        traces.check().map_err(ConfigError::Part)?;
+        Ok(Config {
+            server,
+            model,
+            engine,
+            actors,
+            disk,
+            keys_file,
+            keys,
+            admin,
+            log,
+            metrics,
+            traces,
+            flight,
+        })
     }
 }
 

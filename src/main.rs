@@ -132,14 +132,15 @@ fn serve(args: &Serve) -> Result<()> {
     overrides.extend(args.host.map(|host| ("server", "host", Value::String(host.to_string()))));
     overrides.extend(args.port.map(|port| ("server", "port", Value::Integer(port.into()))));
     let config = args.common.load(overrides)?;
-    telemetry::logs(&config.log)?;
+    let spans = telemetry::logs_and_traces(&config.log, &config.traces)?;
     let metrics = telemetry::metrics()?;
     let model = Model::open(&config.model)?;
+    let render = telemetry::render(metrics.clone(), config.metrics, &model.name);
     let runtime = tokio::runtime::Runtime::new()?;
     let done = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        tokio::spawn(telemetry::upkeep(metrics.clone()));
-        let app = App::start(&config, &model, telemetry::render(metrics)).await?;
+        tokio::spawn(telemetry::upkeep(metrics));
+        let app = App::start(&config, &model, render).await?;
         let address = app.address();
         let stop = async move {
             signals.next().await;
@@ -149,6 +150,7 @@ fn serve(args: &Serve) -> Result<()> {
     });
     // A sensor or a device that hangs would hold up the end for ever.
     runtime.shutdown_background();
+    drop(spans);
     done
 }
 

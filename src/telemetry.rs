@@ -1,4 +1,4 @@
-//! Logs and metrics: set up once, before anything else.
+//! Logs, metrics and traces: set up once, before anything else.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -7,27 +7,70 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use mtplx_actors::ingress::RenderMetrics;
+use mtplx_actors::metrics::vllm;
 use mtplx_kernels::memory::{self, Arrays};
-use tracing_subscriber::EnvFilter;
+use serde::Deserialize;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{Log, LogFormat};
+
+mod traces;
+pub use traces::{Spans, Traces};
+
+/// By which names metrics are shown.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Whether vLLM's names stand beside our own.
+    pub vllm_names: bool,
+}
 
 /// Sends log lines to stderr; stdout belongs to commands.
 ///
 /// # Errors
 /// When the filter cannot be read.
 pub fn logs(settings: &Log) -> Result<()> {
+    install(settings, &Spans::default())
+}
+
+/// The same, and spans of requests to a collector where there is one, until what is returned is
+/// dropped. Neither that nor this may happen within an async runtime.
+///
+/// # Errors
+/// When the filter cannot be read, or the collector's address.
+pub fn logs_and_traces(settings: &Log, traces: &Traces) -> Result<Spans> {
+    let spans = traces.open()?;
+    install(settings, &spans)?;
+    Ok(spans)
+}
+
+fn install(settings: &Log, spans: &Spans) -> Result<()> {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| settings.filter.clone());
     let filter = EnvFilter::try_new(&filter).with_context(|| format!("log filter {filter:?}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    let installed = match settings.format {
-        LogFormat::Pretty => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let lines = match settings.format {
+        LogFormat::Pretty => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
-    installed.map_err(|e| anyhow::anyhow!("cannot install the logger: {e}"))
+    // Spans hold numbers and names of ours; log lines may hold what clients wrote, and stay here.
+    let ours = filter_fn(|seen| seen.is_span() && seen.target().starts_with("mtplx"));
+    let sent = spans.tracer().map(|tracer| {
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_level(false)
+            .with_tracked_inactivity(false)
+            .with_filter(ours)
+    });
+    let all = tracing_subscriber::registry().with(sent).with(lines.with_filter(filter));
+    all.try_init().map_err(|e| anyhow::anyhow!("cannot install the logger: {e}"))
 }
 
 /// Installs the recorder of the process and describes every metric.
@@ -38,18 +81,22 @@ pub fn metrics() -> Result<PrometheusHandle> {
     Ok(mtplx_actors::metrics::install(PrometheusBuilder::new())?)
 }
 
-/// Renders all metrics; the engine's memory is looked up at that moment.
+/// Renders all metrics; memory is looked up at that moment. `model` is what vLLM's names say.
 #[must_use]
-pub fn render(metrics: PrometheusHandle) -> RenderMetrics {
+pub fn render(metrics: PrometheusHandle, shown: Metrics, model: &str) -> RenderMetrics {
+    let model = model.to_owned();
     Arc::new(move || {
         match memory::arrays() {
-            Ok(Arrays { active, cached, peak }) => {
+            Ok(Arrays { active, cached, peak, limit }) => {
                 let wide = |bytes| u64::try_from(bytes).unwrap_or(u64::MAX);
-                mtplx_actors::metrics::engine_memory(wide(active), wide(cached), wide(peak));
+                let all = [active, cached, peak, limit].map(wide);
+                mtplx_actors::metrics::engine_memory(all);
             }
             Err(error) => tracing::debug!(%error, "MLX does not tell its memory"),
         }
-        metrics.render()
+        memory::shown().into_iter().for_each(mtplx_actors::metrics::footprint);
+        let text = metrics.render();
+        if shown.vllm_names { vllm::with_aliases(&text, &model) } else { text }
     })
 }
 

@@ -201,12 +201,15 @@ fn engines_die_and_every_answer_is_what_it_would_have_been() {
         config.actors.root.failures_max = 2 * PANICS;
         config.actors.root.backoff_s = 0.01;
         config.actors.root.backoff_max_s = 0.02;
+        let flights = tempfile::tempdir().unwrap();
+        config.flight.path = flights.path().to_owned();
+        let files_max = config.flight.files_max;
         let model = Model::open(&config.model).unwrap();
         let metrics = mtplx::telemetry::metrics().unwrap();
         let fuse = Arc::new(AtomicBool::new(false));
         let (opener, lit) = (model.opener(config.engine.clone()), Arc::clone(&fuse));
         let open = move || Ok(Mortal { inner: opener()?, fuse: Arc::clone(&lit) });
-        let render = mtplx::telemetry::render(metrics);
+        let render = mtplx::telemetry::render(metrics, config.metrics, &model.name);
         let app =
             App::start_on(Arc::new(open), &config, &model, Arc::clone(&render)).await.unwrap();
         let url = format!("http://{}", app.address());
@@ -228,6 +231,9 @@ fn engines_die_and_every_answer_is_what_it_would_have_been() {
         assert_eq!(figure("mtplx_integrity_failures_total"), 0.0);
         assert_eq!(figure("mtplx_generations_ended_total"), PANICS as f64);
         assert_eq!((figure("mtplx_rows_running"), figure("mtplx_permits_taken")), (0.0, 0.0));
+        // Each panic has its file, of which the last are kept.
+        assert_eq!(figure("mtplx_flight_files_total"), PANICS as f64);
+        assert_eq!(std::fs::read_dir(flights.path()).unwrap().count(), files_max);
         let resumed = figure("mtplx_requests_resumed_total");
         assert!(resumed > PANICS as f64, "{resumed}");
         println!("{resumed} answers resumed, {:?} times told to come back", server.refused);

@@ -5,7 +5,8 @@
 //! * `chaos`: the engine dies again and again, and no answer is lost or changed;
 //! * `cli`: what the command line says, above all when something is wrong;
 //! * `config`: every file in config/ parses and checks;
-//! * `dashboards`: every metric that is drawn exists;
+//! * `dashboard`: the page that shows the essentials, in a browser;
+//! * `dashboards`: panels and rules name what there is, and have data;
 //! * `openai`: the official clients for Python and JavaScript against the real server;
 //! * `openapi`: schemathesis against the real server, by its own document;
 //! * `openwebui`: Open WebUI in a browser against the real server, where that was asked for;
@@ -15,6 +16,7 @@
 //! * `drain`: SIGTERM lets running requests finish;
 //! * `structure`: answers of the structure that was asked for;
 //! * `team`: clients with keys, beside each other;
+//! * `traces`: what a collector is told of a request;
 //! * `tidy`: the rules of the house itself.
 
 #![allow(
@@ -28,6 +30,7 @@ mod bank;
 mod chaos;
 mod cli;
 mod config;
+mod dashboard;
 mod dashboards;
 mod drain;
 mod house;
@@ -40,3 +43,4 @@ mod openwebui;
 mod structure;
 mod team;
 mod tidy;
+mod traces;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::house::{House, question, root};
 
-fn make(target: &str) {
+pub fn make(target: &str) {
     let made = Command::new("make").args(["--silent", target]).current_dir(root()).output();
     let made = made.unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));

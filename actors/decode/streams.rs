@@ -9,6 +9,8 @@ use mtplx_core::request::Usage;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
+use tracing::field::Empty;
+use tracing::{Span, info_span};
 
 use crate::metrics;
 
@@ -18,8 +20,15 @@ struct Stream {
     /// Given back when the stream is dropped.
     _permit: OwnedSemaphorePermit,
     since: Instant,
-    /// Whether it has no slot yet.
-    waiting: bool,
+    /// When it got its slot, if it has one.
+    seated: Option<Instant>,
+    /// When its first tokens came.
+    first: Option<Instant>,
+    /// Of the HTTP request, and within it of what happens now.
+    span: Span,
+    phase: Span,
+    /// Cycles that gave it tokens.
+    cycles: u64,
     /// What its row cost so far, for the books if it is taken out before its end. Until its first
     /// tokens it counts for nothing.
     usage: Option<Usage>,
@@ -38,10 +47,20 @@ impl Streams {
         &mut self,
         id: RequestId,
         events: Sender<RowEvent>,
-        permit: OwnedSemaphorePermit,
+        (permit, span): (OwnedSemaphorePermit, Span),
     ) {
-        let since = Instant::now();
-        self.0.insert(id, Stream { events, _permit: permit, since, waiting: true, usage: None });
+        let stream = Stream {
+            events,
+            _permit: permit,
+            since: Instant::now(),
+            seated: None,
+            first: None,
+            phase: info_span!(parent: &span, "queue"),
+            span,
+            cycles: 0,
+            usage: None,
+        };
+        self.0.insert(id, stream);
     }
 
     /// Drops the streams whose clients have left and says whose they were.
@@ -58,7 +77,7 @@ impl Streams {
 
     /// Tells those who have waited for a slot as long as anybody is to, and says whose they are.
     pub(super) fn take_late(&mut self, most: Duration) -> Vec<RequestId> {
-        let late = self.0.iter().filter(|(_, s)| s.waiting && s.since.elapsed() >= most);
+        let late = self.0.iter().filter(|(_, s)| s.seated.is_none() && s.since.elapsed() >= most);
         let late: Vec<RequestId> = late.map(|(&id, _)| id).collect();
         for &id in &late {
             // Its stream is empty yet.
@@ -71,12 +90,22 @@ impl Streams {
     pub(super) fn seat(&mut self, rows: impl Iterator<Item = RequestId>) {
         for id in rows {
             if let Some(stream) = self.0.get_mut(&id)
-                && std::mem::take(&mut stream.waiting)
+                && stream.seated.is_none()
             {
+                stream.seated = Some(Instant::now());
+                stream.phase = info_span!(parent: &stream.span, "prefill");
                 metrics::seated(stream.since.elapsed());
                 // There is room for all that a row may say; who left is found by the next cycle.
                 let _ = stream.events.try_send(RowEvent::Seated);
             }
+        }
+    }
+
+    /// A span of a chunk of this row's prompt.
+    pub(super) fn chunk(&self, id: RequestId, start: usize, end: usize) -> Span {
+        match self.0.get(&id) {
+            Some(stream) => info_span!(parent: &stream.phase, "chunk", start, end),
+            None => Span::none(),
         }
     }
 
@@ -92,6 +121,7 @@ impl Streams {
             RowEvent::Refused(_) | RowEvent::Late => (None, true),
         };
         stream.usage = usage;
+        stream.measure(&event);
         if last {
             // Before its client hears of it and may look.
             usage.iter().for_each(metrics::row_finished);
@@ -104,6 +134,34 @@ impl Streams {
             self.0.remove(&id);
         }
         if full { Err(Full) } else { Ok(()) }
+    }
+}
+
+impl Stream {
+    /// Its first tokens, and its last.
+    fn measure(&mut self, event: &RowEvent) {
+        let now = Instant::now();
+        match event {
+            RowEvent::Tokens(_, usage) => {
+                if let (Some(seated), None) = (self.seated, self.first) {
+                    metrics::prefilled(now - seated);
+                    self.first = Some(now);
+                    self.phase = info_span!(
+                        parent: &self.span, "decode", cycles = Empty, tokens = Empty,
+                        drafted = Empty, accepted = Empty, cached = usage.cached
+                    );
+                }
+                self.cycles += 1;
+            }
+            RowEvent::Finished(_, usage) => {
+                if let Some(first) = self.first {
+                    metrics::decoded(now - first);
+                }
+                self.phase.record("cycles", self.cycles).record("tokens", usage.generated);
+                self.phase.record("drafted", usage.drafted).record("accepted", usage.accepted);
+            }
+            RowEvent::Logprobs(_) | RowEvent::Seated | RowEvent::Refused(_) | RowEvent::Late => {}
+        }
     }
 }
 

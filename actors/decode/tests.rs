@@ -30,7 +30,8 @@ async fn world<E: Engine + 'static>(engine: impl Fn() -> E + Send + Sync + 'stat
     let config = Config { snapshots_max: 64, chunk_grain_tokens: 8, queue_s: 0 };
     let (heart, pace) = (Heart::default(), PromptPace::default());
     let open = Arc::new(move || Ok(engine()));
-    let arguments = Arguments { open, config, heart, prompt_pace: pace };
+    let flight = Recorder::new(8);
+    let arguments = Arguments { open, config, heart, prompt_pace: pace, flight };
     let spawner = ThreadLocalActorSpawner::new();
     let spawned = Decode::<E>::spawn(None, arguments, spawner).await;
     let (decode, thread) = spawned.unwrap();
@@ -177,8 +178,13 @@ async fn a_fault_ends_the_actor_and_every_stream() {
 async fn an_engine_that_does_not_open_is_not_spawned() {
     let config = Config { snapshots_max: 1, chunk_grain_tokens: 1, queue_s: 0 };
     let open: Open<Scripted> = Arc::new(|| Err(Fault("no device".into())));
-    let arguments =
-        Arguments { open, config, heart: Heart::default(), prompt_pace: PromptPace::default() };
+    let arguments = Arguments {
+        open,
+        config,
+        heart: Heart::default(),
+        prompt_pace: PromptPace::default(),
+        flight: Recorder::new(8),
+    };
     let spawned = Decode::<Scripted>::spawn(None, arguments, ThreadLocalActorSpawner::new()).await;
     assert!(spawned.unwrap_err().to_string().contains("no device"));
 }

@@ -13,6 +13,7 @@ use mtplx_core::request::{Drafts, Limits, Refusal, Request, Sharing};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Tenant, Token};
 use tokio::sync::{Semaphore, watch};
+use tracing::{Instrument, Span};
 
 use super::Config;
 use super::body::Room;
@@ -191,7 +192,7 @@ impl House {
                 let (events, receiver) = channel(&request);
                 let permit = permits.split(1).ok_or_else(|| self.overloaded())?;
                 let manner = self.manner(&wanted, prompt);
-                let admission = Admission { request, events, permit };
+                let admission = Admission { request, events, permit, span: Span::current() };
                 admissions.push(((admission, receiver), course, (manner, bound), bill));
             }
         }
@@ -275,7 +276,8 @@ impl House {
         let prompts = self.turns.run(size, move || {
             sources.into_iter().map(|source| prompt_of(&text, source, true)).collect()
         });
-        let prompts = prompts.await;
+        let span = tracing::info_span!("tokenise", characters = size);
+        let prompts = prompts.instrument(span).await;
         metrics::tokenized(began.elapsed());
         prompts
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use axum::http::{HeaderMap, header};
 use mtplx_core::drain::Drain;
-use mtplx_core::fairness::{Class, Client, Standing};
+use mtplx_core::fairness::{Class, Client, Standing, service};
 use mtplx_core::quota::{Exceeded, Meter};
 use mtplx_core::request::{Sharing, Usage};
 use serde::Serialize;
@@ -147,6 +147,7 @@ impl Clients {
                     end: REFUSED,
                     prompt: 0,
                     seated: false,
+                    since: Instant::now(),
                     tokens: None,
                 })
             }
@@ -213,6 +214,7 @@ pub(crate) struct Bill {
     /// Tokens of its prompt, and whether its row had a slot.
     pub(crate) prompt: usize,
     seated: bool,
+    since: Instant,
     /// Its tokens' place among those of the house.
     pub(crate) tokens: Option<OwnedSemaphorePermit>,
 }
@@ -224,7 +226,10 @@ impl Bill {
 
     /// Its row has a slot.
     pub(crate) fn seated(&mut self) {
-        self.seated = true;
+        // Where its rows are more than one, what counts is when the first had its slot.
+        if !std::mem::replace(&mut self.seated, true) {
+            metrics::client_seated(&self.key.label, self.since.elapsed());
+        }
     }
 
     /// Another row goes on, whose prompt is what the one before left.
@@ -252,6 +257,8 @@ impl Bill {
         for (kind, tokens) in counts.into_iter().filter(|(_, tokens)| *tokens > 0) {
             metrics::client_tokens(&self.key.label, kind, tokens);
         }
+        let (served, weight) = (service(fed, made), self.standing.weight.get());
+        metrics::client_served(&self.key.label, served, weight);
     }
 
     /// As [`Clients::retry_after_s`].

@@ -23,8 +23,11 @@ const CORS_AGE: Duration = Duration::from_secs(600);
 
 /// Paths that want no key: what watches a server, and what describes it. Below /admin another one
 /// is wanted.
-const OPEN: [&str; 7] =
-    ["/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/v1/models"];
+#[rustfmt::skip]
+const OPEN: [&str; 8] = [
+    "/health", "/livez", "/readyz", "/metrics", "/dashboard", "/openapi.json", "/docs",
+    "/v1/models",
+];
 
 /// Lets in whom it may.
 pub(super) async fn guard(
@@ -87,7 +90,9 @@ fn is_ours(config: &Config, name: &str) -> bool {
     let known = config.hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
     // Who is reached from elsewhere has names that it does not know, unless they are told.
     let any = config.hosts.is_empty() && !config.bind.ip().is_loopback();
-    literal || name == "localhost" || known || any
+    // Containers on this machine know it by that name; nobody else can have it.
+    let here = ["localhost", "host.docker.internal"].contains(&name);
+    literal || here || known || any
 }
 
 /// What browsers are told of the origins that may ask, if any may.
@@ -132,7 +137,14 @@ mod tests {
     #[test]
     fn at_home_only_names_of_this_machine_are_answered() {
         let config = Config { hosts: vec!["studio.local".into()], ..config() };
-        for host in ["localhost:8000", "127.0.0.1", "[::1]:8000", "Studio.local:80", "LOCALHOST"] {
+        for host in [
+            "localhost:8000",
+            "127.0.0.1",
+            "[::1]:8000",
+            "Studio.local:80",
+            "LOCALHOST",
+            "host.docker.internal:8000",
+        ] {
             assert!(may(&config, host, None), "{host}");
         }
         for host in ["evil.example", "localhost.evil.example:8000", "127.0.0.1.evil.example", ""] {

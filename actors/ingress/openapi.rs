@@ -7,7 +7,7 @@ use utoipa::openapi::{Content, OpenApi as Document, Ref, Response, ResponseBuild
 use utoipa::{Modify, OpenApi};
 
 use super::unknown::UnknownFields;
-use super::{admin, routes, tokenize};
+use super::{admin, dashboard, routes, tokenize};
 
 pub(crate) mod answers;
 pub(crate) mod asked;
@@ -42,6 +42,9 @@ pub(crate) mod asked;
         routes::metrics,
         routes::document,
         routes::docs,
+        dashboard::page,
+        dashboard::script,
+        dashboard::style,
         admin::list,
         admin::import,
         admin::export,

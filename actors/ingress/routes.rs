@@ -21,6 +21,8 @@ use tower_http::request_id::{
     MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
 };
 use tower_http::trace::TraceLayer;
+use tracing::Span;
+use tracing::field::Empty;
 
 use super::admission::{Admitted, House, Readiness, context};
 use super::anthropic::error::speak;
@@ -37,7 +39,7 @@ use super::stream::Events;
 use super::text::iso_8601;
 use super::unknown::Ignored;
 use super::wire::Wire;
-use super::{Config, RenderMetrics, admin, docs, openapi, random, tokenize};
+use super::{Config, RenderMetrics, admin, dashboard, docs, openapi, random, tokenize, trace};
 use crate::admission::Served;
 use crate::metrics;
 
@@ -50,6 +52,8 @@ const MESSAGES: &str = "/v1/messages";
 const RESPONSES: &str = "/v1/responses";
 /// An engine that was not seen at work for so long has no use for more work.
 const READY_AGE_MAX: Duration = Duration::from_secs(30);
+/// More of a client's name for a request is not written.
+const REQUEST_ID_MAX: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const WARNING: HeaderName = HeaderName::from_static("x-mtplx-warning");
 
@@ -104,6 +108,9 @@ pub(super) fn table() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/metrics", get(metrics)),
         ("/openapi.json", get(document)),
         ("/docs", get(docs)),
+        ("/dashboard", get(dashboard::page)),
+        ("/dashboard/page.js", get(dashboard::script)),
+        ("/dashboard/page.css", get(dashboard::style)),
     ]
 }
 
@@ -414,15 +421,30 @@ impl MakeRequestId for NewRequestId {
 }
 
 fn span<B>(request: &Request<B>) -> tracing::Span {
-    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let (method, path) = (request.method(), request.uri().path());
-    tracing::info_span!("request", %method, path, id)
+    let headers = request.headers();
+    let id = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let id = id.get(..REQUEST_ID_MAX).unwrap_or(id);
+    let method = request.method();
+    // Never the path that a client sent: anything may stand there, and traces leave the house.
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
+    let span = tracing::info_span!(
+        "request", %method, route, id, otel.name = format!("{method} {route}"),
+        otel.kind = "server", otel.status_code = Empty, http.response.status_code = Empty
+    );
+    trace::follow(&span, headers);
+    span
 }
 
 /// Counts answers by route and code.
 async fn count(path: Option<MatchedPath>, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
     let code = response.status().as_u16();
+    let span = Span::current();
+    span.record("http.response.status_code", code);
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    trace::tell(&span, response.headers_mut());
     match path {
         Some(path) => metrics::http(path.as_str().to_owned(), code),
         None => metrics::http("none", code),

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use metrics::SharedString;
 use mtplx_core::batch::{Batch, Books, Knobs, Report};
 use mtplx_core::engine::EngineInfo;
+use mtplx_core::fairness::Class;
 use mtplx_core::request::{Finish, Refusal, Usage};
 use mtplx_core::thermal::Ceiling;
 
@@ -24,8 +25,10 @@ pub(crate) fn places_waited() {
 
 /// Makes the series of a route that generates exist before its first request.
 pub fn prepare_route(route: &'static str) {
-    for &finish in FINISH.values {
-        REQUESTS.add(0, [route.into(), finish.into()]);
+    for &class in CLASS.values {
+        for &finish in FINISH.values {
+            REQUESTS.add(0, [route.into(), class.into(), finish.into()]);
+        }
     }
     for histogram in [&TIME_TO_FIRST_TOKEN, &INTER_TOKEN, &REQUEST_DURATION] {
         histogram.observe(0.0, 0, [route.into()]);
@@ -33,14 +36,18 @@ pub fn prepare_route(route: &'static str) {
 }
 
 /// A generation ended. A stream whose sender vanished without an end counts as a fault.
-pub fn request_finished(route: impl Into<SharedString>, finish: Finish) {
+pub fn request_finished(route: impl Into<SharedString>, class: Class, finish: Finish) {
+    let class = match class {
+        Class::Interactive => "interactive",
+        Class::Background => "background",
+    };
     let finish = match finish {
         Finish::Stop => "stop",
         Finish::Length => "length",
         Finish::Cancelled => "cancelled",
         Finish::Fault => "fault",
     };
-    REQUESTS.add(1, [route.into(), finish.into()]);
+    REQUESTS.add(1, [route.into(), class.into(), finish.into()]);
 }
 
 /// An answer goes on with another engine.
@@ -59,6 +66,16 @@ pub fn refused(refusal: &Refusal) {
         Refusal::Unavailable { .. } => "unavailable",
     };
     REFUSALS.add(1, [reason.into()]);
+}
+
+/// A request was refused because its key has used what it may.
+pub(crate) fn over_quota() {
+    REFUSALS.add(1, ["quota".into()]);
+}
+
+/// A request came without a key that is known.
+pub(crate) fn no_key() {
+    REFUSALS.add(1, ["key".into()]);
 }
 
 /// How full the house is.
@@ -94,6 +111,17 @@ pub fn client_request(key: &str, outcome: &'static str) {
     CLIENT_REQUESTS.add(1, [key.to_owned().into(), outcome.into()]);
 }
 
+/// A key's answer got its slot, `waited` after it was admitted.
+pub(crate) fn client_seated(key: &str, waited: Duration) {
+    CLIENT_QUEUE.observe(waited.as_secs_f64(), 1, [key.to_owned().into()]);
+}
+
+/// A key's answer cost so much service; its key weighs so much.
+pub(crate) fn client_served(key: &str, service: u64, weight: u32) {
+    CLIENT_SERVICE.add(service, [key.to_owned().into()]);
+    CLIENT_WEIGHT.set(weight.into(), [key.to_owned().into()]);
+}
+
 /// Template and tokenizer took this long for one request.
 pub fn tokenized(took: Duration) {
     TOKENIZE.observe(took.as_secs_f64(), 1, []);
@@ -104,6 +132,16 @@ pub fn tokenized(took: Duration) {
 /// A request got its slot, `waited` after it was admitted.
 pub fn seated(waited: Duration) {
     QUEUE.observe(waited.as_secs_f64(), 1, []);
+}
+
+/// A row's first token came, `took` after it got its slot.
+pub fn prefilled(took: Duration) {
+    PREFILL.observe(took.as_secs_f64(), 1, []);
+}
+
+/// A row's last token came, `took` after its first.
+pub fn decoded(took: Duration) {
+    DECODE.observe(took.as_secs_f64(), 1, []);
 }
 
 /// A row left with an end of its own.
@@ -120,6 +158,10 @@ pub fn cycle(report: &Report, wall: Duration, engine: Duration) {
         (_, 0) => "decode",
         (_, _) => "mixed",
     };
+    if report.rows > 0 {
+        CYCLE_ROWS.observe(float(report.rows), 1, []);
+        CYCLE_DEPTH.observe(report.depth.into(), 1, []);
+    }
     CYCLES.add(1, [kind.into()]);
     CYCLE_DURATION.observe(wall.as_secs_f64(), 1, [kind.into()]);
     let phases = report.phases;
@@ -141,10 +183,19 @@ pub fn cycle(report: &Report, wall: Duration, engine: Duration) {
     }
 }
 
+/// So many tokens were drafted.
+pub fn drafted(tokens: usize) {
+    DRAFTED.add(tokens as u64, []);
+}
+
+/// A cycle took so much longer because it fed prompts beside rows.
+pub fn decode_stalled(by: Duration) {
+    DECODE_STALL.observe(by.as_secs_f64(), 1, []);
+}
+
 /// The engine's thread is at work.
 pub fn heartbeat() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    HEARTBEAT.set(now.as_secs_f64(), []);
+    HEARTBEAT.set(now_s(), []);
 }
 
 /// What the batch holds now, and what became of prompts since the last time.
@@ -160,13 +211,23 @@ pub fn books(batch: &mut Batch) {
     SLOTS_FREE.set(float(slots), []);
     PAGES_FREE.set(float(pages), []);
     SNAPSHOTS.set(float(batch.ledger().snapshots()), []);
+    let (clients, spread) = batch.fairness_spread();
+    CLIENTS_PRESENT.set(float(clients), []);
+    FAIRNESS_SPREAD.set(wide(spread), []);
 }
 
-/// Bytes in the engine's arrays, kept for arrays to come, and the most there ever were in arrays.
-pub fn engine_memory(active: u64, cached: u64, peak: u64) {
+/// Bytes in the engine's arrays, kept for arrays to come, the most there ever were in arrays, and
+/// beyond which it waits for some to come back.
+pub fn engine_memory([active, cached, peak, limit]: [u64; 4]) {
     ENGINE_ACTIVE.set(wide(active), []);
     ENGINE_CACHED.set(wide(cached), []);
     ENGINE_PEAK.set(wide(peak), []);
+    ENGINE_LIMIT.set(wide(limit), []);
+}
+
+/// Bytes of the process alone, as the system counts them.
+pub fn footprint(bytes: u64) {
+    FOOTPRINT.set(wide(bytes), []);
 }
 
 /// What memory is in use and may be.
@@ -288,6 +349,19 @@ pub enum Part {
     Start,
 }
 
+impl Part {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Bank => "bank",
+            Self::Tuner => "tuner",
+            Self::Start => "start",
+        }
+    }
+}
+
 /// Generation `number` serves.
 pub fn serving(number: u64, info: &EngineInfo) {
     GENERATION.set(wide(number), []);
@@ -308,22 +382,31 @@ pub fn not_serving() {
 
 /// A generation ended by a fault of `part`.
 pub fn generation_ended(part: Part) {
-    let part = match part {
-        Part::Decode => "decode",
-        Part::Bank => "bank",
-        Part::Tuner => "tuner",
-        Part::Start => "start",
-    };
-    GENERATIONS_ENDED.add(1, [part.into()]);
+    GENERATIONS_ENDED.add(1, [part.name().into()]);
     SERVING.set(0.0, []);
 }
 
-/// Which build this is.
+/// An actor took so long to answer.
+pub(crate) fn answered(actor: &'static str, after: Duration) {
+    MAILBOX_DELAY.set(after.as_secs_f64(), [actor.into()]);
+}
+
+/// What the last cycles of a failed engine were stands in a file.
+pub(crate) fn flight_written() {
+    FLIGHT_FILES.add(1, []);
+}
+
+/// Which build this is; it starts now.
 pub fn build(version: &'static str) {
     BUILD_INFO.set(1.0, [version.into()]);
+    STARTED.set(now_s(), []);
 }
 
 // === numbers ===
+
+fn now_s() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
 
 /// The label of the draft position with this index; people count from 1.
 fn position(index: usize) -> SharedString {

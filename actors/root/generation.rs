@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Blueprint, Message};
+use crate::flight::Recorder;
 use crate::heart::Heart;
 use crate::metrics::Part;
 use crate::{bank, decode, tuner};
@@ -28,6 +29,8 @@ pub(super) struct Generation {
     pub(super) bank: ActorRef<bank::Message>,
     pub(super) tuner: ActorRef<tuner::Message>,
     pub(super) decode: ActorRef<decode::Message>,
+    /// What decode ran last.
+    pub(super) flight: Recorder,
     /// Ends when decode's state is dropped: not before then is the device's memory free again.
     thread: JoinHandle<()>,
     /// The last question whether decode answers, and when it was asked.
@@ -42,6 +45,7 @@ pub(super) fn open<E: Engine + 'static>(
     let configs = blueprint.configs;
     let open = blueprint.open.clone();
     let store = blueprint.store.clone();
+    let flight = Recorder::new(blueprint.flight.cycles);
     async move {
         let heart = Heart::default();
         let prompt_pace = bank::PromptPace::default();
@@ -50,6 +54,7 @@ pub(super) fn open<E: Engine + 'static>(
             config: configs.decode,
             heart: heart.clone(),
             prompt_pace: prompt_pace.clone(),
+            flight: flight.clone(),
         };
         // The thread lives as long as its spawner and its one actor.
         let spawner = ThreadLocalActorSpawner::new();
@@ -73,7 +78,7 @@ pub(super) fn open<E: Engine + 'static>(
         match rest.await {
             Ok((info, tuner, bank)) => {
                 let info = Arc::new(info);
-                Ok(Generation { info, heart, bank, tuner, decode, thread, pulse: None })
+                Ok(Generation { info, heart, bank, tuner, decode, flight, thread, pulse: None })
             }
             Err(reason) => {
                 decode.kill();

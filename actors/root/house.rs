@@ -1,6 +1,6 @@
 //! The house from outside: start it, watch it, drain it, learn how it ended.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mtplx_core::engine::Engine;
 use ractor::rpc::CallResult;
@@ -9,10 +9,13 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{Blueprint, End, Message, Phase, Root, Snapshot, State};
-use crate::{bank, decode, thermal, tuner};
+use crate::{bank, decode, metrics, thermal, tuner};
 
 /// Nobody waits longer for an answer about how it goes.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
+
+/// Who takes longer than this is taken to be at work so long.
+const SOUND_TIME: Duration = Duration::from_secs(10);
 
 /// A running house.
 #[derive(Debug)]
@@ -95,6 +98,34 @@ pub(super) fn observe(state: &State, reply: RpcReplyPort<Overview>) {
         // Whoever asked may have gone.
         let _ = reply.send(Overview { root, decode, bank, tuner, thermal });
     });
+}
+
+/// Measures how long everybody takes to answer, unless the last measure is still on its way.
+pub(super) fn sound(state: &mut State) {
+    if state.sounding.as_ref().is_some_and(|sounding| !sounding.is_finished()) {
+        return;
+    }
+    let (Phase::Serving(generation) | Phase::Draining(generation)) = &state.phase else { return };
+    let (decode, bank) = (generation.decode.clone(), generation.bank.clone());
+    let (tuner, thermal) = (generation.tuner.clone(), state.thermal.clone());
+    state.sounding = Some(tokio::spawn(async move {
+        tokio::join!(
+            timed("decode", ask(Some(decode), decode::Message::Observe, SOUND_TIME)),
+            timed("bank", ask(Some(bank), bank::Message::Observe, SOUND_TIME)),
+            timed("tuner", ask(Some(tuner), tuner::Message::Observe, SOUND_TIME)),
+            timed("thermal", ask(thermal, thermal::Message::Observe, SOUND_TIME)),
+        );
+    }));
+}
+
+/// Who has ended tells nothing; who does not answer, how long that was waited for.
+async fn timed<T>(actor: &'static str, answer: impl Future<Output = Option<T>>) {
+    let began = Instant::now();
+    let answered = answer.await.is_some();
+    let took = began.elapsed();
+    if answered || took >= SOUND_TIME {
+        metrics::answered(actor, took);
+    }
 }
 
 async fn ask<M: ractor::Message, T: Send + 'static>(

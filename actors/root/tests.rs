@@ -18,6 +18,7 @@ use crate::tuner;
 
 /// Longer than any test.
 mod disk;
+mod flight;
 
 const LONG: Duration = Duration::from_secs(1000);
 
@@ -58,6 +59,11 @@ pub(super) fn configs() -> Configs {
             silent_readings_max: 3,
         },
     }
+}
+
+/// Nothing is written.
+pub(super) fn unwritten() -> crate::flight::Config {
+    crate::flight::Config { path: std::path::PathBuf::new(), cycles: 4, files_max: 1 }
 }
 
 /// How often somebody served, and who does now.
@@ -103,7 +109,9 @@ async fn build<E: Engine + 'static>(
     configs.check().unwrap();
     let (tell, told) = watch::channel((0, None));
     let (open, door) = (Arc::new(open), Arc::new(Lobby(tell)));
-    let house = start(Blueprint { configs, open, sensor, store: None, door }).await.unwrap();
+    let house = start(Blueprint { configs, open, sensor, store: None, flight: unwritten(), door })
+        .await
+        .unwrap();
     World { house, told, permits: Arc::new(Semaphore::new(100)) }
 }
 

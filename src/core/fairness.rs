@@ -75,6 +75,12 @@ struct Account {
 /// or waiting is first, then whoever came first.
 pub type Rank = (Class, u64, usize);
 
+/// Units of service: so many tokens of prompts computed, so many generated.
+#[must_use]
+pub fn service(fed: usize, made: usize) -> u64 {
+    FED * fed as u64 + MADE * made as u64
+}
+
 impl Default for Standing {
     fn default() -> Self {
         let (client, class) = (Client::default(), Class::default());
@@ -124,7 +130,7 @@ impl Fairness {
 
     /// A request was served: so many tokens of its prompt were computed, so many generated.
     pub fn charge(&mut self, standing: Standing, fed: usize, made: usize) {
-        let units = FED * fed as u64 + MADE * made as u64;
+        let units = service(fed, made);
         self.served += units;
         if let Some(account) = self.accounts.get_mut(&standing.client) {
             account.counter += units * SCALE / u64::from(standing.weight.get());
@@ -167,6 +173,17 @@ impl Fairness {
         let class = if aged { Class::Interactive } else { standing.class };
         let account = self.accounts.get(&standing.client).copied().unwrap_or_default();
         (class, account.counter, account.present)
+    }
+
+    /// How many clients are present, and by how much the highest of their counters is above the
+    /// lowest, in units of service by weight.
+    #[must_use]
+    pub fn spread(&self) -> (usize, u64) {
+        let present = self.accounts.values().filter(|account| account.present > 0);
+        let (least, most) = present.clone().fold((u64::MAX, 0), |(least, most), account| {
+            (account.counter.min(least), account.counter.max(most))
+        });
+        (present.count(), most.saturating_sub(least) / SCALE)
     }
 
     /// What a client got so far, in units of service by its weight; lifts included.

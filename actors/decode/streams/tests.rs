@@ -17,7 +17,7 @@ fn tokens() -> RowEvent {
 fn open(streams: &mut Streams, id: u64, room: usize) -> Receiver<RowEvent> {
     let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
     let (events, mut receiver) = channel(room);
-    streams.open(RequestId(id), events, permit);
+    streams.open(RequestId(id), events, (permit, Span::none()));
     streams.seat([RequestId(id)].into_iter());
     assert_eq!(receiver.try_recv(), Ok(RowEvent::Seated));
     receiver
@@ -52,7 +52,7 @@ fn only_who_waits_for_a_slot_can_be_late() {
     let _seated = open(&mut streams, 1, 9);
     let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
     let (events, mut waits) = channel(9);
-    streams.open(RequestId(2), events, permit);
+    streams.open(RequestId(2), events, (permit, Span::none()));
     assert!(streams.take_late(Duration::from_secs(9)).is_empty());
     assert_eq!(streams.take_late(Duration::ZERO), [RequestId(2)]);
     assert_eq!(waits.try_recv(), Ok(RowEvent::Late));

@@ -274,11 +274,11 @@ impl ApiError {
             | Self::UnknownModel { .. } => {
                 metrics::refused(&Refusal::Invalid { field: "body", reason: String::new() });
             }
+            Self::NoKey { .. } => metrics::no_key(),
+            Self::OverQuota { .. } => metrics::over_quota(),
             // Not requests for a generation, or not refused.
             Self::UnknownPath(_)
             | Self::WrongMethod { .. }
-            | Self::NoKey { .. }
-            | Self::OverQuota { .. }
             | Self::Stranger(_)
             | Self::NotImplemented(_)
             | Self::Interrupted

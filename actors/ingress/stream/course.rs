@@ -20,6 +20,7 @@ use mtplx_core::request::Request;
 use mtplx_core::{RequestId, Token};
 use ractor::{ActorId, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tracing::Span;
 
 use crate::admission::Admission;
 use crate::ingress::admission::Readiness;
@@ -107,6 +108,8 @@ pub(crate) struct Course {
     /// What was made so far, and what was put between.
     tokens: Vec<Token>,
     ways: Ways,
+    /// Of the HTTP request.
+    span: Span,
     /// Whose the row is; nobody's while it waits.
     bank: Arc<OnceLock<Bank>>,
     /// Whether the row has a slot.
@@ -124,7 +127,8 @@ impl Course {
 
     fn by(bank: Arc<OnceLock<Bank>>, request: Request, ways: Ways) -> Self {
         let record = ways.trial.records.get(&key(&request)).unwrap_or_default();
-        Self { request, tokens: Vec::new(), ways, bank, seated: false, record, trial: None }
+        let (tokens, span) = (Vec::new(), Span::current());
+        Self { request, tokens, ways, span, bank, seated: false, record, trial: None }
     }
 
     /// One that leads nowhere else.
@@ -171,13 +175,14 @@ impl Course {
         let (request, events, receiver) = self.row()?;
         let bank = self.bank.get()?.clone();
         self.seated = false;
-        let permits = Arc::clone(&self.ways.permits);
+        let (permits, span) = (Arc::clone(&self.ways.permits), self.span.clone());
         tokio::spawn(async move {
             // Who waits is served before whoever comes after.
             let Ok(permit) = permits.acquire_owned().await else { return };
             if !events.is_closed() {
                 // A bank that is gone drops it, which is how one hears that it is gone.
-                let _ = bank.cast(bank::Message::Open(Admission { request, events, permit }));
+                let admission = Admission { request, events, permit, span };
+                let _ = bank.cast(bank::Message::Open(admission));
             }
         });
         Some(receiver)
@@ -200,6 +205,7 @@ impl Course {
         let (trial, news) = (self.record.strikes > 1).then(oneshot::channel).unzip();
         self.trial = trial;
         let (ways, bank) = (self.ways.clone(), Arc::clone(&self.bank));
+        let span = self.span.clone();
         tokio::spawn(async move {
             let entered = tokio::select! {
                 entered = ways.clone().enter(&last, news.is_some()) => entered,
@@ -213,7 +219,8 @@ impl Course {
             // Before there can be news of it.
             let _ = bank.set(next.clone());
             // One that is gone again drops it.
-            let _ = next.cast(bank::Message::Open(Admission { request, events, permit }));
+            let admission = Admission { request, events, permit, span };
+            let _ = next.cast(bank::Message::Open(admission));
             if let Some(news) = news {
                 // It ends by being dropped.
                 let _ = news.await;

@@ -2,7 +2,11 @@
 
 use std::time::Instant;
 
+use mtplx_core::fairness::Class;
 use mtplx_core::request::Finish;
+
+use tracing::field::Empty;
+use tracing::{Span, info_span};
 
 use super::{End, FinishReason, Interrupted, Pace};
 use crate::ingress::clients::Bill;
@@ -15,6 +19,10 @@ pub(crate) struct Watch {
     first: Option<Instant>,
     last: Option<Instant>,
     over: bool,
+    class: Class,
+    /// Of the HTTP request, and from its first tokens on of the answer within it.
+    span: Span,
+    stream: Span,
     /// What it costs whoever asked.
     pub(super) bill: Option<Bill>,
 }
@@ -22,12 +30,23 @@ pub(crate) struct Watch {
 impl Watch {
     /// A choice of a request that arrived at `arrived`.
     pub(crate) fn new(route: &'static str, arrived: Instant) -> Self {
-        Self { route, arrived, first: None, last: None, over: false, bill: None }
+        Self {
+            route,
+            arrived,
+            first: None,
+            last: None,
+            over: false,
+            class: Class::default(),
+            span: Span::current(),
+            stream: Span::none(),
+            bill: None,
+        }
     }
 
     /// With whom it is charged to.
     pub(crate) fn with(mut self, mut bill: Bill) -> Self {
         bill.admitted();
+        self.class = bill.standing().class;
         self.bill = Some(bill);
         self
     }
@@ -40,7 +59,10 @@ impl Watch {
     pub(super) fn tokens(&mut self, count: usize) {
         let now = Instant::now();
         match self.last {
-            None => metrics::first_token(self.route, now - self.arrived),
+            None => {
+                metrics::first_token(self.route, now - self.arrived);
+                self.stream = info_span!(parent: &self.span, "stream", tokens = Empty);
+            }
             Some(last) => metrics::more_tokens(self.route, now - last, count),
         }
         self.first.get_or_insert(now);
@@ -54,6 +76,10 @@ impl Watch {
 
     pub(super) fn ended(&mut self, end: &Result<End, Interrupted>) {
         self.over = true;
+        if let Ok(end) = end {
+            self.stream.record("tokens", end.generated);
+        }
+        self.stream = Span::none();
         self.bill.iter_mut().for_each(|bill| bill.ended(end.is_ok()));
         // Its places are free from now on, whoever reads the last words when.
         self.bill = None;
@@ -66,7 +92,7 @@ impl Watch {
                 return;
             }
         };
-        metrics::request_finished(self.route, finish);
+        metrics::request_finished(self.route, self.class, finish);
         metrics::request_duration(self.route, self.arrived.elapsed());
     }
 }
@@ -74,7 +100,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if !self.over {
-            metrics::request_finished(self.route, Finish::Cancelled);
+            metrics::request_finished(self.route, self.class, Finish::Cancelled);
         }
     }
 }

@@ -19,9 +19,9 @@ fn patient() -> Config {
 
 /// Plays a request as an undisturbed engine would, and is lost after so many of its events.
 fn lost_after(events: usize) -> impl Fn(Admission) + Send + Sync + 'static {
-    move |Admission { request, events: told, permit }| {
+    move |Admission { request, events: told, permit, span }| {
         let (all, mut heard) = mpsc::channel(10_000);
-        scripted_roomy(Admission { request, events: all, permit });
+        scripted_roomy(Admission { request, events: all, permit, span });
         for _ in 0..events {
             if let Ok(event) = heard.try_recv() {
                 let _ = told.try_send(event);

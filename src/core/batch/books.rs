@@ -23,6 +23,12 @@ impl Batch {
         std::mem::take(&mut self.books)
     }
 
+    /// How many clients are here, and how far their virtual counters are apart.
+    #[must_use]
+    pub fn fairness_spread(&self) -> (usize, u64) {
+        self.fairness.spread()
+    }
+
     /// Takes all out: the engine broke. What they were owed stays in the books.
     pub fn abandon(&mut self) {
         let slots: Vec<_> = self.rows.keys().copied().collect();
