@@ -13,9 +13,11 @@
 //! * `memory`: what is needed is said beforehand, what does not fit is refused;
 //! * `metrics`: what /metrics shows is what was served;
 //! * `drain`: SIGTERM lets running requests finish;
+//! * `reload`: settings are read anew, all or none, and no answer changes;
 //! * `structure`: answers of the structure that was asked for;
 //! * `team`: clients with keys, beside each other;
-//! * `tidy`: the rules of the house itself.
+//! * `tidy`: the rules of the house itself;
+//! * `tls`: encrypted, and with which certificate.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,6 +39,8 @@ mod metrics;
 mod openai;
 mod openapi;
 mod openwebui;
+mod reload;
 mod structure;
 mod team;
 mod tidy;
+mod tls;
