@@ -7,6 +7,7 @@ pub mod keys;
 pub mod model;
 pub mod plan;
 pub mod reload;
+pub mod service;
 pub mod telemetry;
 
 use std::net::SocketAddr;

@@ -14,6 +14,7 @@ use mtplx::keys::{self, KeysArgs};
 use mtplx::model::Model;
 use mtplx::plan::{self, PlanArgs};
 use mtplx::reload::Reloader;
+use mtplx::service::{self, ServiceArgs};
 use mtplx::{App, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value;
@@ -38,6 +39,8 @@ enum Command {
     Bank(BankArgs),
     /// Make, list, revoke and renew keys of clients.
     Keys(Keys),
+    /// Make the server a service of this machine, or of you.
+    Service(ServiceArgs),
 }
 
 #[derive(Args)]
@@ -115,6 +118,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan(&args),
         Command::Bank(args) => manage(&args),
         Command::Keys(args) => edit_keys(&args),
+        Command::Service(args) => service::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

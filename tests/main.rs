@@ -14,6 +14,7 @@
 //! * `metrics`: what /metrics shows is what was served;
 //! * `drain`: SIGTERM lets running requests finish;
 //! * `reload`: settings are read anew, all or none, and no answer changes;
+//! * `service`: what launchd and systemd are given;
 //! * `structure`: answers of the structure that was asked for;
 //! * `team`: clients with keys, beside each other;
 //! * `tidy`: the rules of the house itself;
@@ -40,6 +41,7 @@ mod openai;
 mod openapi;
 mod openwebui;
 mod reload;
+mod service;
 mod structure;
 mod team;
 mod tidy;
