@@ -162,7 +162,8 @@ fn weight_kib(bytes: u64, share_kib: u64) -> u64 {
 }
 
 fn tier(config: &Config, bytes_max: u64, leaving: mpsc::Sender<Gone>) -> Tier {
-    let capacity_kib = bytes_max / 1024;
+    // Where there is no room at all moka takes nothing and tells nobody.
+    let capacity_kib = (bytes_max / 1024).max(1);
     let share_kib = share_kib(config);
     Cache::builder()
         // The default policy refuses newcomers when full; sessions need the opposite.
