@@ -71,6 +71,9 @@ OVERVIEW = ("mtplx: overview", "Is it well? The golden signals, and who serves."
         ("fault files written", "increase(mtplx_flight_files_total[1h])"),
         ("answers resumed", "increase(mtplx_requests_resumed_total[1h])"),
         ("connections used up", "increase(mtplx_places_waited_total[1h])")]),
+    ("Settings read anew, in the last hour", "lines", "none",
+     [("{{outcome}}", "increase(mtplx_config_reloads_total[1h])")]),
+    ("Settings hold since", "lines", "s", [("read", "time() - mtplx_config_loaded_timestamp_seconds")]),
 ])
 
 ENGINE = ("mtplx: engine", "Cycles, drafts, phases, slots, memory.", [

@@ -1,7 +1,7 @@
 //! Logs, metrics and traces: set up once, before anything else.
 
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use crate::config::{Log, LogFormat};
 
@@ -26,6 +26,38 @@ pub use traces::{Spans, Traces};
 pub struct Metrics {
     /// Whether vLLM's names stand beside our own.
     pub vllm_names: bool,
+}
+
+/// Sets what is logged from now on; the recorder of the process is one, too.
+static REFILTER: OnceLock<Box<dyn Fn(EnvFilter) -> Result<()> + Send + Sync>> = OnceLock::new();
+
+/// A filter from its text.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn filter(text: &str) -> Result<EnvFilter> {
+    EnvFilter::try_new(text).with_context(|| format!("log filter {text:?}"))
+}
+
+/// What is logged: by the environment, or else by the settings.
+fn filter_now(settings: &Log) -> Result<EnvFilter> {
+    filter(by_environment().as_ref().unwrap_or(&settings.filter))
+}
+
+/// What goes before the settings.
+#[must_use]
+pub fn by_environment() -> Option<String> {
+    std::env::var("RUST_LOG").ok()
+}
+
+/// From now on these settings say what is logged; in which shape stays.
+///
+/// # Errors
+/// When the filter cannot be read.
+pub fn refilter(settings: &Log) -> Result<()> {
+    let filter = filter_now(settings)?;
+    // Without logs there is nothing to filter.
+    REFILTER.get().map_or(Ok(()), |refilter| refilter(filter))
 }
 
 /// Sends log lines to stderr; stdout belongs to commands.
@@ -48,8 +80,9 @@ pub fn logs_and_traces(settings: &Log, traces: &Traces) -> Result<Spans> {
 }
 
 fn install(settings: &Log, spans: &Spans) -> Result<()> {
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| settings.filter.clone());
-    let filter = EnvFilter::try_new(&filter).with_context(|| format!("log filter {filter:?}"))?;
+    let (filter, handle) = reload::Layer::new(filter_now(settings)?);
+    // Once in a process, as the subscriber.
+    let _ = REFILTER.set(Box::new(move |filter| Ok(handle.reload(filter)?)));
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);

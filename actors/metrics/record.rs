@@ -402,6 +402,17 @@ pub fn build(version: &'static str) {
     STARTED.set(now_s(), []);
 }
 
+/// The settings were read anew, and hold or were refused.
+pub fn config_reloaded(holds: bool) {
+    CONFIG_RELOADS.add(1, [if holds { "applied" } else { "refused" }.into()]);
+}
+
+/// The settings that hold were read now.
+pub fn config_loaded() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    CONFIG_LOADED.set(now.as_secs_f64(), []);
+}
+
 // === numbers ===
 
 fn now_s() -> f64 {
