@@ -9,8 +9,8 @@ use mtplx_core::request::Request;
 use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::bank;
 use crate::heart::Heart;
+use crate::{bank, tuner};
 
 /// A request on its way in. Dropping it gives the permit back and closes the stream.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Admission {
 pub struct Served {
     /// Where requests go. A generation ago it was another.
     pub bank: ActorRef<bank::Message>,
+    /// Who sets its knobs, where somebody does.
+    pub tuner: Option<ActorRef<tuner::Message>>,
     /// What the engine is.
     pub info: Arc<EngineInfo>,
     /// Whether it lives.

@@ -10,6 +10,7 @@
 //! device's thread has ended, the next is spawned backwards: decode, tuner, bank, door.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub struct Blueprint<E> {
     pub sensor: thermal::MakeSensor,
     /// Where the bank's states go that leave memory, if they go anywhere.
     pub store: Option<Arc<bank::Store>>,
+    /// The folder in which the tuner keeps what it learnt, if it does.
+    pub notes: Option<PathBuf>,
     /// Who lets requests in.
     pub door: Arc<dyn Door>,
 }
@@ -235,8 +238,8 @@ impl<E: Engine + 'static> Root<E> {
             Err(_) if leaving => state.tell(Message::Buried(true)),
             Ok(generation) => {
                 let (bank, info) = (generation.bank.clone(), Arc::clone(&generation.info));
-                let engine =
-                    Served { bank, info: Arc::clone(&info), heart: generation.heart.clone() };
+                let (heart, tuner) = (generation.heart.clone(), Some(generation.tuner.clone()));
+                let engine = Served { bank, tuner, info: Arc::clone(&info), heart };
                 let alive = generation.is_alive();
                 state.phase = Phase::Serving(generation);
                 if !alive {

@@ -98,6 +98,7 @@ impl App {
             open,
             sensor: Arc::new(|| Box::new(thermal::Components::new())),
             store: store.clone(),
+            notes: store.is_some().then(|| config.disk.path.clone()),
             door: Arc::new(ingress.clone()),
         };
         let house = root::start(blueprint).await.context("cannot start the root actor")?;

@@ -48,6 +48,7 @@ pub(crate) mod asked;
         admin::forget,
         admin::pin,
         admin::unpin,
+        admin::tuned,
         admin::usage,
     ),
     components(schemas(answers::OpenAiError, answers::AnthropicError)),

@@ -31,7 +31,7 @@ async fn with(configs: Configs, store: &Arc<Store>) -> World {
     let sensor: MakeSensor = Arc::new(|| Box::new(Numb));
     let (open, door) = (Arc::new(|| Ok(small())), Arc::new(Lobby(tell)));
     let store = Some(Arc::clone(store));
-    let house = start(Blueprint { configs, open, sensor, store, door }).await.unwrap();
+    let house = start(Blueprint { configs, open, sensor, store, notes: None, door }).await.unwrap();
     World { house, told, permits: Arc::new(Semaphore::new(100)) }
 }
 
