@@ -34,8 +34,9 @@ impl Machine {
     }
 }
 
-/// Tables from the notes on peers and on our own kernels. Where a source gives totals, costs follow
-/// from its tokens a second and its acceptance.
+/// Tables around the figures of notes on peers and on our own kernels. Each source has but a few of a
+/// table's numbers, or tokens a second and an acceptance; what lies between and beyond is made up, so
+/// these are synthetic tables of about the right shape and no recordings.
 pub const MACHINES: [Machine; 5] = [
     Machine {
         name: "H100, 27B at 4 bits",
@@ -79,7 +80,7 @@ pub const MACHINES: [Machine; 5] = [
     },
     Machine {
         name: "2 CPU cores, small model",
-        source: "measured here, `mtplx bench`, fp32 on kernels/cpu",
+        source: "a guess: cycles of a few ms that grow almost with the rows; nobody timed it",
         table: &[
             (1, [2.2, 2.7, 3.3, 3.8, 4.4]),
             (2, [2.7, 3.6, 4.6, 5.5, 6.6]),
