@@ -7,6 +7,7 @@ pub mod keys;
 pub mod model;
 pub mod plan;
 pub mod telemetry;
+pub mod tune;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
