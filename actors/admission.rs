@@ -10,8 +10,8 @@ use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::Span;
 
-use crate::bank;
 use crate::heart::Heart;
+use crate::{bank, tuner};
 
 /// A request on its way in. Dropping it gives the permit back and closes the stream.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Admission {
 pub struct Served {
     /// Where requests go. A generation ago it was another.
     pub bank: ActorRef<bank::Message>,
+    /// Who sets its knobs, where somebody does.
+    pub tuner: Option<ActorRef<tuner::Message>>,
     /// What the engine is.
     pub info: Arc<EngineInfo>,
     /// Whether it lives.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mtplx_core::SnapshotId;
-use mtplx_core::batch::{Batch, BatchLimits, Knobs, Settled, Warm};
+use mtplx_core::batch::{Batch, BatchLimits, Knobs, Report, Settled, Warm};
 use mtplx_core::engine::{Engine, EngineInfo, Fault, Plan, Prefill};
 use ractor::thread_local::ThreadLocalActor;
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -311,7 +311,8 @@ impl<E: Engine> State<E> {
         let made = outcome.rows.iter().filter_map(|row| row.result.as_ref().ok());
         metrics::drafted(made.map(|emitted| emitted.drafted).sum());
         let settled = self.batch.settle(&plan, outcome);
-        let report = settled.report.clone();
+        let wall_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let report = Report { wall_us, ..settled.report.clone() };
         self.flight.ran(&report, ran);
         self.parcels.pace.cycled(ran, report.prefilled);
         self.parcels.pace.tokens_per_s().iter().for_each(|&pace| self.prompt_pace.tell(pace));

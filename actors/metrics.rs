@@ -249,6 +249,18 @@ inventory! {
     ROWS_MAX = metric(Gauge, Count, "mtplx_rows_max", "Rows that may run at once, as now set.");
     ACCEPTANCE = metric(Gauge, Ratio, "mtplx_draft_acceptance_ratio",
         "Acceptance by draft position as the tuner believes it.").by(&[POSITION]);
+    TUNED_DEPTH = metric(Gauge, Tokens, "mtplx_tuner_depth_tokens",
+        "Tokens to draft beside trials, by the most rows of the width of the batch.")
+        .by(&[axis("rows", &[])]);
+    TUNER_REASON = metric(Gauge, Info, "mtplx_tuner_reason_info",
+        "1 for why the depth is what it is at the width that ran last, 0 for other reasons.")
+        .by(&[axis("reason", &[])]);
+    TUNER_TRIALS = metric(Counter, Count, "mtplx_tuner_trials_total",
+        "Times that a depth beside the one in use was measured.");
+    TUNER_SWITCHES = metric(Counter, Count, "mtplx_tuner_switches_total",
+        "Times that another depth came into use at a width.");
+    TUNER_CHANGES = metric(Counter, Count, "mtplx_tuner_changes_total",
+        "Times that drafts stood so much more or less often that the text is another.");
     RETUNED = metric(Counter, Count, "mtplx_knob_settings_total", "Times the knobs were set.");
     TEMPERATURE = metric(Gauge, Celsius, "mtplx_temperature_celsius", "The hottest sensor.");
     CEILING = metric(Gauge, Ratio, "mtplx_thermal_ceiling_ratio",

@@ -11,6 +11,7 @@
 //! device's thread has ended, the next is spawned backwards: decode, tuner, bank, door.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ pub struct Blueprint<E> {
     pub store: Option<Arc<bank::Store>>,
     /// Where the last cycles of an engine go that failed.
     pub flight: flight::Config,
+    /// The folder in which the tuner keeps what it learnt, if it does.
+    pub notes: Option<PathBuf>,
     /// Who lets requests in.
     pub door: Arc<dyn Door>,
 }
@@ -251,8 +254,8 @@ impl<E: Engine + 'static> Root<E> {
                 // They may be others than when it began to open.
                 generation.configure(state.configs);
                 let (bank, info) = (generation.bank.clone(), Arc::clone(&generation.info));
-                let engine =
-                    Served { bank, info: Arc::clone(&info), heart: generation.heart.clone() };
+                let (heart, tuner) = (generation.heart.clone(), Some(generation.tuner.clone()));
+                let engine = Served { bank, tuner, info: Arc::clone(&info), heart };
                 let alive = generation.is_alive();
                 state.phase = Phase::Serving(generation);
                 if !alive {

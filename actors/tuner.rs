@@ -1,18 +1,31 @@
 //! The author of the knobs.
 //!
 //! * **Owns** the knobs and what was learnt of cycles.
-//! * **Hears** `Report`, `Ceiling`, `Limits`, `Observe`.
+//! * **Hears** `Report`, `Ceiling`, `Limits`, `Observe`, `Show`; from itself `Keep`.
 //! * **Says** `decode::Tune`: at once at birth, then whenever the knobs change.
-//! * **Dies** with its generation; the next begins again from the config.
+//! * **Dies** with its generation; the next begins from what was learnt, where there is a folder for
+//!   that, else from the config.
+
+use std::path::Path;
+use std::time::Duration;
 
 use mtplx_core::batch::{Depths, Knobs, Report};
 use mtplx_core::engine::EngineInfo;
 use mtplx_core::thermal::Ceiling;
-use mtplx_core::tune::{TuneLimits, Tuner as Learner};
+use mtplx_core::tune::{Learnt, Reason, TuneLimits, Tuner as Learner};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::{Deserialize, Serialize};
 
 use crate::{decode, metrics};
+
+mod file;
+mod shown;
+
+pub use file::Shelf;
+pub use shown::{Band, Chunk, Depth, Position, Shown, Width};
+
+/// Between two times that what was learnt is written down.
+const KEEP_TIME: Duration = Duration::from_secs(20);
 
 /// What the tuner hears.
 #[derive(Debug)]
@@ -25,6 +38,10 @@ pub enum Message {
     Limits(TuneLimits),
     /// Say what is believed.
     Observe(RpcReplyPort<Snapshot>),
+    /// The same in full.
+    Show(RpcReplyPort<Box<Shown>>),
+    /// Write down what was learnt.
+    Keep,
 }
 
 /// Where the knobs start and how far they go.
@@ -39,6 +56,11 @@ pub struct Config {
     pub depth_max: u8,
     /// Most rows that run at once.
     pub rows_max: usize,
+    /// Most milliseconds of a cycle, and so between what a stream gets and what it gets next; 0 for
+    /// any.
+    pub itl_ms: f64,
+    /// Whether the length of chunks follows the measurements while nobody decodes.
+    pub chunk_auto: bool,
     /// Prompt tokens a cycle may feed while other rows decode, until their cost is known.
     pub prefill_busy_tokens: usize,
     /// Tokens a cycle may feed in all; prompts have the room that rows leave which decode.
@@ -60,7 +82,27 @@ impl Config {
             prefill_idle: self.prefill_idle_tokens,
             stretch: Some(self.prefill_stretch),
         };
-        TuneLimits { start, auto_depth: self.depth_auto, depth_max }
+        TuneLimits {
+            start,
+            auto_depth: self.depth_auto,
+            depth_max,
+            cycle_us_max: self.itl_ms().map_or(f64::INFINITY, |ms| 1e3 * ms),
+            auto_chunk: self.chunk_auto,
+        }
+    }
+
+    fn itl_ms(&self) -> Option<f64> {
+        (self.itl_ms > 0.0).then_some(self.itl_ms)
+    }
+
+    /// Where this engine's file is below a folder: costs are of a model, its kernels and MLX, the
+    /// machine, and what is set.
+    #[must_use]
+    pub fn shelf(&self, folder: &Path, info: &EngineInfo) -> Shelf {
+        let processors = std::thread::available_parallelism().map_or(0, usize::from);
+        let machine = format!("{} {processors} processors", std::env::consts::ARCH);
+        let EngineInfo { identity, device, depth_max, .. } = info;
+        Shelf::new(folder, format!("{identity}; {device}; {machine}; {depth_max} drafts; {self:?}"))
     }
 }
 
@@ -85,7 +127,11 @@ pub struct Tuner;
 #[derive(Debug)]
 pub struct Arguments {
     /// Bounds of the knobs.
-    pub limits: TuneLimits,
+    pub config: Config,
+    /// The engine they are for.
+    pub info: EngineInfo,
+    /// Where what was learnt is kept, if it is.
+    pub shelf: Option<Shelf>,
     /// Who goes by them.
     pub decode: ActorRef<decode::Message>,
 }
@@ -97,6 +143,12 @@ pub struct State {
     /// What decode was told last.
     told: Knobs,
     reports: u64,
+    /// As they were told to the metrics last.
+    counts: (u64, u64, u64),
+    config: Config,
+    has_drafts: bool,
+    shelf: Option<Shelf>,
+    kept: Learnt,
     decode: ActorRef<decode::Message>,
 }
 
@@ -108,10 +160,26 @@ impl Actor for Tuner {
     async fn pre_start(
         &self,
         myself: ActorRef<Message>,
-        Arguments { limits, decode }: Arguments,
+        Arguments { config, info, shelf, decode }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let learner = Learner::new(limits);
-        let state = State { told: learner.knobs(), learner, reports: 0, decode };
+        let limits = config.limits(&info);
+        let mut learner = Learner::new(limits);
+        let kept = shelf.as_ref().and_then(Shelf::read).unwrap_or_default();
+        learner.recall(&kept);
+        if shelf.is_some() {
+            myself.send_interval(KEEP_TIME, || Message::Keep);
+        }
+        let state = State {
+            told: learner.knobs(),
+            learner,
+            reports: 0,
+            counts: (0, 0, 0),
+            config,
+            has_drafts: limits.depth_max > 0,
+            shelf,
+            kept,
+            decode,
+        };
         state.tell(myself)?;
         Ok(state)
     }
@@ -126,12 +194,14 @@ impl Actor for Tuner {
             Message::Report(report) => {
                 state.reports += 1;
                 state.learner.hear(&report);
-                metrics::acceptance(state.learner.acceptance());
+                state.count();
             }
             Message::Ceiling(ceiling) => state.learner.set_ceiling(ceiling),
             Message::Limits(limits) => state.learner = Learner::new(limits),
             // Whoever asked may have gone.
             Message::Observe(reply) => drop(reply.send(state.observe())),
+            Message::Show(reply) => drop(reply.send(Box::new(state.show()))),
+            Message::Keep => state.keep(),
         }
         let knobs = state.learner.knobs();
         if knobs != state.told {
@@ -149,11 +219,48 @@ impl State {
         Ok(())
     }
 
+    /// For the metrics.
+    fn count(&mut self) {
+        metrics::acceptance(&self.learner.acceptance());
+        let counts = self.learner.counts();
+        let here = self.learner.here();
+        let here = here.map(|choice| (choice.rows, choice.chosen, self.reason(choice.reason)));
+        metrics::tuner(here, self.counts, counts);
+        self.counts = counts;
+    }
+
+    fn reason(&self, learnt: Reason) -> Reason {
+        match (self.has_drafts, self.config.depth_auto) {
+            (false, _) => Reason::NoDrafts,
+            (true, false) => Reason::Fixed,
+            (true, true) => learnt,
+        }
+    }
+
+    fn show(&self) -> Shown {
+        let (itl_ms, auto) = (self.config.itl_ms(), self.config.depth_auto);
+        Shown::new(self.learner.view(), self.reports, itl_ms, auto)
+    }
+
+    /// Beside the actor: a disk may be slow.
+    fn keep(&mut self) {
+        let (Some(shelf), learnt) = (self.shelf.clone(), self.learner.learnt()) else { return };
+        if learnt.costs.is_empty() || learnt == self.kept {
+            return;
+        }
+        self.kept = learnt.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = shelf.write(&learnt) {
+                tracing::warn!(%error, "what the tuner learnt could not be written");
+            }
+        });
+    }
+
     fn observe(&self) -> Snapshot {
         Snapshot {
             depth: self.learner.depth(),
             rows_max: self.told.rows_max,
-            acceptance: self.learner.acceptance().to_vec(),
+            acceptance: self.learner.acceptance(),
             reports: self.reports,
         }
     }
@@ -175,20 +282,34 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn knobs_are_told_at_once_and_then_when_they_change() {
-        let config = Config {
+    fn config() -> Config {
+        Config {
             depth: 9,
             depth_auto: true,
             depth_max: 9,
             rows_max: 100,
+            itl_ms: 0.0,
+            chunk_auto: true,
             prefill_busy_tokens: 16,
             prefill_idle_tokens: 64,
             prefill_stretch: 2.0,
-        };
-        let limits = config.limits(Scripted::small(Script::default()).info());
+        }
+    }
+
+    fn info() -> EngineInfo {
+        Scripted::small(Script::default()).info().clone()
+    }
+
+    fn cycle(depth: u8) -> Message {
+        let (wall_us, uniform) = (1000 + 900 * u64::from(depth), true);
+        Message::Report(Report { rows: 1, depth, uniform, wall_us, ..Report::default() })
+    }
+
+    #[tokio::test]
+    async fn knobs_are_told_at_once_and_then_when_they_change() {
         let (decode, mut heard) = probe().await;
-        let (tuner, _) = Actor::spawn(None, Tuner, Arguments { limits, decode }).await.unwrap();
+        let arguments = Arguments { config: config(), info: info(), shelf: None, decode };
+        let (tuner, _) = Actor::spawn(None, Tuner, arguments).await.unwrap();
         let first = knobs(&mut heard).await;
         assert_eq!((first.depths.at(1), first.rows_max), (4, 8), "no more than the engine can");
         // Nothing follows from a cycle without rows, nor from a ceiling that stands.
@@ -196,10 +317,43 @@ mod tests {
         tuner.cast(Message::Ceiling(Ceiling::Full)).unwrap();
         tuner.cast(Message::Ceiling(Ceiling::Low)).unwrap();
         assert_eq!(knobs(&mut heard).await.rows_max, 2);
-        // A depth that is not known yet is tried.
-        tuner.cast(Message::Report(Report { rows: 1, depth: 4, ..Report::default() })).unwrap();
-        assert_eq!(knobs(&mut heard).await.depths.at(1), 0);
+        // A depth that is not known yet is tried once there is something to compare it with.
+        (0..8).for_each(|_| tuner.cast(cycle(4)).unwrap());
+        assert_ne!(knobs(&mut heard).await.depths.at(1), 4);
         let seen = ractor::call!(tuner, Message::Observe).unwrap();
-        assert_eq!((seen.reports, seen.depth, seen.rows_max), (2, 0, 2));
+        assert_eq!((seen.reports, seen.rows_max), (9, 2));
+        let shown = ractor::call!(tuner, Message::Show).unwrap();
+        assert_eq!((shown.widths[0].rows, shown.widths[0].reason), (1, "trial"));
+        assert_eq!(shown.widths[0].depths.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn what_one_learnt_the_next_begins_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Some(config().shelf(dir.path(), &info()));
+        for life in 0..2 {
+            let (decode, mut heard) = probe().await;
+            let (info, shelf) = (info(), shelf.clone());
+            let arguments = Arguments { config: config(), info, shelf, decode };
+            let (tuner, _) = Actor::spawn(None, Tuner, arguments).await.unwrap();
+            let mut depth = knobs(&mut heard).await.depths.at(1);
+            if life == 1 {
+                assert_eq!(depth, 0, "drafts cost far too much here");
+                continue;
+            }
+            for _ in 0..400 {
+                tuner.cast(cycle(depth)).unwrap();
+                ractor::call!(tuner, Message::Observe).unwrap();
+                while let Ok(decode::Message::Tune(knobs, _)) = heard.try_recv() {
+                    depth = knobs.depths.at(1);
+                }
+            }
+            tuner.cast(Message::Keep).unwrap();
+            while std::fs::read_dir(dir.path()).unwrap().all(|file| {
+                file.unwrap().path().extension().is_none_or(|extension| extension != "json")
+            }) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
     }
 }

@@ -19,6 +19,7 @@ mod server;
 mod soak;
 mod stall;
 mod statistics;
+mod tuner;
 mod versus;
 mod warm;
 mod widths;
@@ -43,6 +44,7 @@ enum Scenario {
     Soak(soak::Soak),
     Equality(equality::Equality),
     Warm(warm::Warm),
+    Tuner(tuner::Tuner),
 }
 
 #[tokio::main]
@@ -89,5 +91,6 @@ async fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::Soak(args) => soak::run(args).await,
         Scenario::Equality(args) => equality::run(args).await,
         Scenario::Warm(args) => warm::run(args).await,
+        Scenario::Tuner(args) => tuner::run(args).await,
     }
 }

@@ -68,19 +68,19 @@ struct Texts {
 
 /// What one measurement gave.
 #[derive(Default, Clone)]
-struct Figures {
+pub(crate) struct Figures {
     tokens: usize,
     seconds: f64,
     device_s: f64,
-    positions: Vec<Tried>,
+    pub(crate) positions: Vec<Tried>,
 }
 
 impl Figures {
-    fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         self.tokens as f64 / self.seconds
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.tokens += other.tokens;
         self.seconds += other.seconds;
         self.device_s += other.device_s;
@@ -136,7 +136,7 @@ fn load(model: &Model) -> Result<Vec<Texts>> {
         .collect()
 }
 
-struct Bench {
+pub(crate) struct Bench {
     engine: MlxEngine,
     batch: Batch,
     limits: Limits,
@@ -148,7 +148,7 @@ struct Bench {
 type Groups<'a> = dyn Fn(&[Vec<Token>]) -> Vec<Vec<Vec<Token>>> + 'a;
 
 impl Bench {
-    fn new(engine: MlxEngine, model: &Model, args: BenchArgs) -> Self {
+    pub(crate) fn new(engine: MlxEngine, model: &Model, args: BenchArgs) -> Self {
         // Nothing is kept: every text starts cold.
         let limits = BatchLimits { snapshots_max: 0, chunk_grain: 64 };
         let batch = Batch::new(engine.info().clone(), limits);
@@ -204,7 +204,7 @@ impl Bench {
     }
 
     /// Serves `prompts` at once at one depth; decoding alone is timed.
-    fn measure(&mut self, prompts: &[Vec<Token>], depth: u8) -> Result<Figures> {
+    pub(crate) fn measure(&mut self, prompts: &[Vec<Token>], depth: u8) -> Result<Figures> {
         for (i, prompt) in prompts.iter().enumerate() {
             self.next += 1;
             self.batch.admit(

@@ -9,6 +9,7 @@ pub mod plan;
 pub mod reload;
 pub mod service;
 pub mod telemetry;
+pub mod tune;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -79,6 +80,7 @@ impl App {
             sensor: Arc::new(|| Box::new(thermal::Components::new())),
             store: store.clone(),
             flight: config.flight.clone(),
+            notes: store.is_some().then(|| config.disk.path.clone()),
             door: Arc::new(ingress.clone()),
         };
         let house = root::start(blueprint).await.context("cannot start the root actor")?;

@@ -16,6 +16,7 @@ use mtplx::model::Model;
 use mtplx::plan::{self, PlanArgs};
 use mtplx::reload::Reloader;
 use mtplx::service::{self, ServiceArgs};
+use mtplx::tune::{self, CandidateArgs, TuneArgs};
 use mtplx::{App, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value;
@@ -34,6 +35,11 @@ enum Command {
     Serve(Serve),
     /// Measure what speculation brings on this machine.
     Bench(Bench),
+    /// Find the draft depth that is fastest on this machine, beyond doubt.
+    Tune(Tune),
+    /// One depth of it, in a process of its own.
+    #[command(hide = true)]
+    TuneCandidate(Candidate),
     /// Say what memory a model and its clients need, before anything is loaded.
     Plan(Plan),
     /// See and manage what a running server keeps warm.
@@ -73,6 +79,22 @@ enum BenchOf {
     Shape(ShapeArgs),
     /// Measure bare products with quantised weights, by how many rows share them.
     Products(ProductsArgs),
+}
+
+#[derive(Args)]
+struct Tune {
+    #[command(flatten)]
+    tune: TuneArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct Candidate {
+    #[command(flatten)]
+    candidate: CandidateArgs,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Args)]
@@ -118,6 +140,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => serve(&args),
         Command::Bench(args) => measure(&args),
+        Command::Tune(args) => tune_depth(&args),
+        Command::TuneCandidate(args) => tune_candidate(&args),
         Command::Plan(args) => plan(&args),
         Command::Bank(args) => manage(&args),
         Command::Keys(args) => edit_keys(&args),
@@ -180,6 +204,29 @@ fn measure(args: &Bench) -> Result<()> {
     let options = mtplx_kernels::EngineOptions { slots, ..config.engine };
     let engine = mtplx_kernels::open(&model.checkpoint, &options)?;
     bench::run(&model, engine, &args.bench)
+}
+
+fn tune_depth(args: &Tune) -> Result<()> {
+    let config = args.common.load(Vec::new())?;
+    telemetry::logs(&config.log)?;
+    // A checkpoint without an MTP head is found out before any process is started.
+    let model = Model::open(&config.model)?;
+    let drafts = if model.checkpoint.mtp.is_ok() { config.engine.depth_max } else { 0 };
+    let mut common = Vec::new();
+    for (flag, path) in [("--model", &args.common.model), ("--config", &args.common.config)] {
+        if let Some(path) = path {
+            common.extend([flag.into(), path.clone().into_os_string()]);
+        }
+    }
+    tune::run(&args.tune, drafts, &common)
+}
+
+fn tune_candidate(args: &Candidate) -> Result<()> {
+    let config = args.common.load(Vec::new())?;
+    telemetry::logs(&config.log)?;
+    let model = Model::open(&config.model)?;
+    let engine = mtplx_kernels::open(&model.checkpoint, &config.engine)?;
+    tune::candidate(&model, engine, &args.candidate)
 }
 
 fn plan(args: &Plan) -> Result<()> {

@@ -8,11 +8,13 @@
 //! | `POST /admin/bank` | takes such a file |
 //! | `DELETE /admin/bank/{id}` | lets one go |
 //! | `PUT`, `DELETE /admin/bank/{id}/pin` | keeps one from going by itself, or lets it go again |
+//! | `GET /admin/tuner` | what the tuner believes, which depths it chose, and why |
 //! | `GET /admin/usage` | what each key used since the start |
 //! | `POST /admin/reload` | reads the settings anew, all or none |
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
@@ -21,6 +23,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post, put};
 use axum::{Json, Router};
 use ractor::ActorRef;
+use ractor::rpc::CallResult;
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -30,7 +33,12 @@ use super::body::{Named, announced, whole};
 use super::openai::ApiError;
 use super::openapi::answers::{Imported, OpenAiError};
 use super::reload::reload;
+use crate::admission::Served;
 use crate::bank::{self, Command, Failure, Id, Pinned};
+use crate::tuner;
+
+/// A tuner answers between two reports.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// Files are held in memory whole, so one is carried at a time; whoever comes second waits, and its
 /// file stays on its own side meanwhile.
@@ -104,6 +112,7 @@ pub(super) fn table() -> Vec<(&'static str, MethodRouter<Arc<House>>)> {
         ("/admin/bank", get(list).post(import)),
         ("/admin/bank/{id}", get(export).delete(forget)),
         ("/admin/bank/{id}/pin", put(pin).delete(unpin)),
+        ("/admin/tuner", get(tuned)),
         ("/admin/usage", get(usage)),
         ("/admin/reload", post(reload)),
     ]
@@ -173,6 +182,19 @@ fn named(id: &str) -> Result<Id, Sorry> {
 pub(super) async fn list(State(house): Shared) -> Result<Response, Sorry> {
     let listing = bank::manage(&bank(&house)?, Command::List).await.ok_or(Sorry::Nobody)?;
     Ok(Json(listing).into_response())
+}
+
+/// What the tuner believes of costs and drafts, which depths it chose by that, and why.
+#[utoipa::path(get, path = "/admin/tuner", tag = "admin", security(("admin" = [])),
+    responses((status = 200, description = "It.", body = tuner::Shown)))]
+pub(super) async fn tuned(State(house): Shared) -> Result<Response, Sorry> {
+    let Readiness::Serving(Served { tuner: Some(tuner), .. }) = house.readiness() else {
+        return Err(Sorry::Nobody);
+    };
+    match tuner.call(tuner::Message::Show, Some(ANSWER_TIME)).await {
+        Ok(CallResult::Success(shown)) => Ok(Json(shown).into_response()),
+        Ok(CallResult::Timeout | CallResult::SenderError) | Err(_) => Err(Sorry::Nobody),
+    }
 }
 
 /// What each key used since the start of the server, by name.

@@ -51,6 +51,7 @@ pub(crate) mod asked;
         admin::forget,
         admin::pin,
         admin::unpin,
+        admin::tuned,
         admin::usage,
         reload::reload,
     ),

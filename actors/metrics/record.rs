@@ -8,6 +8,7 @@ use mtplx_core::engine::EngineInfo;
 use mtplx_core::fairness::Class;
 use mtplx_core::request::{Finish, Refusal, Usage};
 use mtplx_core::thermal::Ceiling;
+use mtplx_core::tune::Reason;
 
 use super::*;
 
@@ -313,6 +314,20 @@ pub fn acceptance(rates: &[f64]) {
     for (i, &rate) in rates.iter().enumerate() {
         ACCEPTANCE.set(rate, [position(i)]);
     }
+}
+
+/// Where the last cycle ran and what is in use there; trials, changes of depth and of the text
+/// before and now.
+pub fn tuner(here: Option<(usize, u8, Reason)>, before: (u64, u64, u64), now: (u64, u64, u64)) {
+    if let Some((rows, depth, reason)) = here {
+        TUNED_DEPTH.set(depth.into(), [rows.to_string().into()]);
+        for other in Reason::ALL {
+            TUNER_REASON.set(f64::from(u8::from(other == reason)), [other.name().into()]);
+        }
+    }
+    TUNER_TRIALS.add(now.0.saturating_sub(before.0), []);
+    TUNER_SWITCHES.add(now.1.saturating_sub(before.1), []);
+    TUNER_CHANGES.add(now.2.saturating_sub(before.2), []);
 }
 
 /// The sensor was asked, and what follows from it.

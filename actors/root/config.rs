@@ -72,6 +72,10 @@ impl Configs {
                 "decode.snapshots_max must be above bank.entries_max",
             ),
             ((0.0..=1.0).contains(&bank.roots_share), "bank.roots_share must be between 0 and 1"),
+            (
+                (0.0..=1e6).contains(&tuner.itl_ms),
+                "tuner.itl_ms must be a number of milliseconds from 0, which is none",
+            ),
             (tuner.rows_max > 0, "tuner.rows_max must be at least 1"),
             (
                 tuner.prefill_stretch > 1.0 && tuner.prefill_stretch.is_finite(),

@@ -46,7 +46,7 @@ pub(super) fn open<E: Engine + 'static>(
     root: ActorCell,
 ) -> impl Future<Output = Result<Generation, String>> + Send + use<E> {
     let open = blueprint.open.clone();
-    let store = blueprint.store.clone();
+    let (store, notes) = (blueprint.store.clone(), blueprint.notes.clone());
     let flight = Recorder::new(blueprint.flight.cycles);
     async move {
         let heart = Heart::default();
@@ -65,8 +65,10 @@ pub(super) fn open<E: Engine + 'static>(
         let (decode, thread) = spawned.map_err(|error| cause(&error))?;
         let rest = async {
             let info = describe(&decode).await?;
+            let shelf = notes.map(|folder| configs.tuner.shelf(&folder, &info));
+            let (config, engine) = (configs.tuner, info.clone());
             let arguments =
-                tuner::Arguments { limits: configs.tuner.limits(&info), decode: decode.clone() };
+                tuner::Arguments { config, info: engine, shelf, decode: decode.clone() };
             let tuner = Actor::spawn_linked(None, tuner::Tuner, arguments, root.clone()).await;
             let (tuner, _) = tuner.map_err(|error| cause(&error))?;
             let (config, identity) = (configs.bank, info.identity.clone());

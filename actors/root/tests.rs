@@ -48,6 +48,8 @@ pub(super) fn configs() -> Configs {
             depth_auto: true,
             depth_max: 4,
             rows_max: 8,
+            itl_ms: 0.0,
+            chunk_auto: true,
             prefill_busy_tokens: 16,
             prefill_idle_tokens: 64,
             prefill_stretch: 2.0,
@@ -110,9 +112,9 @@ async fn build<E: Engine + 'static>(
     configs.check().unwrap();
     let (tell, told) = watch::channel((0, None));
     let (open, door) = (Arc::new(open), Arc::new(Lobby(tell)));
-    let house = start(Blueprint { configs, open, sensor, store: None, flight: unwritten(), door })
-        .await
-        .unwrap();
+    let (store, notes, flight) = (None, None, unwritten());
+    let house =
+        start(Blueprint { configs, open, sensor, store, notes, flight, door }).await.unwrap();
     World { house, told, permits: Arc::new(Semaphore::new(100)) }
 }
 

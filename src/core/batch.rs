@@ -14,7 +14,7 @@ use crate::ledger::{Holding, Ledger};
 use crate::logprobs::Logprobs;
 use crate::prefix::Prefix;
 use crate::request::{Drafts, Finish, Request, Usage};
-use crate::sample::{NotFinite, Seen};
+use crate::sample::{NotFinite, Seen, TEMPERATURES};
 use crate::{Page, RequestId, Slot, SnapshotId, Token};
 
 pub use self::books::Books;
@@ -159,10 +159,18 @@ pub struct Report {
     /// Whether every row drafted so deep because the tuner said so: only then does the step's cost
     /// say what that depth costs.
     pub uniform: bool,
+    /// Tokens of the rows that decode, on average.
+    pub context: usize,
+    /// Rows that decode, by the band of their temperature.
+    pub temperatures: [usize; TEMPERATURES],
     /// For each draft position, how many rows tried it and how many accepted it.
     pub positions: Vec<Tried>,
+    /// The same by bands of temperature.
+    pub judged: [Vec<Tried>; TEMPERATURES],
     /// Time by phase.
     pub phases: Phases,
+    /// Microseconds from plan to what follows from it; 0 where nobody looked at a clock.
+    pub wall_us: u64,
     /// How often the pass waited for the device.
     pub synchronisations: u64,
     /// Kernels that were compiled.

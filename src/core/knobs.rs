@@ -27,33 +27,70 @@ impl Knobs {
     }
 }
 
-/// Bands of row counts: 1, 2, 3-4, 5-8, 9-16, … the last holds all above.
-pub(crate) const BANDS: usize = 12;
+/// Widths of the batch: up to 8 rows each number by itself, for kernels work in tiles and a row more
+/// may cost as much as eight; above, two for every doubling: 9-12, 13-16, 17-24, … the last holds
+/// all above.
+pub const WIDTHS: usize = 18;
 
-/// The band of a number of rows.
-pub(crate) fn band_of(rows: usize) -> usize {
-    (rows.next_power_of_two().trailing_zeros() as usize).min(BANDS - 1)
+/// Up to so many rows each number is a width of its own.
+const EACH: usize = 8;
+
+/// The width of a number of rows.
+#[must_use]
+pub fn width_of(rows: usize) -> usize {
+    if rows <= EACH {
+        return rows.saturating_sub(1);
+    }
+    let whole = rows.next_power_of_two();
+    let half = usize::from(rows * 4 <= whole * 3);
+    let octave = (whole / EACH).trailing_zeros() as usize;
+    (EACH - 1 + 2 * octave - half).min(WIDTHS - 1)
+}
+
+/// The most rows of a width.
+#[must_use]
+pub fn rows_of(width: usize) -> usize {
+    if width < EACH {
+        return width + 1;
+    }
+    let (octave, half) = ((width + 2 - EACH) / 2, (width - EACH).is_multiple_of(2));
+    let whole = EACH << octave;
+    if half { whole / 4 * 3 } else { whole }
 }
 
 /// A draft depth for every width of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Depths([u8; BANDS]);
+pub struct Depths([u8; WIDTHS]);
 
 impl Depths {
     /// The same for all widths.
     #[must_use]
     pub fn all(depth: u8) -> Self {
-        Self([depth; BANDS])
+        Self([depth; WIDTHS])
     }
 
-    /// One for each band, narrowest first.
-    pub(crate) fn of_bands(depth: impl FnMut(usize) -> u8) -> Self {
+    /// One for each width, narrowest first.
+    pub(crate) fn of_widths(depth: impl FnMut(usize) -> u8) -> Self {
         Self(std::array::from_fn(depth))
     }
 
     /// The depth while `rows` decode.
     #[must_use]
     pub fn at(&self, rows: usize) -> u8 {
-        self.0[band_of(rows)]
+        self.0[width_of(rows)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_are_each_number_first_and_half_octaves_then() {
+        let widths = [1, 2, 3, 7, 8, 9, 12, 13, 16, 17, 24, 25, 192, 193, 256].map(width_of);
+        assert_eq!(widths, [0, 1, 2, 6, 7, 8, 8, 9, 9, 10, 10, 11, 16, 17, 17]);
+        let most: Vec<usize> = (0..WIDTHS).map(rows_of).collect();
+        assert_eq!(most[6..13], [7, 8, 12, 16, 24, 32, 48]);
+        assert!((0..WIDTHS).all(|width| width_of(rows_of(width)) == width));
     }
 }

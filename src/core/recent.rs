@@ -23,6 +23,11 @@ impl<const N: usize> Recent<N> {
         self.len = N.min(self.len + 1);
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// What is usual of late: the lower quartile. Steps take longer than usual for many reasons,
     /// such as a machine that pauses, and shorter for none. `None` before the first.
     pub(crate) fn usual(&self) -> Option<f64> {

@@ -61,7 +61,23 @@ impl Default for Sampling {
     }
 }
 
+/// Bands of temperature, within which drafts are accepted about as often.
+pub const TEMPERATURES: usize = 3;
+
+/// What the bands are called: greedy, up to 0.8, above.
+pub const TEMPERATURE_NAMES: [&str; TEMPERATURES] = ["greedy", "medium", "high"];
+
+/// Above this a temperature is high.
+const TEMPERATURE_HIGH: f32 = 0.8;
+
 impl Sampling {
+    /// Its band of temperature.
+    #[must_use]
+    pub fn temperature_band(&self) -> usize {
+        let above = |bound: f32| usize::from(self.temperature > bound);
+        above(TEMPERATURE_MIN) + above(TEMPERATURE_HIGH)
+    }
+
     /// Greedy decoding.
     #[must_use]
     pub fn greedy() -> Self {

@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 use super::harness::{Held, JSON, closed, config, end, exchange, get, info, open};
 use crate::ingress::{Config, Secret};
 
-const ROUTES: [&str; 5] = [
+const ROUTES: [&str; 6] = [
+    "GET /admin/tuner",
     "GET /admin/bank",
     "POST /admin/bank",
     "GET /admin/bank/00000000000000000000000000000000",

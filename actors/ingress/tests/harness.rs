@@ -148,7 +148,7 @@ pub(super) async fn serve(
 
 /// An engine as the door knows it.
 pub(super) fn served(bank: ActorRef<bank::Message>, info: EngineInfo) -> Served {
-    Served { bank, info: Arc::new(info), heart: Heart::default() }
+    Served { bank, tuner: None, info: Arc::new(info), heart: Heart::default() }
 }
 
 /// Plays each request alone on the scripted engine, drafting three tokens a cycle.

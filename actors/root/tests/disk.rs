@@ -31,8 +31,9 @@ async fn with(configs: Configs, store: &Arc<Store>) -> World {
     let sensor: MakeSensor = Arc::new(|| Box::new(Numb));
     let (open, door) = (Arc::new(|| Ok(small())), Arc::new(Lobby(tell)));
     let store = Some(Arc::clone(store));
+    let (notes, flight) = (None, unwritten());
     let house =
-        start(Blueprint { configs, open, sensor, store, flight: unwritten(), door }).await.unwrap();
+        start(Blueprint { configs, open, sensor, store, notes, flight, door }).await.unwrap();
     World { house, told, permits: Arc::new(Semaphore::new(100)) }
 }
 

@@ -21,6 +21,7 @@ impl Batch {
         settled.report.rows = plan.verify.len();
         settled.report.depth = plan.verify.iter().map(|v| v.depth).max().unwrap_or(0);
         settled.report.uniform = self.is_uniform(plan, settled.report.depth);
+        self.describe(plan, &mut settled.report);
         for chunk in &plan.prefill {
             settled.report.prefilled += chunk.end - chunk.start;
             self.settle_chunk(chunk, &mut settled);
@@ -38,6 +39,15 @@ impl Batch {
         settled.report.stepped_back = std::mem::take(&mut self.stepped_back);
         self.costs.hear(&settled.report);
         settled
+    }
+
+    /// Who decoded: how long their texts are, and at which temperatures.
+    fn describe(&self, plan: &Plan, report: &mut Report) {
+        let tokens: usize = plan.verify.iter().map(|v| v.position).sum();
+        report.context = tokens / plan.verify.len().max(1);
+        for row in plan.verify.iter().filter_map(|v| self.rows.get(&v.slot)) {
+            report.temperatures[row.request.sampling.temperature_band()] += 1;
+        }
     }
 
     /// Drafts that a grammar forces cost no pass of the head and always stand: they say nothing of
@@ -95,7 +105,8 @@ impl Batch {
         let Some(row) = self.rows.get_mut(&slot) else { return };
         let accepted = emitted.tokens.len() - 1;
         if row.request.sampling.grammar.is_none() {
-            settled.report.count(emitted.drafted, accepted);
+            let band = row.request.sampling.temperature_band();
+            settled.report.count(band, emitted.drafted, accepted);
         }
         if row.is_decoding() {
             row.computed += accepted + 1;
@@ -233,14 +244,16 @@ impl Row {
 
 impl Report {
     /// Counts the judged drafts of one row: all accepted ones and the first rejected.
-    fn count(&mut self, drafted: usize, accepted: usize) {
+    fn count(&mut self, band: usize, drafted: usize, accepted: usize) {
         let judged = drafted.min(accepted + 1);
-        if self.positions.len() < judged {
-            self.positions.resize(judged, Tried::default());
-        }
-        for (i, position) in self.positions[..judged].iter_mut().enumerate() {
-            position.tried += 1;
-            position.accepted += u32::from(i < accepted);
+        for positions in [&mut self.positions, &mut self.judged[band]] {
+            if positions.len() < judged {
+                positions.resize(judged, Tried::default());
+            }
+            for (i, position) in positions[..judged].iter_mut().enumerate() {
+                position.tried += 1;
+                position.accepted += u32::from(i < accepted);
+            }
         }
     }
 }

@@ -215,10 +215,10 @@ impl World {
 
     fn knobs(&mut self) -> Knobs {
         let rng = &mut self.rng;
-        let mut depths = [0; 12];
+        let mut depths = [0; crate::knobs::WIDTHS];
         depths.fill_with(|| rng.below(5) as u8);
         Knobs {
-            depths: Depths::of_bands(|band| depths[band]),
+            depths: Depths::of_widths(|width| depths[width]),
             rows_max: 1 + rng.below(8) as usize,
             prefill_busy: 1 + rng.below(32) as usize,
             prefill_idle: 64,

@@ -1,0 +1,325 @@
+//! `mtplx tune`: which draft depth is fastest here, beyond doubt. Each depth runs in a process of its
+//! own, all take turns within a round, and a depth is compared with plain decoding of the same round.
+//! One is kept only where the whole interval of its speed-up lies above 1.
+
+#![allow(clippy::print_stdout, reason = "a command reports on stdout")]
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use mtplx_actors::ingress::{Chat, Must};
+use mtplx_actors::thermal::{Components, Sensor};
+use mtplx_core::engine::Engine;
+use mtplx_kernels::MlxEngine;
+use serde::{Deserialize, Serialize};
+
+use crate::bench::{Bench, BenchArgs, Figures};
+use crate::model::Model;
+
+pub mod interval;
+
+use interval::SpeedUp;
+
+const PROMPTS: &str = include_str!("tune/prompts.toml");
+/// The hidden command that a process of one depth runs.
+pub const CANDIDATE: &str = "tune-candidate";
+
+/// What is compared.
+#[derive(Args, Debug, Clone)]
+pub struct TuneArgs {
+    /// Rounds; each runs every depth once.
+    #[arg(long, default_value_t = 6)]
+    pub rounds: usize,
+    /// Deepest draft.
+    #[arg(long, default_value_t = 4)]
+    pub depth_max: u8,
+    /// Seed of the interval.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Settings into which the depth goes that was found, to be given to --config.
+    #[arg(long, default_value = "mtplx-tuned.toml")]
+    pub save: PathBuf,
+    /// Measure although that file exists, and write it anew.
+    #[arg(long)]
+    pub retune: bool,
+    /// One object of JSON in place of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// What is generated.
+    #[command(flatten)]
+    pub texts: TextArgs,
+}
+
+/// What is generated.
+#[derive(Args, Debug, Clone)]
+pub struct TextArgs {
+    /// Tokens of a text.
+    #[arg(long, default_value_t = 128)]
+    pub tokens: usize,
+    /// Temperature; top-k 20 and top-p 0.95 are always on.
+    #[arg(long, default_value_t = 0.6)]
+    pub temperature: f32,
+}
+
+/// One depth, in a process of its own.
+#[derive(Args, Debug, Clone)]
+pub struct CandidateArgs {
+    /// Tokens to draft.
+    #[arg(long)]
+    pub depth: u8,
+    /// What is generated.
+    #[command(flatten)]
+    pub texts: TextArgs,
+}
+
+#[derive(Deserialize)]
+struct Prompts {
+    kind: Vec<Kind>,
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    name: String,
+    chat: Vec<String>,
+}
+
+/// What one process measured of one kind of text.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Measured {
+    tokens_per_s: f64,
+    /// Judged and accepted, by position.
+    positions: Vec<(u32, u32)>,
+}
+
+/// Runs one depth and prints what it gave.
+///
+/// # Errors
+/// When the engine fails.
+pub fn candidate(model: &Model, engine: MlxEngine, args: &CandidateArgs) -> Result<()> {
+    let most = engine.info().depth_max;
+    if args.depth > most {
+        bail!("this engine drafts {most} tokens at most");
+    }
+    let TextArgs { tokens, temperature } = args.texts;
+    let bench = BenchArgs { temperature, tokens, rounds: 1, depth_max: most, clients: 1 };
+    let mut bench = Bench::new(engine, model, bench);
+    let Prompts { kind } = toml::from_str(PROMPTS).context("prompts of tune")?;
+    let mut told = BTreeMap::new();
+    for (i, Kind { name, chat }) in kind.into_iter().enumerate() {
+        let mut sum = Figures::default();
+        for (j, text) in chat.iter().enumerate() {
+            let chat = Chat { must: Must::NotThink, ..Chat::question(text) };
+            let prompt = [model.text.chat(&chat)?.tokens];
+            if i + j == 0 {
+                // Everything is touched once before anything counts.
+                bench.measure(&prompt, args.depth)?;
+            }
+            sum.add(&bench.measure(&prompt, args.depth)?);
+        }
+        let positions = sum.positions.iter().map(|t| (t.tried, t.accepted)).collect();
+        told.insert(name, Measured { tokens_per_s: sum.rate(), positions });
+    }
+    println!("{}", serde_json::to_string(&told)?);
+    Ok(())
+}
+
+type Told = BTreeMap<String, Measured>;
+
+/// A depth over all rounds.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    depth: u8,
+    /// Beside plain decoding of the same round, over all kinds; absent for plain itself.
+    speed_up: Option<SpeedUp>,
+    by_kind: BTreeMap<String, OfKind>,
+    /// The hottest sensor after each of its processes had ended; `null` where none speaks.
+    celsius_after: Vec<Option<f32>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct OfKind {
+    tokens_per_s: Vec<f64>,
+    speed_up: Option<SpeedUp>,
+    acceptance: Vec<f64>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    rounds: usize,
+    depths: Vec<Row>,
+    /// The depth that was kept, if one was faster beyond doubt.
+    kept: Option<u8>,
+    saved: Option<PathBuf>,
+}
+
+/// Compares all depths up to what the engine can; `common` goes to every process, and says which
+/// model and settings.
+///
+/// # Errors
+/// When a process fails or the result cannot be written.
+pub fn run(args: &TuneArgs, engine_depth_max: u8, common: &[OsString]) -> Result<()> {
+    if args.save.exists() && !args.retune {
+        bail!("{} exists: --retune measures and writes it anew", args.save.display());
+    }
+    let deepest = args.depth_max.min(engine_depth_max);
+    if deepest == 0 {
+        bail!("this model drafts nothing: there is nothing to tune");
+    }
+    let depths: Vec<u8> = (0..=deepest).collect();
+    let rounds = args.rounds.max(1);
+    let bar = ProgressBar::new((rounds * depths.len()) as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({eta})")?);
+    let mut told: Vec<Vec<Told>> = vec![Vec::new(); depths.len()];
+    let mut heat: Vec<Vec<Option<f32>>> = vec![Vec::new(); depths.len()];
+    let mut sensor = Components::new();
+    for round in 0..rounds {
+        for i in 0..depths.len() {
+            // The order turns, so that no depth always follows the same one.
+            let i = (i + round) % depths.len();
+            bar.set_message(format!("round {}, depth {}", round + 1, depths[i]));
+            told[i].push(process(depths[i], &args.texts, common)?);
+            heat[i].push(sensor.hottest());
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    let rows: Vec<Row> = depths
+        .iter()
+        .zip(heat)
+        .map(|(&depth, celsius_after)| row(depth, &told, celsius_after, args.seed))
+        .collect();
+    let kept = best(&rows);
+    let saved = kept.map(|_| args.save.clone());
+    if let (Some(depth), Some(path)) = (kept, &saved) {
+        save(path, depth)?;
+    }
+    let report = Report { rounds, depths: rows, kept, saved };
+    let text = if args.json { serde_json::to_string_pretty(&report)? } else { table(&report) };
+    println!("{}", text.trim_end());
+    Ok(())
+}
+
+fn process(depth: u8, texts: &TextArgs, common: &[OsString]) -> Result<Told> {
+    let mut command = Command::new(std::env::current_exe().context("which binary am I?")?);
+    command.arg(CANDIDATE).args(["--depth", &depth.to_string()]);
+    command.args(["--tokens", &texts.tokens.to_string()]);
+    command.args(["--temperature", &texts.temperature.to_string()]).args(common);
+    let out = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    if !out.status.success() {
+        bail!("the process of depth {depth} ended with {}", out.status);
+    }
+    let line = String::from_utf8_lossy(&out.stdout);
+    let line = line.lines().last().unwrap_or_default();
+    serde_json::from_str(line).with_context(|| format!("depth {depth} said {line:?}"))
+}
+
+fn row(depth: u8, told: &[Vec<Told>], celsius_after: Vec<Option<f32>>, seed: u64) -> Row {
+    let (own, plain) = (&told[usize::from(depth)], &told[0]);
+    let mut by_kind = BTreeMap::new();
+    // A round's ratio over all kinds is their geometric mean: each counts alike.
+    let mut rounds = vec![0.0; own.len()];
+    let names: Vec<&String> = own.first().map(|t| t.keys().collect()).unwrap_or_default();
+    for name in &names {
+        let pairs = own.iter().zip(plain).filter_map(|(o, p)| Some((o.get(*name)?, p.get(*name)?)));
+        let pairs: Vec<(&Measured, &Measured)> = pairs.collect();
+        let ratios: Vec<f64> = pairs.iter().map(|(o, p)| o.tokens_per_s / p.tokens_per_s).collect();
+        for (sum, ratio) in rounds.iter_mut().zip(&ratios) {
+            *sum += ratio.ln() / names.len() as f64;
+        }
+        let places = pairs.iter().map(|(o, _)| o.positions.len()).max().unwrap_or(0);
+        let rate = |place: usize| {
+            let of = pairs.iter().filter_map(|(o, _)| o.positions.get(place));
+            let (judged, stood) = of.fold((0, 0), |(j, s), (tried, kept)| (j + tried, s + kept));
+            f64::from(stood) / f64::from(judged.max(1))
+        };
+        let of = OfKind {
+            tokens_per_s: pairs.iter().map(|(o, _)| o.tokens_per_s).collect(),
+            speed_up: SpeedUp::of(&ratios, seed).filter(|_| depth > 0),
+            acceptance: (0..places).map(rate).collect(),
+        };
+        by_kind.insert((*name).clone(), of);
+    }
+    let ratios: Vec<f64> = rounds.iter().map(|log: &f64| log.exp()).collect();
+    let speed_up = SpeedUp::of(&ratios, seed).filter(|_| depth > 0);
+    Row { depth, speed_up, by_kind, celsius_after }
+}
+
+/// The fastest of those that are faster beyond doubt.
+fn best(rows: &[Row]) -> Option<u8> {
+    let sure = rows.iter().filter_map(|row| Some((row.depth, row.speed_up?)));
+    let sure = sure.filter(|(_, speed_up)| speed_up.is_sure());
+    sure.max_by(|a, b| a.1.mean.total_cmp(&b.1.mean)).map(|(depth, _)| depth)
+}
+
+/// Written beside its place, then moved there.
+fn save(path: &Path, depth: u8) -> Result<()> {
+    let text = format!(
+        "# By `mtplx tune`: the depth to start from; `depth_auto = false` would hold it.\n\
+         [tuner]\ndepth = {depth}\n"
+    );
+    let beside = path.with_extension(format!("writing-{}", std::process::id()));
+    std::fs::write(&beside, text).with_context(|| format!("cannot write {}", beside.display()))?;
+    std::fs::rename(&beside, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn table(report: &Report) -> String {
+    let mut out = String::from("depth  speed-up  95 % interval   by kind, with acceptance\n");
+    for row in &report.depths {
+        let of = row.speed_up.map_or_else(
+            || format!("{:>8}  {:<14}", "1", "plain"),
+            |s| format!("{:>8.3}  {:.3} to {:.3}", s.mean, s.low, s.high),
+        );
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{:>5}  {of}", row.depth);
+        for (name, kind) in &row.by_kind {
+            let ratio = kind.speed_up.map_or(1.0, |s| s.mean);
+            let rates: Vec<String> = kind.acceptance.iter().map(|a| format!("{a:.2}")).collect();
+            let _ = write!(out, "  {name} {ratio:.2} [{}]", rates.join(" "));
+        }
+        out.push('\n');
+    }
+    let _ = match (report.kept, &report.saved) {
+        (Some(depth), Some(path)) => writeln!(out, "depth {depth} is kept in {}", path.display()),
+        _ => writeln!(out, "no depth is faster beyond doubt: nothing is kept"),
+    };
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(rate: f64) -> Told {
+        let measured = Measured { tokens_per_s: rate, positions: vec![(10, 8), (8, 4)] };
+        BTreeMap::from([("prose".into(), measured.clone()), ("code".into(), measured)])
+    }
+
+    #[test]
+    fn only_what_is_faster_beyond_doubt_is_kept() {
+        let plain = vec![told(100.0), told(50.0), told(80.0)];
+        let faster = vec![told(130.0), told(62.0), told(104.0)];
+        let maybe = vec![told(200.0), told(40.0), told(90.0)];
+        let all = [plain, faster, maybe];
+        let rows: Vec<Row> = (0..3).map(|depth| row(depth, &all, Vec::new(), 1)).collect();
+        assert_eq!(best(&rows), Some(1));
+        assert_eq!(best(&rows[..1]), None);
+        assert!((rows[1].by_kind["code"].acceptance[1] - 0.5).abs() < 1e-9);
+        let report = Report { rounds: 3, depths: rows, kept: None, saved: None };
+        assert!(table(&report).contains("nothing is kept"));
+    }
+
+    #[test]
+    fn what_is_saved_is_a_file_of_settings() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tuned.toml");
+        save(&path, 3).unwrap();
+        let config = crate::config::Config::load(Some(&path), &[]).unwrap();
+        assert_eq!(config.actors.tuner.depth, 3);
+    }
+}
