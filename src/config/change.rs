@@ -31,6 +31,8 @@ const LIVE: &[&str] = &[
     "tuner.rows_max",
     "tuner.prefill_stretch",
     "tuner.prefill_busy_tokens",
+    "tuner.itl_ms",
+    "tuner.chunk_auto",
     // Up to what it was at the start: the engine has pages for no more.
     BANK_BYTES,
     "bank.roots_share",

@@ -28,7 +28,7 @@ async fn the_last_cycles_of_an_engine_that_panicked_are_in_a_file() {
     let sensor: MakeSensor = Arc::new(|| Box::new(Numb));
     let door = Arc::new(Lobby(tell));
     let (configs, store) = (configs(), None);
-    let blueprint = Blueprint { configs, open, sensor, store, flight, door };
+    let blueprint = Blueprint { configs, open, sensor, store, notes: None, flight, door };
     let house = start(blueprint).await.unwrap();
     let serving = |times: u32| move |(n, now): &Told| *n >= times && now.is_some();
     let bank = told.wait_for(serving(1)).await.unwrap().1.clone().unwrap();
