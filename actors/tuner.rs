@@ -31,7 +31,7 @@ const KEEP_TIME: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub enum Message {
     /// A cycle went like this.
-    Report(Report),
+    Report(Box<Report>),
     /// Heat allows this much.
     Ceiling(Ceiling),
     /// Say what is believed.
@@ -299,7 +299,7 @@ mod tests {
 
     fn cycle(depth: u8) -> Message {
         let (wall_us, uniform) = (1000 + 900 * u64::from(depth), true);
-        Message::Report(Report { rows: 1, depth, uniform, wall_us, ..Report::default() })
+        Message::Report(Box::new(Report { rows: 1, depth, uniform, wall_us, ..Report::default() }))
     }
 
     #[tokio::test]
@@ -310,7 +310,7 @@ mod tests {
         let first = knobs(&mut heard).await;
         assert_eq!((first.depths.at(1), first.rows_max), (4, 8), "no more than the engine can");
         // Nothing follows from a cycle without rows, nor from a ceiling that stands.
-        tuner.cast(Message::Report(Report::default())).unwrap();
+        tuner.cast(Message::Report(Box::default())).unwrap();
         tuner.cast(Message::Ceiling(Ceiling::Full)).unwrap();
         tuner.cast(Message::Ceiling(Ceiling::Low)).unwrap();
         assert_eq!(knobs(&mut heard).await.rows_max, 2);
