@@ -3,8 +3,8 @@
 //! * **Owns** the knobs and what was learnt of cycles.
 //! * **Hears** `Report`, `Ceiling`, `Observe`, `Show`; from itself `Keep`.
 //! * **Says** `decode::Tune`: at once at birth, then whenever the knobs change.
-//! * **Dies** with its generation; the next begins from what was learnt, where there is a folder for
-//!   that, else from the config.
+//! * **Dies** with its generation; the next begins from what was learnt, where there is a folder
+//! for   that, else from the config.
 
 use std::path::Path;
 use std::time::Duration;
