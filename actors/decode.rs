@@ -324,7 +324,7 @@ impl<E: Engine> State<E> {
         metrics::books(&mut self.batch);
         tracing::trace!(step = plan.step, moves = ?plan.moves, ?report, ?ran, "step");
         self.publish(settled)?;
-        reports.cast(tuner::Message::Report(report))?;
+        reports.cast(tuner::Message::Report(Box::new(report)))?;
         Ok(true)
     }
 

@@ -3,8 +3,8 @@
 //! * **Owns** the knobs and what was learnt of cycles.
 //! * **Hears** `Report`, `Ceiling`, `Limits`, `Observe`, `Show`; from itself `Keep`.
 //! * **Says** `decode::Tune`: at once at birth, then whenever the knobs change.
-//! * **Dies** with its generation; the next begins from what was learnt, where there is a folder for
-//!   that, else from the config.
+//! * **Dies** with its generation; the next begins from what was learnt, where there is a folder
+//! for   that, else from the config.
 
 use std::path::Path;
 use std::time::Duration;
@@ -31,7 +31,7 @@ const KEEP_TIME: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub enum Message {
     /// A cycle went like this.
-    Report(Report),
+    Report(Box<Report>),
     /// Heat allows this much.
     Ceiling(Ceiling),
     /// Move within these bounds from now on; what was learnt within others begins anew.
@@ -302,7 +302,7 @@ mod tests {
 
     fn cycle(depth: u8) -> Message {
         let (wall_us, uniform) = (1000 + 900 * u64::from(depth), true);
-        Message::Report(Report { rows: 1, depth, uniform, wall_us, ..Report::default() })
+        Message::Report(Box::new(Report { rows: 1, depth, uniform, wall_us, ..Report::default() }))
     }
 
     #[tokio::test]
@@ -313,7 +313,7 @@ mod tests {
         let first = knobs(&mut heard).await;
         assert_eq!((first.depths.at(1), first.rows_max), (4, 8), "no more than the engine can");
         // Nothing follows from a cycle without rows, nor from a ceiling that stands.
-        tuner.cast(Message::Report(Report::default())).unwrap();
+        tuner.cast(Message::Report(Box::default())).unwrap();
         tuner.cast(Message::Ceiling(Ceiling::Full)).unwrap();
         tuner.cast(Message::Ceiling(Ceiling::Low)).unwrap();
         assert_eq!(knobs(&mut heard).await.rows_max, 2);

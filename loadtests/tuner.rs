@@ -1,5 +1,5 @@
-//! `tuner`: the server's own choice of depth beside every fixed one, for prose and code, by 1, 2, 4,
-//! 8 clients. All take turns within a round and their order turns from round to round, so that a
+//! `tuner`: the server's own choice of depth beside every fixed one, for prose and code, by 1, 2,
+//! 4, 8 clients. All take turns within a round and their order turns from round to round, so that a
 //! machine whose speed drifts slows them alike; ratios are those of one round.
 
 use std::fmt::Write;

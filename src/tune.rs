@@ -1,6 +1,6 @@
-//! `mtplx tune`: which draft depth is fastest here, beyond doubt. Each depth runs in a process of its
-//! own, all take turns within a round, and a depth is compared with plain decoding of the same round.
-//! One is kept only where the whole interval of its speed-up lies above 1.
+//! `mtplx tune`: which draft depth is fastest here, beyond doubt. Each depth runs in a process of
+//! its own, all take turns within a round, and a depth is compared with plain decoding of the same
+//! round. One is kept only where the whole interval of its speed-up lies above 1.
 
 #![allow(clippy::print_stdout, reason = "a command reports on stdout")]
 

@@ -61,7 +61,7 @@ impl Shelf {
         let path = self.path.display();
         match self.load() {
             Ok(learnt) => {
-                tracing::info!(%path, costs = learnt.costs.len(), "the tuner goes on from its file");
+                tracing::info!(%path, costs = learnt.costs.len(), "the tuner has a file");
                 Some(learnt)
             }
             Err(Unread::Absent) => None,

@@ -27,9 +27,9 @@ impl Knobs {
     }
 }
 
-/// Widths of the batch: up to 8 rows each number by itself, for kernels work in tiles and a row more
-/// may cost as much as eight; above, two for every doubling: 9-12, 13-16, 17-24, … the last holds
-/// all above.
+/// Widths of the batch: up to 8 rows each number by itself, for kernels work in tiles and a row
+/// more may cost as much as eight; above, two for every doubling: 9-12, 13-16, 17-24, … the last
+/// holds all above.
 pub const WIDTHS: usize = 18;
 
 /// Up to so many rows each number is a width of its own.

@@ -1,8 +1,8 @@
 //! Cycle reports in, knobs out: how deep to draft for the rows that run, and how long chunks of
 //! prompts are while nobody decodes.
 //!
-//! The best depth maximises expected tokens per microsecond, E(K) = 1 + a1 + a1·a2 + … over the cost
-//! of a cycle, under the inter-token target. Acceptance is believed by position and band of
+//! The best depth maximises expected tokens per microsecond, E(K) = 1 + a1 + a1·a2 + … over the
+//! cost of a cycle, under the inter-token target. Acceptance is believed by position and band of
 //! temperature, whatever the width; costs by width of the batch and length of texts, as ratios. A
 //! depth that might be better, by what is not known of it, is tried for a few cycles. What trials
 //! lose has a budget, a small share of the time that went by, so that they never make anything slow
@@ -81,8 +81,8 @@ const CHANGE_REST_S: f64 = 20.0;
 const WORTH_A_TRIAL: f64 = 6e-4;
 /// What a change of the machine's heat adds to the variance of ratios.
 const HEAT_VARIANCE: f64 = 0.01;
-/// A cycle counts for at least so many seconds where it is about how old a measurement is: on a fast
-/// machine as many cycles take less time, and trials cost less of it.
+/// A cycle counts for at least so many seconds where it is about how old a measurement is: on a
+/// fast machine as many cycles take less time, and trials cost less of it.
 const CYCLE_S: f64 = 0.01;
 /// Weight of a cycle in who decodes at a width.
 const MIX_WEIGHT: f64 = 0.05;

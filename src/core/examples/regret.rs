@@ -3,7 +3,7 @@
 //! seed go into an SVG, the table to stdout; the exit code is 1 where a bar was missed.
 //!
 //! ```sh
-//! cargo run --release -p mtplx-core --features scripted --example regret -- 20 src/core/tune/regret.svg
+//! cargo run --release -p mtplx-core --features scripted --example regret -- 20 regret.svg
 //! ```
 
 #![allow(clippy::print_stdout, reason = "an example reports on stdout")]
@@ -82,7 +82,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             missed += after.iter().filter(|&&share| share < BAR).count();
             count += after.len();
             println!(
-                "| {} | {name} | {worst:.3} | {hundredth:.3} | {mean:.3} | {whole:.3} | {switches:.1} |",
+                "| {} | {name} | {worst:.3} | {hundredth:.3} | {mean:.3} | {whole:.3} | \
+                 {switches:.1} |",
                 machine.name
             );
         }

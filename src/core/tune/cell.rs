@@ -3,8 +3,8 @@
 //!
 //! Costs are kept as logarithms of ratios to the cost at the depth in use, each measured within a
 //! few cycles of the other: a machine that gets slower as a whole, by heat or by others who work on
-//! it, changes none of them. Both sides are lower quartiles ([`Recent::usual`]), which pauses do not
-//! move. A ratio has a variance that grows with time, so that what was not measured for long is
+//! it, changes none of them. Both sides are lower quartiles ([`Recent::usual`]), which pauses do
+//! not move. A ratio has a variance that grows with time, so that what was not measured for long is
 //! measured again once it might be the better choice, and never if it cannot be.
 
 use crate::recent::Recent;

@@ -1,5 +1,5 @@
-//! Simulated machines and texts for the tuner to prove itself on: tables of costs, texts that change,
-//! noise, and an oracle that knows all of it.
+//! Simulated machines and texts for the tuner to prove itself on: tables of costs, texts that
+//! change, noise, and an oracle that knows all of it.
 
 use crate::batch::{Report, Tried};
 use crate::knobs::Knobs;
@@ -34,9 +34,9 @@ impl Machine {
     }
 }
 
-/// Tables around the figures of notes on peers and on our own kernels. Each source has but a few of a
-/// table's numbers, or tokens a second and an acceptance; what lies between and beyond is made up, so
-/// these are synthetic tables of about the right shape and no recordings.
+/// Tables around the figures of notes on peers and on our own kernels. Each source has but a few of
+/// a table's numbers, or tokens a second and an acceptance; what lies between and beyond is made
+/// up, so these are synthetic tables of about the right shape and no recordings.
 pub const MACHINES: [Machine; 5] = [
     Machine {
         name: "H100, 27B at 4 bits",
@@ -50,7 +50,7 @@ pub const MACHINES: [Machine; 5] = [
     },
     Machine {
         name: "M3 Ultra, 27B at 4 bits",
-        source: "oMLX #3695: 33.7 plain and 73.9 with MTP alone, 53.9 and 84.1 at 2, 71.0 and 85.9 at 3",
+        source: "oMLX #3695: 33.7 plain, 73.9 with MTP alone; 53.9, 84.1 at 2; 71.0, 85.9 at 3",
         table: &[
             (1, [29.7, 34.0, 38.5, 43.5, 52.0]),
             (2, [37.1, 47.0, 58.0, 70.0, 84.0]),
