@@ -252,13 +252,10 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
 }
 
 impl<E: Engine> State<E> {
-    fn admit(
-        &mut self,
-        Admission { request, events, permit }: Admission,
-        warm: Option<Warm>,
-        home: ActorRef<bank::Message>,
-    ) {
-        self.streams.open(request.id, events, permit);
+    fn admit(&mut self, admission: Admission, warm: Option<Warm>, home: ActorRef<bank::Message>) {
+        // Until the first plan that it is in has been made.
+        admission.work.set(true);
+        let request = self.streams.open(admission);
         self.batch.admit(request, warm);
         self.home = Some(home);
     }

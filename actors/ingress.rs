@@ -35,6 +35,7 @@ mod openai;
 mod openapi;
 mod reply;
 mod responses;
+mod retry;
 mod routes;
 mod stream;
 mod text;

@@ -1,15 +1,17 @@
 //! The streams of those who are served, by request.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use mtplx_core::RequestId;
 use mtplx_core::batch::RowEvent;
-use mtplx_core::request::Usage;
+use mtplx_core::request::{Request, Usage};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
 
+use crate::admission::{Admission, AtWork};
 use crate::metrics;
 
 #[derive(Debug)]
@@ -18,6 +20,7 @@ struct Stream {
     /// Given back when the stream is dropped.
     _permit: OwnedSemaphorePermit,
     since: Instant,
+    work: AtWork,
     /// Whether it has no slot yet.
     waiting: bool,
     /// What its row cost so far, for the books if it is taken out before its end. Until its first
@@ -34,14 +37,12 @@ pub(super) struct Streams(BTreeMap<RequestId, Stream>);
 pub(super) struct Full;
 
 impl Streams {
-    pub(super) fn open(
-        &mut self,
-        id: RequestId,
-        events: Sender<RowEvent>,
-        permit: OwnedSemaphorePermit,
-    ) {
-        let since = Instant::now();
-        self.0.insert(id, Stream { events, _permit: permit, since, waiting: true, usage: None });
+    /// Keeps what a request came with, and gives it back.
+    pub(super) fn open(&mut self, admission: Admission) -> Request {
+        let Admission { request, events, permit, since, work } = admission;
+        let stream = Stream { events, _permit: permit, since, work, waiting: true, usage: None };
+        self.0.insert(request.id, stream);
+        request
     }
 
     /// Drops the streams whose clients have left and says whose they were.
@@ -67,12 +68,13 @@ impl Streams {
         late
     }
 
-    /// These rows have a slot.
+    /// These rows have a slot, and no others.
     pub(super) fn seat(&mut self, rows: impl Iterator<Item = RequestId>) {
-        for id in rows {
-            if let Some(stream) = self.0.get_mut(&id)
-                && std::mem::take(&mut stream.waiting)
-            {
+        let rows: BTreeSet<RequestId> = rows.collect();
+        for (id, stream) in &mut self.0 {
+            let has_slot = rows.contains(id);
+            stream.work.set(has_slot);
+            if has_slot && std::mem::take(&mut stream.waiting) {
                 metrics::seated(stream.since.elapsed());
                 // There is room for all that a row may say; who left is found by the next cycle.
                 let _ = stream.events.try_send(RowEvent::Seated);

@@ -24,7 +24,7 @@ use crate::ingress::{Config, Handle, Text, UnknownFields, start};
 /// What the bank of a test does with each request.
 pub(super) type Play = Arc<dyn Fn(Admission) + Send + Sync>;
 
-struct FakeBank;
+pub(super) struct FakeBank;
 
 impl Actor for FakeBank {
     type Msg = bank::Message;
@@ -162,7 +162,7 @@ pub(super) fn scripted_at(depth: u8, admission: Admission) {
 
 /// The same on an engine like this.
 pub(super) fn scripted_on(info: EngineInfo, depth: u8, admission: Admission) {
-    let Admission { request, events, permit } = admission;
+    let Admission { request, events, permit, .. } = admission;
     let mut engine = Scripted::new(info, Script::default());
     let limits = BatchLimits { snapshots_max: 4, chunk_grain: 64 };
     let mut batch = Batch::new(engine.info().clone(), limits);
