@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod client;
 mod equality;
 mod gauges;
+mod overload;
 mod progress;
 mod prompts;
 mod report;
@@ -19,6 +20,7 @@ mod server;
 mod soak;
 mod stall;
 mod statistics;
+mod team;
 mod versus;
 mod warm;
 mod widths;
@@ -43,6 +45,8 @@ enum Scenario {
     Soak(soak::Soak),
     Equality(equality::Equality),
     Warm(warm::Warm),
+    Overload(overload::Overload),
+    Team(team::Team),
 }
 
 #[tokio::main]
@@ -89,5 +93,7 @@ async fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::Soak(args) => soak::run(args).await,
         Scenario::Equality(args) => equality::run(args).await,
         Scenario::Warm(args) => warm::run(args).await,
+        Scenario::Overload(args) => overload::run(args).await,
+        Scenario::Team(args) => team::run(args).await,
     }
 }
