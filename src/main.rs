@@ -7,12 +7,15 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use mtplx::bank::{self, BankArgs};
+use mtplx::bench::products::{self, ProductsArgs};
 use mtplx::bench::shape::{self, ShapeArgs};
 use mtplx::bench::{self, BenchArgs};
 use mtplx::config::{self, Config};
 use mtplx::keys::{self, KeysArgs};
 use mtplx::model::Model;
 use mtplx::plan::{self, PlanArgs};
+use mtplx::reload::Reloader;
+use mtplx::service::{self, ServiceArgs};
 use mtplx::{App, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value;
@@ -37,6 +40,8 @@ enum Command {
     Bank(BankArgs),
     /// Make, list, revoke and renew keys of clients.
     Keys(Keys),
+    /// Make the server a service of this machine, or of you.
+    Service(ServiceArgs),
 }
 
 #[derive(Args)]
@@ -66,6 +71,8 @@ struct Bench {
 enum BenchOf {
     /// Measure a model of a full shape with random weights; no checkpoint is needed.
     Shape(ShapeArgs),
+    /// Measure bare products with quantised weights, by how many rows share them.
+    Products(ProductsArgs),
 }
 
 #[derive(Args)]
@@ -114,6 +121,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan(&args),
         Command::Bank(args) => manage(&args),
         Command::Keys(args) => edit_keys(&args),
+        Command::Service(args) => service::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -138,11 +146,13 @@ fn serve(args: &Serve) -> Result<()> {
         tokio::spawn(telemetry::upkeep(metrics.clone()));
         let app = App::start(&config, &model, telemetry::render(metrics)).await?;
         let address = app.address();
+        signals.reloader = Some(app.reloader());
         let stop = async move {
             signals.next().await;
             tokio::spawn(leave_at_the_next(signals));
         };
-        app.run(stop, || announce(&model.name, address)).await
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        app.run(stop, || announce(&model.name, scheme, address)).await
     });
     // A sensor or a device that hangs would hold up the end for ever.
     runtime.shutdown_background();
@@ -151,15 +161,17 @@ fn serve(args: &Serve) -> Result<()> {
 
 /// The one line on stdout, for people and for whoever started us on port 0.
 #[expect(clippy::print_stdout, reason = "the address is what the command returns")]
-fn announce(name: &str, address: SocketAddr) {
-    println!("serving {name} on http://{address}");
+fn announce(name: &str, scheme: &str, address: SocketAddr) {
+    println!("serving {name} on {scheme}://{address}");
 }
 
 fn measure(args: &Bench) -> Result<()> {
     let config = args.common.load(Vec::new())?;
     telemetry::logs(&config.log)?;
-    if let Some(BenchOf::Shape(args)) = &args.of {
-        return shape::run(args);
+    match &args.of {
+        Some(BenchOf::Shape(args)) => return shape::run(args),
+        Some(BenchOf::Products(args)) => return products::run(args),
+        None => {}
     }
     let model = Model::open(&config.model)?;
     let slots = config.engine.slots.max(args.bench.clients);
@@ -186,9 +198,10 @@ fn manage(args: &BankArgs) -> Result<()> {
     tokio::runtime::Runtime::new()?.block_on(bank::run(args))
 }
 
-/// SIGINT and SIGTERM, from the first on; SIGHUP, by which services ask for what is set to be read
-/// anew, ends nothing: keys are read whenever their file changes, all else at the start.
+/// SIGINT and SIGTERM, from the first on; and SIGHUP, by which services ask for settings to be read
+/// anew, once there is somebody to do that.
 struct Signals {
+    reloader: Option<Reloader>,
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -199,7 +212,8 @@ impl Signals {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         let interrupt = listen(SignalKind::interrupt())?;
         let hangup = listen(SignalKind::hangup())?;
-        Ok(Self { interrupt, terminate: listen(SignalKind::terminate())?, hangup })
+        let terminate = listen(SignalKind::terminate())?;
+        Ok(Self { reloader: None, interrupt, terminate, hangup })
     }
 
     /// Waits for one of them; the exit code by which a shell knows a process that it ended.
@@ -208,10 +222,12 @@ impl Signals {
             tokio::select! {
                 _ = self.interrupt.recv() => break SignalKind::interrupt(),
                 _ = self.terminate.recv() => break SignalKind::terminate(),
-                _ = self.hangup.recv() => tracing::warn!(
-                    "SIGHUP changes nothing: keys are read when their file changes, other \
-                     settings at the start"
-                ),
+                _ = self.hangup.recv() => {
+                    if let Some(reloader) = self.reloader.clone() {
+                        // What came of it is in the log.
+                        tokio::spawn(async move { reloader.reload("SIGHUP").await.map(drop) });
+                    }
+                }
             }
         };
         128 + kind.as_raw_value()

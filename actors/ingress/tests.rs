@@ -15,6 +15,7 @@ mod limits;
 mod logprobs;
 mod openapi;
 mod refusals;
+mod reload;
 mod responses;
 mod resume;
 mod retry;
