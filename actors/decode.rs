@@ -41,6 +41,7 @@ use streams::Streams;
 
 /// What decode hears.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an admission is moved once and never kept here")]
 pub enum Message {
     /// Serve this request.
     Admit {

@@ -114,7 +114,9 @@ async fn closed(client: &Client, args: &Overload, stage: usize) -> Result<f64> {
         let answer = answer.context("the closed loop came to a halt")?.context("nobody asks")?;
         match answer.outcome {
             Outcome::Served(tokens) => anyhow::Ok((answer.ended, tokens)),
-            other => anyhow::bail!("a closed loop was answered with {other:?}"),
+            other @ (Outcome::Refused(..) | Outcome::Wrong(_)) => {
+                anyhow::bail!("a closed loop was answered with {other:?}")
+            }
         }
     };
     let mut from = Instant::now();
