@@ -2,12 +2,14 @@
 //! and the sender of its stream. And what travels back: whether the door is open.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mtplx_core::batch::RowEvent;
 use mtplx_core::engine::EngineInfo;
 use mtplx_core::request::Request;
 use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 use tracing::Span;
 
 use crate::heart::Heart;
@@ -25,6 +27,29 @@ pub struct Admission {
     pub permit: OwnedSemaphorePermit,
     /// Of the HTTP request, for what is told of it.
     pub span: Span,
+    /// When it came. Whoever makes it wait counts from there, so that one who waits twice waits no
+    /// longer than one who waits once.
+    pub since: Instant,
+    /// Whether an engine is at work on it.
+    pub work: AtWork,
+}
+
+/// Whether an engine is at work on a request: it is being looked at for the first time, or its row
+/// has a slot. If the engine ends meanwhile, this request may be to blame, and no other can be.
+#[derive(Clone, Debug, Default)]
+pub struct AtWork(Arc<AtomicBool>);
+
+impl AtWork {
+    /// From now on it is, or is not.
+    pub fn set(&self, is: bool) {
+        self.0.store(is, Ordering::Relaxed);
+    }
+
+    /// Whether it is, or was when the engine ended.
+    #[must_use]
+    pub fn is(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// An engine that serves, as the door knows it.

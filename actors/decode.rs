@@ -44,7 +44,7 @@ use streams::Streams;
 
 /// What decode hears.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would be one more allocation a request")]
+#[expect(clippy::large_enum_variant, reason = "an admission is moved once and never kept here")]
 pub enum Message {
     /// Serve this request.
     Admit {
@@ -267,13 +267,10 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
 }
 
 impl<E: Engine> State<E> {
-    fn admit(
-        &mut self,
-        Admission { request, events, permit, span }: Admission,
-        warm: Option<Warm>,
-        home: ActorRef<bank::Message>,
-    ) {
-        self.streams.open(request.id, events, (permit, span));
+    fn admit(&mut self, admission: Admission, warm: Option<Warm>, home: ActorRef<bank::Message>) {
+        // Until the first plan that it is in has been made.
+        admission.work.set(true);
+        let request = self.streams.open(admission);
         self.batch.admit(request, warm);
         self.home = Some(home);
     }

@@ -38,6 +38,7 @@ pub mod reload;
 mod reply;
 mod resize;
 mod responses;
+mod retry;
 mod routes;
 mod stream;
 mod text;

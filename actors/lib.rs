@@ -27,3 +27,8 @@ mod probe;
 pub mod root;
 pub mod thermal;
 pub mod tuner;
+
+/// Tests measure what an input takes.
+#[cfg(test)]
+#[global_allocator]
+static COUNTING: mtplx_fuzz::memory::Counting = mtplx_fuzz::memory::Counting;

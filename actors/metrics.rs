@@ -108,6 +108,8 @@ inventory! {
         "Requests refused before they reached the engine.").by(&[REFUSAL]);
     RESUMED = metric(Counter, Count, "mtplx_requests_resumed_total",
         "Answers that went on with another engine when they lost theirs in the middle.");
+    SUPERSEDED = metric(Counter, Count, "mtplx_requests_superseded_total",
+        "Requests that were let go because their clients sent them again.");
     PLACES_WAITED = metric(Counter, Count, "mtplx_places_waited_total",
         "Times that all places for connections were taken, so that who came next had to wait.");
     PERMITS_TAKEN = metric(Gauge, Count, "mtplx_permits_taken",

@@ -11,7 +11,7 @@ use mtplx_core::scripted::{Script, Scripted};
 use mtplx_core::{RequestId, Token};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, AtWork};
 
 /// The script all tests play.
 pub(crate) fn script() -> Script {
@@ -89,7 +89,9 @@ pub(crate) async fn admit(house: &Arc<Semaphore>, request: Request) -> (Admissio
     let permit = Arc::clone(house).acquire_owned().await.unwrap();
     let (sender, events) = mpsc::channel(request.limits.new_tokens_max + 2);
     let guest = Guest { request: request.clone(), events };
-    (Admission { request, events: sender, permit, span: tracing::Span::none() }, guest)
+    let (since, work) = (tokio::time::Instant::now(), AtWork::default());
+    let span = tracing::Span::none();
+    (Admission { request, events: sender, permit, since, work, span }, guest)
 }
 
 impl Guest {

@@ -16,6 +16,7 @@ const SILENCE: Duration = Duration::from_secs(300);
 pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
+    key: Option<String>,
 }
 
 /// What the client of one request saw.
@@ -100,13 +101,22 @@ pub(crate) struct Reply {
 impl Client {
     pub(crate) fn new(url: &str) -> Result<Self> {
         let url = format!("{url}/v1/chat/completions");
-        Ok(Self { http: crate::server::http()?, url })
+        Ok(Self { http: crate::server::http()?, url, key: None })
+    }
+
+    /// The same with this key.
+    pub(crate) fn with_key(self, key: &str) -> Self {
+        Self { key: Some(key.to_owned()), ..self }
     }
 
     /// Sends anything and returns whatever answer comes.
     pub(crate) async fn post(&self, body: String) -> Result<reqwest::Response> {
         let json = reqwest::header::HeaderValue::from_static("application/json");
         let post = self.http.post(&self.url).header(reqwest::header::CONTENT_TYPE, json);
+        let post = match &self.key {
+            Some(key) => post.bearer_auth(key),
+            None => post,
+        };
         Ok(post.body(body).send().await?)
     }
 

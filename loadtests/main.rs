@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod client;
 mod equality;
 mod gauges;
+mod overload;
 mod progress;
 mod prompts;
 mod report;
@@ -20,6 +21,7 @@ mod soak;
 mod stall;
 mod statistics;
 mod tuner;
+mod team;
 mod versus;
 mod warm;
 mod widths;
@@ -45,6 +47,8 @@ enum Scenario {
     Equality(equality::Equality),
     Warm(warm::Warm),
     Tuner(tuner::Tuner),
+    Overload(overload::Overload),
+    Team(team::Team),
 }
 
 #[tokio::main]
@@ -92,5 +96,7 @@ async fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::Equality(args) => equality::run(args).await,
         Scenario::Warm(args) => warm::run(args).await,
         Scenario::Tuner(args) => tuner::run(args).await,
+        Scenario::Overload(args) => overload::run(args).await,
+        Scenario::Team(args) => team::run(args).await,
     }
 }

@@ -84,7 +84,7 @@ pub(super) enum Verdict {
 /// A file that is being read, or whose state is on its way into the engine.
 #[derive(Debug)]
 pub(super) struct Reading {
-    waiting: Vec<(Instant, Admission)>,
+    waiting: Vec<Admission>,
     pub(super) passage: Arc<Passage>,
     /// Bytes to be moved in all: each is read, and taken.
     bytes: u64,
@@ -106,23 +106,23 @@ impl Reading {
 
     /// One more waits for it.
     pub(super) fn join(&mut self, admission: Admission) {
-        self.waiting.push((Instant::now(), admission));
+        self.waiting.push(admission);
     }
 
     pub(super) fn waiting(&self) -> impl Iterator<Item = &Admission> {
-        self.waiting.iter().map(|(_, admission)| admission)
+        self.waiting.iter()
     }
 
     /// Nobody waits for it any more.
     pub(super) fn take_waiting(&mut self) -> Vec<Admission> {
-        std::mem::take(&mut self.waiting).into_iter().map(|(_, admission)| admission).collect()
+        std::mem::take(&mut self.waiting)
     }
 
     /// Lets go of those who have left, and of those who have waited as long as anybody is to, who
     /// are told.
     pub(super) fn forget_gone(&mut self, queue_max: Option<Duration>) {
-        self.waiting.retain(|(since, admission)| {
-            let late = queue_max.is_some_and(|most| since.elapsed() >= most);
+        self.waiting.retain(|admission| {
+            let late = queue_max.is_some_and(|most| admission.since.elapsed() >= most);
             if late {
                 // Its stream is empty yet.
                 let _ = admission.events.try_send(RowEvent::Late);

@@ -13,6 +13,7 @@ use crate::oracle::{Guest, admit, request};
 use crate::probe::probe;
 
 mod files;
+mod fuzz;
 mod places;
 
 const ROOMY: Config = Config {

@@ -1,17 +1,19 @@
 //! The streams of those who are served, by request.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use mtplx_core::RequestId;
 use mtplx_core::batch::RowEvent;
-use mtplx_core::request::Usage;
+use mtplx_core::request::{Request, Usage};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Span, info_span};
 
+use crate::admission::{Admission, AtWork};
 use crate::metrics;
 
 #[derive(Debug)]
@@ -20,6 +22,7 @@ struct Stream {
     /// Given back when the stream is dropped.
     _permit: OwnedSemaphorePermit,
     since: Instant,
+    work: AtWork,
     /// When it got its slot, if it has one.
     seated: Option<Instant>,
     /// When its first tokens came.
@@ -43,16 +46,14 @@ pub(super) struct Streams(BTreeMap<RequestId, Stream>);
 pub(super) struct Full;
 
 impl Streams {
-    pub(super) fn open(
-        &mut self,
-        id: RequestId,
-        events: Sender<RowEvent>,
-        (permit, span): (OwnedSemaphorePermit, Span),
-    ) {
+    /// Keeps what a request came with, and gives it back.
+    pub(super) fn open(&mut self, admission: Admission) -> Request {
+        let Admission { request, events, permit, since, work, span } = admission;
         let stream = Stream {
             events,
             _permit: permit,
-            since: Instant::now(),
+            since,
+            work,
             seated: None,
             first: None,
             phase: info_span!(parent: &span, "queue"),
@@ -60,7 +61,8 @@ impl Streams {
             cycles: 0,
             usage: None,
         };
-        self.0.insert(id, stream);
+        self.0.insert(request.id, stream);
+        request
     }
 
     /// Drops the streams whose clients have left and says whose they were.
@@ -86,12 +88,13 @@ impl Streams {
         late
     }
 
-    /// These rows have a slot.
+    /// These rows have a slot, and no others.
     pub(super) fn seat(&mut self, rows: impl Iterator<Item = RequestId>) {
-        for id in rows {
-            if let Some(stream) = self.0.get_mut(&id)
-                && stream.seated.is_none()
-            {
+        let rows: BTreeSet<RequestId> = rows.collect();
+        for (id, stream) in &mut self.0 {
+            let has_slot = rows.contains(id);
+            stream.work.set(has_slot);
+            if has_slot && stream.seated.is_none() {
                 stream.seated = Some(Instant::now());
                 stream.phase = info_span!(parent: &stream.span, "prefill");
                 metrics::seated(stream.since.elapsed());

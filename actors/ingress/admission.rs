@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mtplx_core::engine::EngineInfo;
+use mtplx_core::fairness::Client;
 use mtplx_core::guard;
 use mtplx_core::random::derive;
 use mtplx_core::request::{Drafts, Limits, Refusal, Request, Sharing};
@@ -19,11 +20,12 @@ use super::Config;
 use super::body::Room;
 use super::clients::{Bill, Clients};
 use super::grammar::Cache;
-use super::openai::{Drafting, Reading, Source, Wanted};
+use super::openai::{ApiError, Drafting, Reading, Source, Wanted};
 use super::reload::Reloader;
 use super::reply::Manner;
 use super::resize::most;
 use super::responses::Store;
+use super::retry::Attempts;
 use super::stream::{Choice, Choices, Course, Making, Thinking, Trial, Watch, Ways, channel};
 use super::text::{Prompt, Text};
 use super::work::Turns;
@@ -68,6 +70,8 @@ pub(crate) struct House {
     pub(super) tokens: Arc<Semaphore>,
     /// Who asks.
     pub(crate) clients: Arc<Clients>,
+    /// Requests that may be asked again.
+    pub(crate) attempts: Attempts,
     /// For work on texts.
     pub(crate) turns: Turns,
     /// Memory for bodies.
@@ -118,6 +122,7 @@ impl House {
             trial: Arc::new(trial),
             tokens,
             clients,
+            attempts: Attempts::default(),
             turns: Turns::new(),
             asking,
             compiling,
@@ -149,19 +154,20 @@ impl House {
     pub(crate) async fn admit(
         &self,
         mut wanted: Wanted,
-        (route, arrived): (&'static str, Instant),
+        (route, arrived, takes_over): (&'static str, Instant, bool),
         bills: Vec<Bill>,
-    ) -> Result<Admitted, Refusal> {
+    ) -> Result<Admitted, ApiError> {
         let (bank, info) = match self.readiness() {
             Readiness::Serving(Served { bank, info, .. }) => (bank, info),
             Readiness::Between(reason) | Readiness::Over(reason) => {
-                return Err(Refusal::Unavailable { reason });
+                return Err(Refusal::Unavailable { reason }.into());
             }
         };
         check(&wanted, &info)?;
         wanted.think_not_at_all();
         let sharing = wanted.sharing;
-        let mut permits = self.permits(&wanted)?;
+        let client = bills.first().map_or_else(Client::default, |bill| bill.standing().client);
+        let mut permits = self.permits(&wanted, (client, takes_over)).await?;
         let sources = std::mem::take(&mut wanted.sources);
         let declared = declared(&wanted, &sources);
         let fields: Vec<_> = sources.iter().map(Source::field).collect();
@@ -191,17 +197,19 @@ impl House {
                     sharing: Sharing { root: prompt.root, ..sharing },
                     standing: bill.standing(),
                 };
-                let course = Course::new(request.clone(), bank.clone(), self.ways());
+                let since = arrived.into();
+                let course = Course::new(request.clone(), since, bank.clone(), self.ways());
                 if course.is_given_up() {
                     let reason = "ended one engine after another, each time at the same place; \
                                   change it, or report this: it is in the log";
-                    return Err(Refusal::Invalid { field, reason: reason.into() });
+                    return Err(Refusal::Invalid { field, reason: reason.into() }.into());
                 }
                 bill.prompt = request.prompt.len();
                 let (events, receiver) = channel(&request);
                 let permit = permits.split(1).ok_or_else(|| self.overloaded())?;
                 let manner = self.manner(&wanted, prompt);
-                let admission = Admission { request, events, permit, span: Span::current() };
+                let (work, span) = (course.work(), Span::current());
+                let admission = Admission { request, events, permit, since, work, span };
                 admissions.push(((admission, receiver), course, (manner, bound), bill));
             }
         }

@@ -23,6 +23,7 @@ use super::clients::Caller;
 use super::openai::ApiError;
 use super::openai::error::RETRY_AFTER_S;
 use super::resize::{most, resize};
+use super::retry::{self, Ticket};
 
 /// Longest silence within a body.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -179,6 +180,41 @@ impl FromRequest<Arc<House>> for JsonBody {
         let room = house.bodies.of(key);
         let body = whole(request.into_body(), limit, Some(&room)).await?;
         Ok(Self(Bytes::from_owner(body)))
+    }
+}
+
+/// The body of one who asks for an answer, and what its head says of earlier attempts. Who is
+/// refused anyway hears so before a long body has come, and before it is looked into; a short one
+/// costs no more than that, and may be wrong whoever is here.
+pub(super) struct Asking {
+    pub(super) body: Bytes,
+    pub(super) attempt: Ticket,
+}
+
+/// A body that is read sooner than left.
+const SHORT_BYTES: usize = 4 * 1024;
+
+impl FromRequest<Arc<House>> for Asking {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, house: &Arc<House>) -> Result<Self, ApiError> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let look = || caller.as_ref().map_or(Ok(()), |caller| house.look(caller));
+        let long = announced(request.headers()).is_none_or(|bytes| bytes > SHORT_BYTES);
+        if long && !retry::says_so(request.headers()) {
+            look()?;
+        }
+        let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
+        let JsonBody(body) = JsonBody::from_request(request, house).await?;
+        let mark = retry::mark(&path, &headers, &body);
+        let client = caller.as_ref().map(Caller::client).unwrap_or_default();
+        let mut attempt = house.attempts.begin(client, mark);
+        if attempt.takes_over() {
+            attempt.earlier_gone().await;
+        } else if long {
+            look()?;
+        }
+        Ok(Self { body, attempt })
     }
 }
 

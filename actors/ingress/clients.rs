@@ -1,15 +1,15 @@
 //! Who asks, and what follows from it: whose warm prefixes a request shares, how it stands among
 //! others, what its key may still use, and when another attempt is sensible.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use axum::http::{HeaderMap, header};
 use mtplx_core::drain::Drain;
 use mtplx_core::fairness::{Class, Client, Standing, service};
-use mtplx_core::quota::{Exceeded, Meter};
-use mtplx_core::request::{Sharing, Usage};
+use mtplx_core::quota::{Exceeded, Meter, may_take};
+use mtplx_core::request::{Refusal, Sharing, Usage};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -26,12 +26,21 @@ const REFUSED: &str = "refused";
 /// Longest name of a person behind a trusted key that is looked at.
 const PERSON_MAX: usize = 256;
 
+/// Names that are labels of metrics; further keys are counted together. A name that was one stays
+/// one, as series do, so this bounds what all files of keys together come to.
+const LABELS_MAX: usize = 64;
+/// The label of those.
+const OTHERS: &str = "other";
+
 /// All that is known of clients.
 #[derive(Debug)]
 pub(crate) struct Clients {
     keys: RwLock<Keys>,
     anybody: Arc<Key>,
     accounts: Mutex<BTreeMap<String, Account>>,
+    /// Answers in the making, by whom they are for; nobody is here who has none.
+    present: Mutex<BTreeMap<Client, usize>>,
+    labels: Mutex<BTreeSet<String>>,
     drain: Mutex<Drain>,
     began: Instant,
 }
@@ -73,6 +82,16 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// Who is to be served: the person, where its key may say for whom it asks.
+    pub(crate) fn client(&self) -> Client {
+        self.client
+    }
+
+    /// Answers at once beyond which its key never gets any.
+    pub(crate) fn requests_max(&self) -> Option<u32> {
+        self.key.quota.hard.requests
+    }
+
     pub(crate) fn sharing(&self) -> Sharing {
         Sharing { tenant: self.key.tenant, background: self.background, ..Sharing::default() }
     }
@@ -98,6 +117,8 @@ impl Clients {
             keys: RwLock::new(keys),
             anybody: Arc::new(Key::of_anybody()),
             accounts: Mutex::default(),
+            present: Mutex::default(),
+            labels: Mutex::default(),
             drain: Mutex::default(),
             began: Instant::now(),
         }
@@ -123,8 +144,9 @@ impl Clients {
         };
         drop(keys);
         let client = if key.trusted { person(headers, &key) } else { None };
-        // That work has time may be said by anybody: it only stands back.
-        let background = headers.contains_key("x-openwebui-task");
+        // As with people: who has no key of its own is whoever stands before the only door.
+        let told = key.trusted || key.hash.is_none();
+        let background = told && headers.contains_key("x-openwebui-task");
         Ok(Caller { client: client.unwrap_or(key.client), key, background })
     }
 
@@ -137,7 +159,9 @@ impl Clients {
         match began {
             Ok(class) => {
                 account.used.running = account.meter.requests();
-                let standing = Standing { client: caller.client, weight: key.weight, class };
+                let (client, group) = (caller.client, key.client);
+                let standing = Standing { client, group, weight: key.weight, class };
+                *held(&self.present).entry(client).or_default() += 1;
                 let (clients, key) = (Arc::clone(self), Arc::clone(key));
                 Ok(Bill {
                     clients,
@@ -152,13 +176,75 @@ impl Clients {
                 })
             }
             Err(exceeded) => {
-                account.used.refused += 1;
                 drop(accounts);
-                metrics::client_request(&key.label, REFUSED);
-                let retry_after_s = self.retry_after_s();
-                Err(ApiError::OverQuota { exceeded, retry_after_s: after(exceeded, retry_after_s) })
+                self.turned_away(caller);
+                Err(self.over(exceeded))
             }
         }
+    }
+
+    /// Whether a request would be refused whatever it says, as `free` places are left in the house.
+    pub(crate) fn look(&self, caller: &Caller, free: usize) -> Result<(), ApiError> {
+        let key = &caller.key;
+        let looked = match held(&self.accounts).get(&key.name) {
+            Some(account) => account.meter.look(&key.quota, self.now_s()),
+            None => Meter::default().look(&key.quota, self.now_s()),
+        };
+        let refused = match looked {
+            Err(exceeded) => self.over(exceeded),
+            Ok(()) if free == 0 => {
+                let retry_after_s = self.retry_after_s();
+                Refusal::Overloaded { retry_after_s }.into()
+            }
+            Ok(()) => return self.leaves_places(caller.client, (0, 1), free),
+        };
+        self.turned_away(caller);
+        Err(refused)
+    }
+
+    /// Whether a client leaves places to others if it takes `more` of the `free` ones, where `own`
+    /// of its answers are those that want them.
+    pub(crate) fn leaves_places(
+        &self,
+        client: Client,
+        (own, more): (usize, usize),
+        free: usize,
+    ) -> Result<(), ApiError> {
+        if client == Client::default() {
+            // Without keys nobody is told apart.
+            return Ok(());
+        }
+        let all = held(&self.present).get(&client).copied().unwrap_or(0);
+        let before = all.saturating_sub(own);
+        if may_take(before, more, free) || more > free {
+            return Ok(());
+        }
+        Err(self.over(Exceeded::Places { held: before }))
+    }
+
+    fn over(&self, exceeded: Exceeded) -> ApiError {
+        let retry_after_s = after(exceeded, self.retry_after_s());
+        ApiError::OverQuota { exceeded, retry_after_s }
+    }
+
+    /// A request of this key was refused before there was a bill.
+    fn turned_away(&self, caller: &Caller) {
+        let name = &caller.key.name;
+        held(&self.accounts).entry(name.clone()).or_default().used.refused += 1;
+        metrics::client_request(&self.label(name), REFUSED);
+    }
+
+    /// A key's name in metrics.
+    fn label(&self, name: &str) -> String {
+        let mut labels = held(&self.labels);
+        if labels.contains(name) {
+            return name.to_owned();
+        }
+        if labels.len() >= LABELS_MAX {
+            return OTHERS.to_owned();
+        }
+        labels.insert(name.to_owned());
+        name.to_owned()
     }
 
     /// Seconds until one more has left.
@@ -180,7 +266,7 @@ fn after(exceeded: Exceeded, drain_s: u32) -> u32 {
         Exceeded::Minute { retry_after_s, .. } | Exceeded::Day { retry_after_s, .. } => {
             retry_after_s.ceil().clamp(1.0, 120.0) as u32
         }
-        Exceeded::Requests { .. } => drain_s,
+        Exceeded::Requests { .. } | Exceeded::Places { .. } => drain_s,
     }
 }
 
@@ -228,7 +314,8 @@ impl Bill {
     pub(crate) fn seated(&mut self) {
         // Where its rows are more than one, what counts is when the first had its slot.
         if !std::mem::replace(&mut self.seated, true) {
-            metrics::client_seated(&self.key.label, self.since.elapsed());
+            let label = self.clients.label(&self.key.name);
+            metrics::client_seated(&label, self.since.elapsed());
         }
     }
 
@@ -254,11 +341,12 @@ impl Bill {
             account.used.cached_tokens += cached as u64;
             account.used.generated_tokens += made as u64;
         }
+        let label = self.clients.label(&self.key.name);
         for (kind, tokens) in counts.into_iter().filter(|(_, tokens)| *tokens > 0) {
-            metrics::client_tokens(&self.key.label, kind, tokens);
+            metrics::client_tokens(&label, kind, tokens);
         }
         let (served, weight) = (service(fed, made), self.standing.weight.get());
-        metrics::client_served(&self.key.label, served, weight);
+        metrics::client_served(&label, served, weight);
     }
 
     /// As [`Clients::retry_after_s`].
@@ -283,6 +371,16 @@ impl Drop for Bill {
             // Who leaves before the first token has had its prompt fed, if not all of it.
             self.charge(Usage { prompt: self.prompt, ..Usage::default() });
         }
+        {
+            let mut present = held(&self.clients.present);
+            let left = present.get_mut(&self.standing.client).map(|count| {
+                *count -= 1;
+                *count
+            });
+            if left == Some(0) {
+                present.remove(&self.standing.client);
+            }
+        }
         let house_is_empty = {
             let mut accounts = held(&self.clients.accounts);
             let account = accounts.entry(self.key.name.clone()).or_default();
@@ -303,6 +401,22 @@ impl Drop for Bill {
             drain.ended(self.clients.now_s());
         }
         drop(drain);
-        metrics::client_request(&self.key.label, self.end);
+        metrics::client_request(&self.clients.label(&self.key.name), self.end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_labels_of_metrics_are_bounded_whatever_files_of_keys_there_were() {
+        let clients = Clients::new(Keys::default());
+        let names = |file: usize| (0..40).map(move |i| format!("{file}-{i}"));
+        let label = |name: String| clients.label(&name);
+        let labels: BTreeSet<String> = (0..4).flat_map(names).map(label).collect();
+        assert_eq!(labels.len(), LABELS_MAX + 1);
+        assert_eq!(clients.label("0-39"), "0-39", "who had one keeps it");
+        assert_eq!(clients.label("3-0"), OTHERS);
     }
 }

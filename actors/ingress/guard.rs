@@ -39,10 +39,7 @@ pub(super) async fn guard(
         return error.into_response();
     }
     let path = request.uri().path();
-    let is_open = OPEN.iter().any(|open| {
-        path.strip_prefix(open).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    });
-    if is_open || path.starts_with("/admin") {
+    if is_open(path) || path.starts_with("/admin") {
         return next.run(request).await;
     }
     let caller = match house.clients.identify(request.headers()) {
@@ -51,6 +48,13 @@ pub(super) async fn guard(
     };
     request.extensions_mut().insert(caller);
     next.run(request).await
+}
+
+/// Whether a path wants no key.
+pub(super) fn is_open(path: &str) -> bool {
+    OPEN.iter().any(|open| {
+        path.strip_prefix(open).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
 }
 
 /// Whether nobody's page led a browser here.

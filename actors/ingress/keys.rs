@@ -19,10 +19,6 @@ const MARK: &str = "mtplx_";
 const SHOWN: usize = MARK.len() + 6;
 /// Longest name of a key or a tenant.
 const NAME_MAX: usize = 64;
-/// Names that are labels of metrics; further keys are counted together.
-const LABELS_MAX: usize = 64;
-/// The label of these.
-const OTHERS: &str = "other";
 
 /// Of what class a key's requests are.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
@@ -107,15 +103,13 @@ pub fn new_key(random: [u8; 32]) -> (String, String, String) {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Key {
     pub(crate) name: String,
-    /// Its name in metrics.
-    pub(crate) label: String,
     pub(crate) tenant: Tenant,
     pub(crate) client: Client,
     pub(crate) class: Class,
     pub(crate) weight: NonZeroU32,
     pub(crate) trusted: bool,
     pub(crate) quota: quota::Quota,
-    hash: Option<blake3::Hash>,
+    pub(crate) hash: Option<blake3::Hash>,
 }
 
 impl Key {
@@ -123,7 +117,6 @@ impl Key {
     pub(crate) fn of_anybody() -> Self {
         Self {
             name: "anonymous".into(),
-            label: "anonymous".into(),
             tenant: Tenant::default(),
             client: Client::default(),
             class: Class::Interactive,
@@ -158,7 +151,6 @@ impl Keys {
             }
             let hash = blake3::Hash::from_hex(&entry.hash)
                 .map_err(|_| format!("the hash of {name:?} is not 64 hexadecimal digits"))?;
-            let label = if keys.len() < LABELS_MAX { name.clone() } else { OTHERS.to_owned() };
             let class = match entry.class {
                 Urgency::Interactive => Class::Interactive,
                 Urgency::Background => Class::Background,
@@ -168,7 +160,6 @@ impl Keys {
                 tenant: Tenant(number(&["tenant", &tenant])),
                 client: Client(number(&["client", &name])),
                 name,
-                label,
                 class,
                 weight: entry.weight,
                 trusted: entry.trusted,
@@ -267,13 +258,5 @@ mod tests {
         for name in ["", "a\nb", "a\"b", &"x".repeat(65)] {
             assert!(Keys::new(vec![entry(name, 1).1]).is_err(), "{name:?}");
         }
-    }
-
-    #[test]
-    fn the_labels_of_metrics_are_bounded() {
-        let all = (0..80).map(|i| entry(&format!("k{i}"), i).1).collect();
-        let keys = Keys::new(all).unwrap();
-        let labels: BTreeSet<_> = keys.0.iter().map(|key| key.label.as_str()).collect();
-        assert_eq!(labels.len(), LABELS_MAX + 1);
     }
 }

@@ -2,12 +2,12 @@
 //! descriptions of what is written, which the tests hold against what is sent.
 
 use serde_json::{Value, json};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi as Document, Ref, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::unknown::UnknownFields;
-use super::{admin, dashboard, reload, routes, tokenize};
+use super::{admin, dashboard, guard, reload, routes, tokenize};
 
 pub(crate) mod answers;
 pub(crate) mod asked;
@@ -110,8 +110,15 @@ impl Modify for Errors {
         for (path, item) in &mut document.paths.paths {
             let schema = if path.starts_with("/v1/messages") { "Anthropic" } else { "OpenAi" };
             let admin = path.starts_with("/admin");
+            let security = if admin {
+                Some(vec![needs("admin")])
+            } else {
+                // A key, where the server has any.
+                (!guard::is_open(path)).then(|| vec![needs("key"), SecurityRequirement::default()])
+            };
             let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
             for operation in operations.into_iter().flatten() {
+                operation.security.clone_from(&security);
                 let has_body = operation.request_body.is_some() && !admin;
                 let codes = BODY_ERRORS.iter().filter(|_| has_body);
                 let codes = codes.chain(&ERRORS).chain(ADMIN_ERRORS.iter().filter(|_| admin));
@@ -127,10 +134,15 @@ impl Modify for Errors {
     }
 }
 
-const BODY_ERRORS: [(&str, &str); 6] = [
+fn needs(scheme: &str) -> SecurityRequirement {
+    SecurityRequirement::new(scheme, [] as [&str; 0])
+}
+
+const BODY_ERRORS: [(&str, &str); 7] = [
     ("400", "The body is not what it should be; the error names the field."),
     ("404", "Another model is served here."),
     ("408", "The body did not come in time."),
+    ("409", "The client sent this request again, and is answered there."),
     ("413", "The body is longer than this server accepts."),
     ("415", "The body does not say that it is JSON."),
     ("503", "Nobody serves at the moment, or the house is full; `Retry-After` says when to ask."),

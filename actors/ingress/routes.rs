@@ -11,6 +11,7 @@ use axum::response::sse::Sse;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
+use mtplx_core::request::Refusal;
 use mtplx_core::sample::Sampling;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -26,7 +27,7 @@ use tracing::field::Empty;
 
 use super::admission::{Admitted, House, Readiness, context};
 use super::anthropic::error::speak;
-use super::body::{JsonBody, Named};
+use super::body::{Asking, Named};
 use super::clients::Caller;
 use super::guard::{cors, guard};
 use super::openai::answer::{Answer, Shape};
@@ -35,6 +36,7 @@ use super::openai::{ApiError, ChatBody, CompletionsBody, Delivery, Wanted, parse
 use super::openapi::answers::{
     ChatCompletion, Health, Model, ModelList, OpenAiError, StreamEvent, TextCompletion,
 };
+use super::retry::Ticket;
 use super::stream::Events;
 use super::text::iso_8601;
 use super::unknown::Ignored;
@@ -123,9 +125,9 @@ pub(super) fn table() -> Vec<(&'static str, MethodRouter<Shared>)> {
 pub(super) async fn chat(
     State(house): State<Shared>,
     Extension(caller): Extension<Caller>,
-    JsonBody(body): JsonBody,
+    Asking { body, attempt }: Asking,
 ) -> Result<Response, ApiError> {
-    let route = Route::new(CHAT, caller);
+    let route = Route::new(CHAT, caller, attempt);
     let map = |body: ChatBody, d: &_, i: &mut _| Ok((body.wanted(d, i)?, ()));
     let (wanted, ()) = read(&house, body, map).await?;
     answer(&house, wanted, route, openai(Shape::Chat)).await
@@ -138,9 +140,9 @@ pub(super) async fn chat(
 pub(super) async fn completions(
     State(house): State<Shared>,
     Extension(caller): Extension<Caller>,
-    JsonBody(body): JsonBody,
+    Asking { body, attempt }: Asking,
 ) -> Result<Response, ApiError> {
-    let route = Route::new(COMPLETIONS, caller);
+    let route = Route::new(COMPLETIONS, caller, attempt);
     let map = |body: CompletionsBody, d: &_, i: &mut _| Ok((body.wanted(d, i)?, ()));
     let (wanted, ()) = read(&house, body, map).await?;
     answer(&house, wanted, route, openai(Shape::Completions)).await
@@ -158,11 +160,13 @@ struct Route {
     path: &'static str,
     arrived: Instant,
     caller: Caller,
+    /// As one of those that may be sent again.
+    attempt: Ticket,
 }
 
 impl Route {
-    fn new(path: &'static str, caller: Caller) -> Self {
-        Self { path, arrived: Instant::now(), caller }
+    fn new(path: &'static str, caller: Caller, attempt: Ticket) -> Self {
+        Self { path, arrived: Instant::now(), caller, attempt }
     }
 }
 
@@ -226,18 +230,25 @@ async fn answer(
     route: Route,
     wire: impl FnOnce(&Config, Asked) -> Box<dyn Wire>,
 ) -> Result<Response, ApiError> {
-    wanted.sharing = route.caller.sharing();
+    let Route { path, arrived, caller, mut attempt } = route;
+    wanted.sharing = caller.sharing();
     let rows = wanted.sources.len() * wanted.choices;
+    never(&wanted, caller.requests_max())?;
     // More than the house holds are refused for that.
     let rows = rows.min(house.config.requests_max.get().into());
-    let bills = (0..rows).map(|_| house.clients.begin(&route.caller));
+    let bills = (0..rows).map(|_| house.clients.begin(&caller));
     let bills = bills.collect::<Result<Vec<_>, _>>()?;
     let Delivery { stream, include_usage } = wanted.delivery;
     let (choices, mut ignored) = (wanted.choices, std::mem::take(&mut wanted.ignored));
     let tells = wanted.sampling.logprobs.is_some();
     let echo = if wanted.echo { house.shown(&wanted.sources) } else { Vec::new() };
-    let Admitted { choices: running, prompts, thinking, looser } =
-        house.admit(wanted, (route.path, route.arrived), bills).await?;
+    let came = (path, arrived, attempt.takes_over());
+    let admitted = tokio::select! {
+        admitted = house.admit(wanted, came, bills) => admitted?,
+        () = attempt.superseded() => return Err(ApiError::Superseded),
+    };
+    let Admitted { choices: running, prompts, thinking, looser } = admitted;
+    let running = running.of(attempt);
     ignored.extend(looser);
     let asked = Asked { prompts, thinking, choices, include_usage, tells, echo };
     let mut wire = wire(&house.config, asked);
@@ -250,6 +261,18 @@ async fn answer(
     };
     warn(&mut response, &ignored);
     Ok(response)
+}
+
+/// Refuses what its key may never have: who is told to come again would do so for ever.
+fn never(wanted: &Wanted, requests_max: Option<u32>) -> Result<(), Refusal> {
+    let rows = wanted.sources.len() * wanted.choices;
+    let most = requests_max.map_or(usize::MAX, |most| most as usize);
+    if rows <= most.max(1) {
+        return Ok(());
+    }
+    let field = if wanted.sources.len() > 1 { "prompt" } else { "n" };
+    let reason = format!("asks for {rows} answers at once; this key may have {most}");
+    Err(Refusal::Invalid { field, reason })
 }
 
 /// A small answer, with what was not honoured.

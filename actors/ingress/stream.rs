@@ -19,6 +19,7 @@ use super::clients::Bill;
 use super::grammar::Bound;
 use super::openai::logprobs::Told;
 use super::reply::{Delta, Manner, Parser, Reply, add};
+use super::retry::Ticket;
 use super::text::Detokenizer;
 
 mod course;
@@ -168,6 +169,8 @@ pub(crate) enum Interrupted {
     Late { retry_after_s: u32 },
     /// The grammar of this parameter gave up in the middle of it.
     Grammar(&'static str),
+    /// Its client asked again, and is answered there.
+    Superseded,
 }
 
 impl Choice {
@@ -229,7 +232,6 @@ impl Choice {
                 // Their tokens were sent right behind them.
                 Some(RowEvent::Logprobs(thoughts)) => self.thoughts = thoughts,
                 Some(RowEvent::Seated) => {
-                    self.course.seated();
                     self.watch.bill.iter_mut().for_each(Bill::seated);
                 }
                 Some(event) => {
@@ -397,13 +399,21 @@ pub(crate) type Whole = (Vec<Reply>, Vec<Vec<Told>>, Vec<End>);
 /// All choices of one request.
 pub(crate) struct Choices {
     list: Vec<Choice>,
+    /// Its place among those that may be asked again.
+    attempt: Option<Ticket>,
     /// Where the next search for news begins, so that no choice starves the others.
     turn: usize,
 }
 
 impl Choices {
     pub(crate) fn new(list: Vec<Choice>) -> Self {
-        Self { list, turn: 0 }
+        Self { list, attempt: None, turn: 0 }
+    }
+
+    /// The same for an attempt that another may take the place of.
+    pub(crate) fn of(mut self, attempt: Ticket) -> Self {
+        self.attempt = Some(attempt);
+        self
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -413,6 +423,16 @@ impl Choices {
     /// The next piece of any choice with its index; `None` when all have ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, Piece)>> {
         let n = self.list.len();
+        if n > 0
+            && let Some(attempt) = &mut self.attempt
+            && attempt.poll_superseded(cx).is_ready()
+        {
+            // Their rows go with them.
+            self.list.clear();
+            let end = Some(Err(Interrupted::Superseded));
+            let (deltas, told) = (Vec::new(), Vec::new());
+            return Poll::Ready(Some((0, Piece { deltas, told, cost: Cost::default(), end })));
+        }
         let mut all_ended = true;
         for index in (0..n).map(|i| (self.turn + i) % n) {
             match self.list[index].poll(cx) {

@@ -151,8 +151,10 @@ impl Text {
     pub fn new(files: &Files<'_>) -> Result<Self, TextError> {
         let settings = Settings::read(files)?;
         let unusable = |reason| TextError::File { file: "tokenizer.json", reason };
-        let mut tokenizer =
-            Tokenizer::from_bytes(files.tokenizer).map_err(|e| unusable(e.to_string()))?;
+        // The crate panics on some damaged decoders instead of naming them.
+        let read = std::panic::catch_unwind(|| Tokenizer::from_bytes(files.tokenizer));
+        let read = read.map_err(|_| unusable("it is damaged beyond naming".into()))?;
+        let mut tokenizer = read.map_err(|e| unusable(e.to_string()))?;
         // Files saved after training may still cut or fill every text to one length.
         tokenizer.with_truncation(None).map_err(|e| unusable(e.to_string()))?;
         tokenizer.with_padding(None);

@@ -56,6 +56,11 @@ pub fn resumed() {
     RESUMED.add(1, []);
 }
 
+/// A request was let go because its client sent it again.
+pub fn superseded() {
+    SUPERSEDED.add(1, []);
+}
+
 /// A request was refused at the door.
 pub fn refused(refusal: &Refusal) {
     let reason = match refusal {

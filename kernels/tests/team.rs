@@ -31,7 +31,7 @@ fn asks(house: &mut House, client: u64, prompt: &[Token], of: Sampling, n: usize
         boundaries: Vec::new(),
         resumed: 0,
         sharing: Sharing { tenant: Tenant(client), ..Sharing::default() },
-        standing: Standing { client: Client(client), ..Standing::default() },
+        standing: Standing { client: Client(client), group: Client(client), ..Standing::default() },
     };
     house.admit(request, None)
 }

@@ -5,6 +5,9 @@
 //! 2024). A client who comes back is lifted to the lowest of those present, so that nobody saves
 //! up. Nothing is held back for anybody: whenever there is room and somebody waits, one is seated.
 //!
+//! Several clients may stand behind one key. What that key weighs is divided among those of them
+//! who are present, so that a key with twenty people behind it gets no more than a key of one.
+//!
 //! What follows, for any two clients who always have requests waiting: what they got differs, by
 //! weight, by no more than the rows of both can get meanwhile. And a request of a client with the
 //! lowest counter waits for no more than the first row that ends.
@@ -21,7 +24,9 @@ pub struct Client(pub u64);
 pub struct Standing {
     /// Whose it is.
     pub client: Client,
-    /// Shares of service: twice the weight, twice the tokens while both want more.
+    /// Who shares the weight with it: all clients of one group, as far as they are present.
+    pub group: Client,
+    /// Shares of service, of the group: twice the weight, twice the tokens while both want more.
     pub weight: NonZeroU32,
     /// Whether somebody reads along.
     pub class: Class,
@@ -55,6 +60,8 @@ const ABSENT_MAX: usize = 4096;
 #[derive(Clone, Debug, Default)]
 pub struct Fairness {
     accounts: BTreeMap<Client, Account>,
+    /// How many clients of each group are present.
+    groups: BTreeMap<Client, u64>,
     /// Units of service so far: the clock by which requests age.
     served: u64,
     /// The highest counter of anybody whose request ended.
@@ -67,6 +74,7 @@ struct Account {
     /// Requests here, waiting or running.
     present: usize,
     weight: u64,
+    group: Client,
     /// Prompt tokens fed for it: the clock by which its prompts age among each other.
     fed: u64,
 }
@@ -84,7 +92,7 @@ pub fn service(fed: usize, made: usize) -> u64 {
 impl Default for Standing {
     fn default() -> Self {
         let (client, class) = (Client::default(), Class::default());
-        Self { client, weight: NonZeroU32::MIN, class }
+        Self { client, group: client, weight: NonZeroU32::MIN, class }
     }
 }
 
@@ -100,12 +108,24 @@ impl Fairness {
         }
         account.counter = account.counter.max(most.saturating_sub(LAG * SCALE));
         account.weight = standing.weight.get().into();
+        if account.present == 0 {
+            account.group = standing.group;
+            *self.groups.entry(standing.group).or_default() += 1;
+        }
         account.present += 1;
     }
 
     /// A request has ended, wherever it stood.
     pub fn leave(&mut self, client: Client) {
         let Some(account) = self.accounts.get_mut(&client) else { return };
+        if account.present == 1
+            && let Some(members) = self.groups.get_mut(&account.group)
+        {
+            *members -= 1;
+            if *members == 0 {
+                self.groups.remove(&account.group);
+            }
+        }
         account.present = account.present.saturating_sub(1);
         self.left = self.left.max(account.counter);
         if self.absent() > ABSENT_MAX {
@@ -133,7 +153,8 @@ impl Fairness {
         let units = service(fed, made);
         self.served += units;
         if let Some(account) = self.accounts.get_mut(&standing.client) {
-            account.counter += units * SCALE / u64::from(standing.weight.get());
+            let members = self.groups.get(&account.group).copied().unwrap_or(1);
+            account.counter += units * SCALE * members / u64::from(standing.weight.get());
         }
     }
 
@@ -150,13 +171,17 @@ impl Fairness {
         self.accounts.get(&client).map_or(0, |account| account.fed)
     }
 
-    /// Whether a client that has `rows` of `seats` has more than its share of them, by its weight
-    /// among those present.
+    /// Whether a client that has `rows` of `seats` has more than its share of them, by its part of
+    /// its group's weight among those present.
     #[must_use]
     pub fn is_beyond_share(&self, client: Client, rows: usize, seats: usize) -> bool {
+        let part = |account: &Account| {
+            let members = self.groups.get(&account.group).copied().unwrap_or(1);
+            account.weight * SCALE / members
+        };
         let present = self.accounts.values().filter(|account| account.present > 0);
-        let all: u64 = present.map(|account| account.weight).sum();
-        let own = self.accounts.get(&client).map_or(1, |account| account.weight);
+        let all: u64 = present.map(part).sum();
+        let own = self.accounts.get(&client).map_or(SCALE, part);
         rows as u64 * all > seats as u64 * own
     }
 

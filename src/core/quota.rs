@@ -52,6 +52,20 @@ pub enum Exceeded {
         /// The bound.
         requests: u32,
     },
+    /// The client holds so many of the places that there are, and the rest is for others.
+    Places {
+        /// Places it holds.
+        held: usize,
+    },
+}
+
+/// Whether a client that holds `held` places may take `more` of the `free` ones: it may hold no
+/// more than it leaves, which is half of all where it is alone, and less the more there are like
+/// it (the dynamic thresholds of Choudhury and Hahne). Who holds none may have all it finds.
+#[must_use]
+pub fn may_take(held: usize, more: usize, free: usize) -> bool {
+    let left = free.checked_sub(more);
+    left.is_some_and(|left| held == 0 || held + more <= left)
 }
 
 /// What a client has used.
@@ -126,12 +140,18 @@ impl Meter {
     /// # Errors
     /// [`Exceeded`], the hard bound that is longest in the way.
     pub fn begin(&mut self, quota: &Quota, class: Class, now_s: f64) -> Result<Class, Exceeded> {
-        if let Some(exceeded) = self.hard.exceeded(&quota.hard, self.requests, now_s) {
-            return Err(exceeded);
-        }
+        self.look(quota, now_s)?;
         let behind = self.soft.exceeded(&quota.soft, self.requests, now_s).is_some();
         self.requests += 1;
         Ok(if behind { Class::Background } else { class })
+    }
+
+    /// Whether a request would be refused now.
+    ///
+    /// # Errors
+    /// As [`Meter::begin`].
+    pub fn look(&self, quota: &Quota, now_s: f64) -> Result<(), Exceeded> {
+        self.hard.exceeded(&quota.hard, self.requests, now_s).map_or(Ok(()), Err)
     }
 
     /// A request that began has ended.

@@ -15,12 +15,19 @@ fn tokens() -> RowEvent {
 }
 
 fn open(streams: &mut Streams, id: u64, room: usize) -> Receiver<RowEvent> {
-    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    let (events, mut receiver) = channel(room);
-    streams.open(RequestId(id), events, (permit, Span::none()));
+    let (mut receiver, _) = waiting(streams, id, room);
     streams.seat([RequestId(id)].into_iter());
     assert_eq!(receiver.try_recv(), Ok(RowEvent::Seated));
     receiver
+}
+
+fn waiting(streams: &mut Streams, id: u64, room: usize) -> (Receiver<RowEvent>, AtWork) {
+    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let ((events, receiver), work) = (channel(room), AtWork::default());
+    let (request, since) = (crate::oracle::request(id, &[1], 1), Instant::now());
+    let span = Span::none();
+    streams.open(Admission { request, events, permit, since, work: work.clone(), span });
+    (receiver, work)
 }
 
 /// What `/metrics` would say of sizes after `act`: how many there are, and all prompts' tokens.
@@ -50,13 +57,36 @@ fn a_row_that_ends_is_booked_once() {
 fn only_who_waits_for_a_slot_can_be_late() {
     let mut streams = Streams::default();
     let _seated = open(&mut streams, 1, 9);
-    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    let (events, mut waits) = channel(9);
-    streams.open(RequestId(2), events, (permit, Span::none()));
+    let (mut waits, _) = waiting(&mut streams, 2, 9);
     assert!(streams.take_late(Duration::from_secs(9)).is_empty());
     assert_eq!(streams.take_late(Duration::ZERO), [RequestId(2)]);
     assert_eq!(waits.try_recv(), Ok(RowEvent::Late));
     assert!(streams.take_late(Duration::ZERO).is_empty());
+}
+
+#[test]
+fn who_waited_elsewhere_is_late_by_what_it_waited_in_all() {
+    let mut streams = Streams::default();
+    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let (events, mut waits) = channel(9);
+    let since = Instant::now().checked_sub(Duration::from_secs(8)).unwrap();
+    let (request, work) = (crate::oracle::request(1, &[1], 1), AtWork::default());
+    let span = Span::none();
+    streams.open(Admission { request, events, permit, since, work, span });
+    assert!(streams.take_late(Duration::from_secs(60)).is_empty());
+    assert_eq!(streams.take_late(Duration::from_secs(8)), [RequestId(1)]);
+    assert_eq!(waits.try_recv(), Ok(RowEvent::Late));
+}
+
+#[test]
+fn only_rows_with_a_slot_are_at_work_also_where_one_stepped_back() {
+    let mut streams = Streams::default();
+    let (_one, first) = waiting(&mut streams, 1, 9);
+    let (_two, second) = waiting(&mut streams, 2, 9);
+    streams.seat([RequestId(1)].into_iter());
+    assert!(first.is() && !second.is());
+    streams.seat([RequestId(2)].into_iter());
+    assert!(!first.is() && second.is());
 }
 
 #[test]

@@ -69,6 +69,7 @@ pub(crate) fn error_body(error: &ApiError, request_id: Option<&str>) -> Value {
         | ApiError::UnknownPath(_)
         | ApiError::NoKey { .. }
         | ApiError::OverQuota { .. }
+        | ApiError::Superseded
         | ApiError::Stranger(_)
         | ApiError::NotImplemented(_)
         | ApiError::WrongMethod { .. }

@@ -40,6 +40,8 @@ pub(crate) enum ApiError {
     NoKey { sent: bool },
     /// The key has used what it may.
     OverQuota { exceeded: Exceeded, retry_after_s: u32 },
+    /// Its client asked again, and is answered there.
+    Superseded,
     /// A browser was led here, by what this says.
     Stranger(String),
     /// The house refuses.
@@ -119,6 +121,7 @@ impl ApiError {
             | Self::Interrupted => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoKey { .. } => StatusCode::UNAUTHORIZED,
             Self::OverQuota { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Superseded => StatusCode::CONFLICT,
             Self::Stranger(_) => StatusCode::FORBIDDEN,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
@@ -176,6 +179,9 @@ impl ApiError {
             Self::OverQuota { exceeded, .. } => over_quota(exceeded),
             Self::NotImplemented(what) | Self::Stranger(what) => what.clone(),
             Self::Refused(refusal) => refusal.to_string(),
+            Self::Superseded => {
+                "this request was sent again, and the later attempt is answered instead".into()
+            }
             Self::Interrupted => {
                 "the engine failed while it generated the answer; please try again".into()
             }
@@ -204,6 +210,7 @@ impl ApiError {
             | Self::WrongMethod { .. }
             | Self::NoKey { .. }
             | Self::OverQuota { .. }
+            | Self::Superseded
             | Self::Stranger(_)
             | Self::NotImplemented(_)
             | Self::Interrupted
@@ -224,6 +231,7 @@ impl ApiError {
             Self::WrongMethod { .. } => "method_not_allowed",
             Self::NoKey { .. } => "invalid_api_key",
             Self::OverQuota { .. } => "rate_limit_exceeded",
+            Self::Superseded => "superseded",
             Self::Stranger(_) => "forbidden",
             Self::NotImplemented(_) => "not_implemented",
             Self::Refused(Refusal::Invalid { .. }) => "invalid_value",
@@ -256,6 +264,7 @@ impl ApiError {
             | Self::UnknownPath(_)
             | Self::WrongMethod { .. }
             | Self::NoKey { .. }
+            | Self::Superseded
             | Self::Stranger(_)
             | Self::NotImplemented(_)
             | Self::Panicked => None,
@@ -279,6 +288,7 @@ impl ApiError {
             // Not requests for a generation, or not refused.
             Self::UnknownPath(_)
             | Self::WrongMethod { .. }
+            | Self::Superseded
             | Self::Stranger(_)
             | Self::NotImplemented(_)
             | Self::Interrupted
@@ -302,6 +312,10 @@ fn over_quota(exceeded: &Exceeded) -> String {
             "this key may have {requests} answers in the making at once and has; wait for one of \
              them to end"
         ),
+        Exceeded::Places { held } => format!(
+            "{held} answers to this client are in the making, and the places that are left are \
+             for others; wait for one of them to end"
+        ),
     }
 }
 
@@ -318,6 +332,7 @@ impl From<Interrupted> for ApiError {
             Interrupted::Memory(shortage) => Self::Refused(Refusal::NoMemory(shortage)),
             Interrupted::Late { retry_after_s } => Self::Refused(Refusal::Late { retry_after_s }),
             Interrupted::Grammar(field) => Self::grammar(field),
+            Interrupted::Superseded => Self::Superseded,
         }
     }
 }
@@ -332,6 +347,11 @@ impl IntoResponse for ApiError {
         if matches!(self, Self::NoKey { .. }) {
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if matches!(self, Self::Superseded) {
+            // The official clients ask again after a 409 otherwise, and would take the place back.
+            let no = HeaderValue::from_static("false");
+            response.headers_mut().insert("x-should-retry", no);
         }
         // For layers that say it in the words of another API.
         response.extensions_mut().insert(self);

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Asked, MESSAGES, Route, Shared, answer, answered, read};
 use crate::ingress::anthropic::MessagesBody;
 use crate::ingress::anthropic::answer::Answer;
-use crate::ingress::body::JsonBody;
+use crate::ingress::body::{Asking, JsonBody};
 use crate::ingress::clients::Caller;
 use crate::ingress::openai::ApiError;
 use crate::ingress::openapi::answers::{MessageObject, StreamEvent, TokenCount};
@@ -20,9 +20,9 @@ use crate::ingress::openapi::answers::{MessageObject, StreamEvent, TokenCount};
 pub(in crate::ingress) async fn messages(
     State(house): State<Shared>,
     Extension(caller): Extension<Caller>,
-    JsonBody(body): JsonBody,
+    Asking { body, attempt }: Asking,
 ) -> Result<Response, ApiError> {
-    let route = Route::new(MESSAGES, caller);
+    let route = Route::new(MESSAGES, caller, attempt);
     let map = |body: MessagesBody, d: &_, i: &mut _| Ok((body.wanted(d, i)?, ()));
     let (wanted, ()) = read(&house, body, map).await?;
     answer(&house, wanted, route, |config, Asked { prompts, thinking, .. }| {

@@ -8,7 +8,7 @@ use mtplx_core::request::Refusal;
 use serde_json::{Value, json};
 
 use super::{Asked, RESPONSES, Route, Shared, answer, read};
-use crate::ingress::body::{JsonBody, Named};
+use crate::ingress::body::{Asking, Named};
 use crate::ingress::clients::Caller;
 use crate::ingress::openai::ApiError;
 use crate::ingress::openapi::answers::{Forgotten, OpenAiError, ResponseObject, StreamEvent};
@@ -24,10 +24,10 @@ const ID: &str = "response_id";
 pub(in crate::ingress) async fn create(
     State(house): State<Shared>,
     Extension(caller): Extension<Caller>,
-    JsonBody(body): JsonBody,
+    Asking { body, attempt }: Asking,
 ) -> Result<Response, ApiError> {
     let own = house.responses.of(caller.sharing().tenant);
-    let route = Route::new(RESPONSES, caller);
+    let route = Route::new(RESPONSES, caller, attempt);
     let store = own.clone();
     let map = move |body: ResponsesBody, d: &_, i: &mut _| body.wanted(d, &store, i);
     let (wanted, mut echo) = read(&house, body, map).await?;

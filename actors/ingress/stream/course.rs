@@ -20,9 +20,10 @@ use mtplx_core::request::Request;
 use mtplx_core::{RequestId, Token};
 use ractor::{ActorId, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tracing::Span;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, AtWork};
 use crate::ingress::admission::Readiness;
 use crate::{bank, metrics};
 
@@ -118,23 +119,25 @@ pub(crate) struct Course {
     span: Span,
     /// Whose the row is; nobody's while it waits.
     bank: Arc<OnceLock<Bank>>,
-    /// Whether the row has a slot.
-    seated: bool,
+    /// Whether an engine is at work on the row.
+    work: AtWork,
+    /// When the first came.
+    since: Instant,
     record: Record,
     /// While it is tried alone: whoever waits for news of it.
     trial: Option<oneshot::Sender<()>>,
 }
 
 impl Course {
-    /// A course whose first row is on its way to this bank.
-    pub(crate) fn new(request: Request, bank: Bank, ways: Ways) -> Self {
-        Self::by(Arc::new(OnceLock::from(bank)), request, ways)
+    /// A course whose first row, which came then, is on its way to this bank.
+    pub(crate) fn new(request: Request, since: Instant, bank: Bank, ways: Ways) -> Self {
+        Self::by(Arc::new(OnceLock::from(bank)), request, since, ways)
     }
 
-    fn by(bank: Arc<OnceLock<Bank>>, request: Request, ways: Ways) -> Self {
+    fn by(bank: Arc<OnceLock<Bank>>, request: Request, since: Instant, ways: Ways) -> Self {
         let record = ways.trial.records.get(&key(&request)).unwrap_or_default();
-        let (tokens, span) = (Vec::new(), Span::current());
-        Self { request, tokens, ways, span, bank, seated: false, record, trial: None }
+        let (tokens, work, span) = (Vec::new(), AtWork::default(), Span::current());
+        Self { request, tokens, ways, span, bank, work, since, record, trial: None }
     }
 
     /// One that leads nowhere else.
@@ -147,7 +150,7 @@ impl Course {
             last_id: Arc::default(),
             patience: Duration::ZERO,
         };
-        Self::by(Arc::default(), crate::oracle::request(0, &[1], 1), ways)
+        Self::by(Arc::default(), crate::oracle::request(0, &[1], 1), Instant::now(), ways)
     }
 
     /// The row made this.
@@ -155,9 +158,9 @@ impl Course {
         self.tokens.push(token);
     }
 
-    /// The row has a slot.
-    pub(crate) fn seated(&mut self) {
-        self.seated = true;
+    /// Where an engine that is at work on the first row says so.
+    pub(crate) fn work(&self) -> AtWork {
+        self.work.clone()
     }
 
     /// Whether engine after engine ended with it, of late.
@@ -180,14 +183,15 @@ impl Course {
         self.tokens.extend(put);
         let (request, events, receiver) = self.row()?;
         let bank = self.bank.get()?.clone();
-        self.seated = false;
+        self.work = AtWork::default();
+        let (since, work) = (self.since(), self.work.clone());
         let (permits, span) = (Arc::clone(&self.ways.permits), self.span.clone());
         tokio::spawn(async move {
             // Who waits is served before whoever comes after.
             let Ok(permit) = permits.acquire_owned().await else { return };
             if !events.is_closed() {
                 // A bank that is gone drops it, which is how one hears that it is gone.
-                let admission = Admission { request, events, permit, span };
+                let admission = Admission { request, events, permit, since, work, span };
                 let _ = bank.cast(bank::Message::Open(admission));
             }
         });
@@ -207,7 +211,8 @@ impl Course {
         }
         let (request, events, receiver) = self.row()?;
         tracing::warn!(request = self.request.id.0, row = request.id.0, "going on elsewhere");
-        (self.bank, self.seated) = (Arc::default(), false);
+        (self.bank, self.work) = (Arc::default(), AtWork::default());
+        let (since, work) = (self.since(), self.work.clone());
         let (trial, news) = (self.record.strikes > 1).then(oneshot::channel).unzip();
         self.trial = trial;
         let (ways, bank) = (self.ways.clone(), Arc::clone(&self.bank));
@@ -225,7 +230,7 @@ impl Course {
             // Before there can be news of it.
             let _ = bank.set(next.clone());
             // One that is gone again drops it.
-            let admission = Admission { request, events, permit, span };
+            let admission = Admission { request, events, permit, since, work, span };
             let _ = next.cast(bank::Message::Open(admission));
             if let Some(news) = news {
                 // It ends by being dropped.
@@ -240,13 +245,18 @@ impl Course {
     fn judge(&mut self, last: &Bank) {
         let tried = self.trial.take().is_some();
         let other = !tried && self.ways.trial.engines().contains(&last.get_id());
-        if !self.seated || other {
+        if !self.work.is() || other {
             return;
         }
         let (here, Record { strikes, place }) = (self.tokens.len(), self.record);
         let same = strikes > 0 && here.abs_diff(place) < PLACE;
         self.record = Record { strikes: if same { strikes + 1 } else { 1 }, place: here };
         self.ways.trial.records.insert(key(&self.request), self.record);
+    }
+
+    /// Since when it waits: one that made something does so anew.
+    fn since(&self) -> Instant {
+        if self.tokens.is_empty() { self.since } else { Instant::now() }
     }
 
     /// The next row.

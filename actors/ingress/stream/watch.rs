@@ -88,9 +88,12 @@ impl Watch {
             Ok(End { reason: FinishReason::Length, .. }) => Finish::Length,
             Err(Interrupted::Engine) => Finish::Fault,
             // Counted among refusals.
-            Err(Interrupted::Memory(_) | Interrupted::Grammar(_) | Interrupted::Late { .. }) => {
-                return;
-            }
+            Err(
+                Interrupted::Memory(_)
+                | Interrupted::Grammar(_)
+                | Interrupted::Late { .. }
+                | Interrupted::Superseded,
+            ) => return,
         };
         metrics::request_finished(self.route, self.class, finish);
         metrics::request_duration(self.route, self.arrived.elapsed());

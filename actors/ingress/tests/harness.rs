@@ -24,7 +24,7 @@ use crate::ingress::{Config, Handle, Text, UnknownFields, start};
 /// What the bank of a test does with each request.
 pub(super) type Play = Arc<dyn Fn(Admission) + Send + Sync>;
 
-struct FakeBank;
+pub(super) struct FakeBank;
 
 impl Actor for FakeBank {
     type Msg = bank::Message;

@@ -143,3 +143,14 @@ async fn the_page_needs_nothing_but_the_document() {
         assert!(!reply.body.contains(elsewhere), "{elsewhere}");
     }
 }
+
+#[tokio::test]
+async fn the_document_says_who_wants_a_key_and_who_the_admin_token() {
+    let document = document(&whole_house().await).await;
+    let security = |path: &str, method: &str| document["paths"][path][method]["security"].clone();
+    assert_eq!(security("/v1/chat/completions", "post"), json!([{"key": []}, {}]));
+    assert_eq!(security("/tokenize", "post"), json!([{"key": []}, {}]));
+    assert_eq!(security("/admin/usage", "get"), json!([{"admin": []}]));
+    assert_eq!(security("/health", "get"), json!(null));
+    assert_eq!(security("/v1/models", "get"), json!(null));
+}

@@ -19,9 +19,10 @@ fn patient() -> Config {
 
 /// Plays a request as an undisturbed engine would, and is lost after so many of its events.
 fn lost_after(events: usize) -> impl Fn(Admission) + Send + Sync + 'static {
-    move |Admission { request, events: told, permit, span }| {
+    move |admission: Admission| {
+        let told = admission.events.clone();
         let (all, mut heard) = mpsc::channel(10_000);
-        scripted_roomy(Admission { request, events: all, permit, span });
+        scripted_roomy(Admission { events: all, ..admission });
         for _ in 0..events {
             if let Ok(event) = heard.try_recv() {
                 let _ = told.try_send(event);
@@ -159,7 +160,7 @@ async fn what_kills_every_engine_is_given_up_and_the_others_are_not() {
                 let engine = move |admission: Admission| {
                     let mut lives = here.lock().unwrap();
                     let Some(here) = lives.as_mut() else { return };
-                    let _ = admission.events.try_send(RowEvent::Seated);
+                    admission.work.set(true);
                     if admission.request.prompt.contains(&666) {
                         *lives = None;
                         let _ = lost.send(());

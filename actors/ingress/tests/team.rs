@@ -113,7 +113,7 @@ async fn only_a_trusted_key_may_say_for_whom_it_asks() {
         of(&webui, "x-openwebui-user-id: 1\r\n"),
         of(&webui, "x-openwebui-user-id: 2\r\n"),
         of(&webui, "x-openwebui-user-id: 1\r\nx-openwebui-task: title_generation\r\n"),
-        of(&ann, "x-openwebui-user-id: 1\r\n"),
+        of(&ann, "x-openwebui-user-id: 1\r\nx-openwebui-task: title_generation\r\n"),
         of(&ann, ""),
     ];
     let [one, two, task, ann, plain] = arrives(&door, &held, &sent).await.try_into().unwrap();
@@ -122,6 +122,9 @@ async fn only_a_trusted_key_may_say_for_whom_it_asks() {
     assert_eq!(task.standing.client, one.standing.client);
     assert!(task.standing.class == Class::Background && task.sharing.background);
     assert_eq!(ann.standing, plain.standing);
+    assert!(!ann.sharing.background, "what it says of its work counts as little");
+    assert_eq!(one.standing.group, two.standing.group);
+    assert_ne!(one.standing.group, plain.standing.group);
 }
 
 #[tokio::test]
@@ -279,4 +282,69 @@ async fn a_reader_who_takes_nothing_is_let_go_and_its_row_with_it() {
     let gone = tokio::time::timeout(Duration::from_secs(60), stream.closed()).await;
     assert!(gone.is_ok(), "it was still waited for");
     drop(reader);
+}
+
+#[tokio::test]
+async fn one_client_leaves_places_to_the_others() {
+    let ((many, a), (few, b)) = (entry("many", 1), entry("few", 2));
+    let held = Held::new();
+    let door = open(with(vec![a, b]), info(), held.keep()).await;
+    let mut open = Vec::new();
+    for count in 1..=4 {
+        open.push(begin(&door, CHAT, &bearer(&many), HELLO).await);
+        held.requests(count).await;
+    }
+    let reply = exchange(&door, CHAT, &bearer(&many), HELLO).await;
+    assert_eq!((reply.status, &reply.error()["code"]), (429, &json!("rate_limit_exceeded")));
+    assert!(reply.header("retry-after").is_some());
+    assert!(reply.error()["message"].as_str().unwrap().contains("for others"), "{reply:?}");
+    let _few = begin(&door, CHAT, &bearer(&few), HELLO).await;
+    held.requests(5).await;
+    // Alone, one may have all of them at once.
+    held.take();
+    let all = br#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":9,"n":8}"#;
+    let alone = async {
+        loop {
+            let _all = begin(&door, CHAT, &bearer(&few), all).await;
+            let came = tokio::time::timeout(Duration::from_millis(200), held.requests(8));
+            if came.await.is_ok() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), alone).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_key_may_never_have_is_no_matter_of_time() {
+    let (few, mut a) = entry("few", 1);
+    a.hard.requests = Some(2);
+    let door = open(with(vec![a]), info(), scripted).await;
+    let asks =
+        |n: u32| json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, "n": n});
+    let ask = async |body: serde_json::Value| {
+        exchange(&door, CHAT, &bearer(&few), body.to_string().as_bytes()).await
+    };
+    let reply = ask(asks(3)).await;
+    assert_eq!((reply.status, &reply.error()["param"]), (400, &json!("n")));
+    assert!(reply.error()["message"].as_str().unwrap().contains("may have 2"), "{reply:?}");
+    assert_eq!(ask(asks(2)).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_is_refused_anyway_hears_so_before_a_long_body_has_come() {
+    let held = Held::new();
+    let door = open(config(), info(), held.keep()).await;
+    let all = br#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":9,"n":8}"#;
+    let _all = begin(&door, CHAT, JSON, all).await;
+    held.requests(8).await;
+    // Nothing of it comes.
+    let mut stream = tokio::net::TcpStream::connect(door.address).await.unwrap();
+    let head = format!("{CHAT} HTTP/1.1\r\nhost: test\r\n{JSON}content-length: 60000\r\n");
+    stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let reply = tokio::time::timeout(Duration::from_secs(20), end(stream)).await.unwrap();
+    assert_eq!((reply.status, &reply.error()["code"]), (503, &json!("overloaded")));
+    // What is wrong with a short one is wrong in a full house, too.
+    let reply = exchange(&door, CHAT, JSON, b"{").await;
+    assert_eq!(reply.status, 400, "{reply:?}");
 }

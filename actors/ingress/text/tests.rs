@@ -12,7 +12,7 @@ macro_rules! model_file {
     };
 }
 
-fn files() -> Files<'static> {
+pub(crate) fn files() -> Files<'static> {
     Files {
         tokenizer: model_file!("tokenizer.json"),
         tokenizer_config: Some(model_file!("tokenizer_config.json")),

@@ -137,7 +137,8 @@ impl Team {
 
 fn client(client: u64, weight: u32) -> Standing {
     let weight = NonZeroU32::new(weight).unwrap();
-    Standing { client: Client(client), weight, class: Class::Interactive }
+    let client = Client(client);
+    Standing { client, group: client, weight, class: Class::Interactive }
 }
 
 fn background(id: u64) -> Standing {

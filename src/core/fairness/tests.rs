@@ -85,7 +85,8 @@ impl House {
 
 fn standing(client: u64, weight: u32) -> Standing {
     let weight = NonZeroU32::new(weight).unwrap();
-    Standing { client: Client(client), weight, class: Class::Interactive }
+    let client = Client(client);
+    Standing { client, group: client, weight, class: Class::Interactive }
 }
 
 #[test]
@@ -129,6 +130,49 @@ fn weights_are_kept_within_five_percent() {
         let off = (a / b) / (f64::from(first) / f64::from(second));
         assert!((0.95..=1.05).contains(&off), "{first}:{second}: {a} and {b}, off by {off}");
     }
+}
+
+#[test]
+fn people_behind_one_key_share_its_weight_however_many_of_them_are_present() {
+    for people in [1, 5, 20] {
+        let mut house = House::new(6);
+        let group = Client(1000);
+        for _ in 0..20_000 {
+            let person = |i| Standing { group, ..standing(100 + i, 1) };
+            for who in (0..people).map(person).chain([standing(1, 1)]) {
+                while house.queued(who.client.0) < 8 {
+                    let (prompt, reply) = (1 + house.below(60), 1 + house.below(60));
+                    house.ask(who, prompt, reply);
+                }
+            }
+            house.step();
+        }
+        let of = |client: u64| house.got[&Client(client)] as f64;
+        let crowd: f64 = (0..people).map(|i| of(100 + i)).sum();
+        let off = crowd / of(1);
+        assert!((0.95..=1.05).contains(&off), "{people}: {crowd} and {}", of(1));
+        let each = crowd / people as f64;
+        assert!((0..people).all(|i| (0.9..1.1).contains(&(of(100 + i) / each))), "{people}");
+    }
+}
+
+#[test]
+fn a_group_is_as_many_as_are_present() {
+    let mut fairness = Fairness::default();
+    let group = Client(9);
+    let [a, b] = [1, 2].map(|i| Standing { group, ..standing(i, 1) });
+    fairness.enter(a);
+    fairness.enter(b);
+    fairness.enter(standing(3, 1));
+    assert!(fairness.is_beyond_share(a.client, 3, 8) && !fairness.is_beyond_share(a.client, 2, 8));
+    fairness.charge(a, 10, 0);
+    assert_eq!(fairness.counter(a.client), 20);
+    fairness.leave(b.client);
+    fairness.charge(a, 10, 0);
+    assert_eq!(fairness.counter(a.client), 30);
+    assert!(!fairness.is_beyond_share(a.client, 4, 8));
+    fairness.leave(a.client);
+    assert!(!fairness.groups.contains_key(&group));
 }
 
 #[test]

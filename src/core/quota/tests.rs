@@ -8,6 +8,30 @@ fn quota(minute: u64, day: u64) -> Quota {
 }
 
 #[test]
+fn one_client_leaves_places_to_others_and_so_do_several() {
+    for clients in 1..=6 {
+        let (mut held, mut free) = (vec![0; clients], 64);
+        while let Some(who) = (0..clients).find(|&i| may_take(held[i], 1, free)) {
+            (held[who], free) = (held[who] + 1, free - 1);
+        }
+        assert!(free >= 1 && held.iter().all(|&held| held >= 1), "{clients}: {held:?}");
+        // Once all places have turned over, it is the same for all.
+        for _ in 0..200 {
+            let most = (0..clients).max_by_key(|&i| held[i]).unwrap();
+            (held[most], free) = (held[most] - 1, free + 1);
+            let least = (0..clients).min_by_key(|&i| held[i]).unwrap();
+            let more = usize::from(may_take(held[least], 1, free));
+            (held[least], free) = (held[least] + more, free - more);
+        }
+        let (least, most) = (held.iter().min().unwrap(), held.iter().max().unwrap());
+        assert!(most - least <= 1 && *least >= 64 / (clients + 2), "{clients}: {held:?}");
+    }
+    assert!(may_take(31, 1, 33) && !may_take(32, 1, 32));
+    // Whoever holds none may have all that is free, and no more.
+    assert!(may_take(0, 8, 8) && may_take(0, 1, 1) && !may_take(0, 2, 1));
+}
+
+#[test]
 fn without_bounds_everything_begins() {
     let mut meter = Meter::default();
     for i in 0..1000 {

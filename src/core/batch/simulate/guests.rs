@@ -106,7 +106,10 @@ fn standing(rng: &mut Rng) -> Standing {
     let client = if rng.chance(2) { 0 } else { 1 + rng.below(3) };
     let class = if rng.chance(6) { Class::Background } else { Class::Interactive };
     let weight = NonZeroU32::MIN.saturating_add((client % 2) as u32);
-    Standing { client: Client(client), weight, class }
+    let client = Client(client);
+    // Some stand behind one key.
+    let group = if client.0 > 1 { Client(2) } else { client };
+    Standing { client, group, weight, class }
 }
 
 /// A grammar for every third, and for every third of these one that begins late.
