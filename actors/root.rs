@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::admission::{Door, Served};
+use crate::admission::{Door, Served, Way};
 use crate::metrics::{self, Part};
 use crate::{bank, decode, thermal};
 
@@ -59,6 +59,8 @@ pub enum Message {
     /// Say how it goes with everybody.
     Observe(RpcReplyPort<Overview>),
 }
+
+impl ractor::Message for Message {}
 
 /// How opening a generation went.
 #[derive(Debug)]
@@ -203,7 +205,9 @@ impl<E: Engine + 'static> Actor for Root<E> {
             SupervisionEvent::ActorTerminated(who, _, reason) => {
                 self.lost(state, who.get_id(), reason.as_deref().unwrap_or("it stopped"));
             }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            SupervisionEvent::ActorStarted(_)
+            | SupervisionEvent::ProcessGroupChanged(_)
+            | SupervisionEvent::PidLifecycleEvent(_) => {}
         }
         Ok(())
     }
@@ -235,8 +239,11 @@ impl<E: Engine + 'static> Root<E> {
             Err(_) if leaving => state.tell(Message::Buried(true)),
             Ok(generation) => {
                 let (bank, info) = (generation.bank.clone(), Arc::clone(&generation.info));
-                let engine =
-                    Served { bank, info: Arc::clone(&info), heart: generation.heart.clone() };
+                let engine = Served {
+                    way: Way::One(bank),
+                    info: Arc::clone(&info),
+                    heart: generation.heart.clone(),
+                };
                 let alive = generation.is_alive();
                 state.phase = Phase::Serving(generation);
                 if !alive {

@@ -25,6 +25,8 @@ pub enum Message {
     Observe(RpcReplyPort<Snapshot>),
 }
 
+impl ractor::Message for Message {}
+
 /// Where the knobs start and how far they go.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mtplx_actors::ingress::keys::Keys;
 use mtplx_actors::ingress::{Secret, UnknownFields};
-use mtplx_actors::{bank, decode, root, thermal, tuner};
+use mtplx_actors::{bank, decode, node, root, thermal, tuner};
 use mtplx_kernels::memory;
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
@@ -72,6 +72,7 @@ struct Written {
     tuner: tuner::Config,
     thermal: thermal::Config,
     root: root::Config,
+    cluster: node::Config,
     log: Log,
 }
 
@@ -198,6 +199,8 @@ pub struct Config {
     pub keys: Keys,
     /// Who may manage the server.
     pub admin: Admin,
+    /// Where other machines may join.
+    pub cluster: node::Config,
     /// What is logged.
     pub log: Log,
 }
@@ -300,7 +303,8 @@ impl Config {
 impl Written {
     fn check(self) -> Result<Config, ConfigError> {
         let Self { server, model, engine, decode, bank, disk, mut admin, tuner, .. } = self;
-        let Self { thermal, root, log, keys: KeysFile { file: keys_file }, .. } = self;
+        let Self { thermal, root, log, keys: KeysFile { file: keys_file }, cluster, .. } = self;
+        cluster.check().map_err(ConfigError::Part)?;
         let key = "server.body_bytes_max";
         demand(server.body_bytes_max > 0, key, server.body_bytes_max, "must be at least 1")?;
         let expected = "must be at least server.body_bytes_max";
@@ -336,7 +340,7 @@ impl Written {
             step_tokens: tuner.prefill_idle_tokens,
             place: None,
         };
-        Ok(Config { server, model, engine, actors, disk, keys_file, keys, admin, log })
+        Ok(Config { server, model, engine, actors, disk, keys_file, keys, admin, cluster, log })
     }
 }
 

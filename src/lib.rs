@@ -5,6 +5,7 @@ pub mod bench;
 pub mod config;
 pub mod keys;
 pub mod model;
+pub mod node;
 pub mod plan;
 pub mod telemetry;
 
@@ -14,9 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use mtplx_actors::admission::Door;
 use mtplx_actors::bank::Store;
 use mtplx_actors::decode::Open;
 use mtplx_actors::ingress::{self, RenderMetrics};
+use mtplx_actors::node::Nodes;
 use mtplx_actors::root::{self, Blueprint, End, House};
 use mtplx_actors::thermal;
 use mtplx_core::engine::Engine;
@@ -36,7 +39,8 @@ const LOOK_TIME: Duration = Duration::from_millis(20);
 /// A running server.
 #[derive(Debug)]
 pub struct App {
-    house: House,
+    /// Nobody's, where other machines have the engines.
+    house: Option<House>,
     ingress: ingress::Handle,
     /// Ends with the ingress.
     listening: JoinHandle<()>,
@@ -88,21 +92,30 @@ impl App {
             origins: server.origins.clone(),
             keys: config.keys.clone(),
             admin: config.admin.token.clone(),
+            nodes: config.cluster.is_on().then(Nodes::default),
         };
+        let nodes = door.nodes.clone();
         let (ingress, listening) = ingress::start(door, Arc::clone(&model.text), render).await?;
         tracing::info!(model = model.name, "listening on http://{}, loading", ingress.address);
         tokio::spawn(keys::watch(config.keys_file.clone(), ingress.clone()));
+        let drain = Duration::from_secs_f64(config.actors.root.drain_s);
+        let door: Arc<dyn Door> = match nodes {
+            Some(nodes) => Arc::new(node::gate(config, model, nodes, ingress.clone()).await?),
+            None => Arc::new(ingress.clone()),
+        };
+        if config.cluster.is_on() && !config.cluster.engine {
+            return Ok(Self { house: None, ingress, listening, drain, store: None });
+        }
         let store = open_store(config);
         let blueprint = Blueprint {
             configs: config.actors,
             open,
             sensor: Arc::new(|| Box::new(thermal::Components::new())),
             store: store.clone(),
-            door: Arc::new(ingress.clone()),
+            door,
         };
         let house = root::start(blueprint).await.context("cannot start the root actor")?;
-        let drain = Duration::from_secs_f64(config.actors.root.drain_s);
-        Ok(Self { house, ingress, listening, drain, store })
+        Ok(Self { house: Some(house), ingress, listening, drain, store })
     }
 
     /// Where it listens.
@@ -122,16 +135,18 @@ impl App {
         announce: impl FnOnce(),
     ) -> Result<()> {
         let door = self.ingress.clone();
+        let own = self.house.is_some();
         let opened = async move {
+            // Who has no engine has nothing to wait for: nodes come and go.
             // The door is asked, not the root: once it knows who serves, nobody is refused.
-            while door.observe().await.is_none_or(|seen| seen.between.is_some()) {
+            while own && door.observe().await.is_none_or(|seen| seen.between.is_some()) {
                 tokio::time::sleep(LOOK_TIME).await;
             }
             announce();
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            end = self.house.end() => {
+            end = end_of(&mut self.house) => {
                 // Whoever lost the engine hears so, and what is on its way to disk gets there.
                 self.ingress.drain(LEAVE_TIME).await;
                 self.store_rest().await;
@@ -152,8 +167,9 @@ impl App {
         tracing::info!(seconds = self.drain.as_secs_f64(), "stopping: running requests may finish");
         let left = self.ingress.drain(self.drain).await;
         let least = if left == 0 { LEAVE_TIME } else { Duration::ZERO };
-        self.house.drain(deadline.saturating_duration_since(Instant::now()).max(least));
-        let end = self.house.end().await;
+        let Some(house) = &mut self.house else { return Ok(()) };
+        house.drain(deadline.saturating_duration_since(Instant::now()).max(least));
+        let end = house.end().await;
         if end == End::CutOff {
             tracing::warn!(requests = left, "root.drain_s was over: what still ran was cut off");
         }
@@ -168,6 +184,14 @@ impl App {
         if !flushed.await.unwrap_or(false) {
             tracing::warn!("not all warm prefixes were written to disk in time");
         }
+    }
+}
+
+/// The end of a house that is there.
+async fn end_of(house: &mut Option<House>) -> End {
+    match house {
+        Some(house) => house.end().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -19,6 +19,8 @@ use crate::config::{Log, LogFormat};
 pub fn logs(settings: &Log) -> Result<()> {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| settings.filter.clone());
     let filter = EnvFilter::try_new(&filter).with_context(|| format!("log filter {filter:?}"))?;
+    // Beyond that it would write messages between nodes out, and people's texts stand in them.
+    let filter = filter.add_directive("ractor_cluster=warn".parse()?);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -12,6 +12,7 @@
 //! * `leaving`: a client that goes away takes its row along;
 //! * `memory`: what is needed is said beforehand, what does not fit is refused;
 //! * `metrics`: what /metrics shows is what was served;
+//! * `nodes`: several machines, killed, cut off, drained and refused;
 //! * `drain`: SIGTERM lets running requests finish;
 //! * `structure`: answers of the structure that was asked for;
 //! * `team`: clients with keys, beside each other;
@@ -34,6 +35,7 @@ mod house;
 mod leaving;
 mod memory;
 mod metrics;
+mod nodes;
 mod openai;
 mod openapi;
 mod openwebui;

@@ -24,8 +24,8 @@ use super::responses::Store;
 use super::stream::{Choice, Choices, Course, Making, Thinking, Trial, Watch, Ways, channel};
 use super::text::{Prompt, Text};
 use super::work::Turns;
-use crate::admission::{Admission, Served};
-use crate::{bank, metrics};
+use crate::admission::{Admission, Entry, Served};
+use crate::metrics;
 
 mod places;
 mod structure;
@@ -142,8 +142,8 @@ impl House {
         (route, arrived): (&'static str, Instant),
         bills: Vec<Bill>,
     ) -> Result<Admitted, Refusal> {
-        let (bank, info) = match self.readiness() {
-            Readiness::Serving(Served { bank, info, .. }) => (bank, info),
+        let (served, info) = match self.readiness() {
+            Readiness::Serving(served) => (served.clone(), served.info),
             Readiness::Between(reason) | Readiness::Over(reason) => {
                 return Err(Refusal::Unavailable { reason });
             }
@@ -181,7 +181,8 @@ impl House {
                     sharing: Sharing { root: prompt.root, ..sharing },
                     standing: bill.standing(),
                 };
-                let course = Course::new(request.clone(), bank.clone(), self.ways());
+                let entry = entry(&served, &request)?;
+                let course = Course::new(request.clone(), entry.clone(), self.ways());
                 if course.is_given_up() {
                     let reason = "ended one engine after another, each time at the same place; \
                                   change it, or report this: it is in the log";
@@ -192,13 +193,13 @@ impl House {
                 let permit = permits.split(1).ok_or_else(|| self.overloaded())?;
                 let manner = self.manner(&wanted, prompt);
                 let admission = Admission { request, events, permit };
-                admissions.push(((admission, receiver), course, (manner, bound), bill));
+                admissions.push(((admission, entry, receiver), course, (manner, bound), bill));
             }
         }
         let mut list = Vec::with_capacity(admissions.len());
-        for ((admission, receiver), course, (manner, bound), bill) in admissions {
+        for ((admission, entry, receiver), course, (manner, bound), bill) in admissions {
             // One that is gone drops it, and it goes on to the next.
-            let _ = bank.cast(bank::Message::Open(admission));
+            entry.open(admission);
             let (thinking, watch) = (self.thinking(&wanted), Watch::new(route, arrived).with(bill));
             let (detokenizer, stops) = (self.text.detokenizer(), wanted.stops.as_slice());
             let manner = &manner;
@@ -321,6 +322,12 @@ impl House {
 pub(crate) fn context(info: &EngineInfo) -> usize {
     let pages = info.pages_max.min(info.rows_pages_max).saturating_mul(info.page_tokens);
     info.context_tokens_max.min(pages).min(guard::tokens_max(info))
+}
+
+/// Where it goes in.
+fn entry(served: &Served, request: &Request) -> Result<Entry, Refusal> {
+    let nobody = || Refusal::Unavailable { reason: "no node can take it".into() };
+    served.entry(request, None).ok_or_else(nobody)
 }
 
 /// The checks that need to know the engine.

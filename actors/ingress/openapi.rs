@@ -49,6 +49,8 @@ pub(crate) mod asked;
         admin::pin,
         admin::unpin,
         admin::usage,
+        admin::nodes,
+        admin::drain,
     ),
     components(schemas(answers::OpenAiError, answers::AnthropicError)),
     tags(

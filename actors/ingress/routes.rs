@@ -40,6 +40,7 @@ use super::wire::Wire;
 use super::{Config, RenderMetrics, admin, docs, openapi, random, tokenize};
 use crate::admission::Served;
 use crate::metrics;
+use crate::node::Report;
 
 pub(super) mod messages;
 pub(super) mod responses;
@@ -319,7 +320,7 @@ fn card(house: &House) -> Value {
         (status = 503, description = "Not at the moment.", body = Health)))]
 pub(super) async fn health(State(house): State<Shared>) -> Response {
     match house.readiness() {
-        Readiness::Serving(engine) => Json(healthy(&engine)).into_response(),
+        Readiness::Serving(engine) => Json(healthy(&house, &engine)).into_response(),
         Readiness::Between(reason) | Readiness::Over(reason) => absent(&reason),
     }
 }
@@ -338,7 +339,7 @@ pub(super) async fn livez() -> Json<Value> {
 pub(super) async fn readyz(State(house): State<Shared>) -> Response {
     match house.readiness() {
         Readiness::Serving(engine) if engine.heart.age() < READY_AGE_MAX => {
-            Json(healthy(&engine)).into_response()
+            Json(healthy(&house, &engine)).into_response()
         }
         Readiness::Serving(_) => absent("the engine does not answer"),
         Readiness::Between(reason) | Readiness::Over(reason) => absent(&reason),
@@ -384,14 +385,19 @@ pub(super) async fn docs() -> Response {
 }
 
 /// Serving; and what of the engine's own kernels failed its trial. Why is for the log.
-fn healthy(engine: &Served) -> Value {
+fn healthy(house: &House, engine: &Served) -> Value {
     let age = engine.heart.age().as_millis();
+    let mut told = json!({"status": "ok", "heartbeat_age_ms": age});
     let off = engine.info.kernels.iter().filter(|kernel| kernel.fault.is_some());
     let off: Vec<&str> = off.map(|kernel| kernel.name.as_str()).collect();
-    if off.is_empty() {
-        return json!({"status": "ok", "heartbeat_age_ms": age});
+    if !off.is_empty() {
+        told["kernels_switched_off"] = json!(off);
     }
-    json!({"status": "ok", "heartbeat_age_ms": age, "kernels_switched_off": off})
+    if let Some(nodes) = &house.config.nodes {
+        let brief = |node: Report| json!({"name": node.name, "state": node.state});
+        told["nodes"] = nodes.reports().into_iter().map(brief).collect();
+    }
+    told
 }
 
 async fn unknown_path(uri: Uri) -> ApiError {

@@ -323,6 +323,18 @@ pub fn build(version: &'static str) {
     BUILD_INFO.set(1.0, [version.into()]);
 }
 
+// === several machines ===
+
+/// How it stands with a node, by this label.
+pub(crate) fn node(label: &str, rows: usize, state: &str, rtt_s: Option<f64>) {
+    let name = || SharedString::from(label.to_owned());
+    NODE_ROWS.set(float(rows), [name()]);
+    for each in NODE_STATES {
+        NODE_STATE.set(f64::from(u8::from(each == state)), [name(), each.into()]);
+    }
+    rtt_s.into_iter().for_each(|seconds| NODE_RTT.set(seconds, [name()]));
+}
+
 // === numbers ===
 
 /// The label of the draft position with this index; people count from 1.

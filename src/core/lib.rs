@@ -37,6 +37,7 @@ pub mod random;
 pub mod recall;
 mod recent;
 pub mod request;
+pub mod route;
 pub mod sample;
 #[cfg(feature = "scripted")]
 pub mod scripted;
