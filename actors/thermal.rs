@@ -1,7 +1,7 @@
 //! The watcher of the machine's heat.
 //!
 //! * **Owns** the sensor and the memory of the last ceiling.
-//! * **Hears** `Sample` (own timer), `Advise`, `Observe`.
+//! * **Hears** `Sample` (own timer), `Advise`, `Configure`, `Observe`.
 //! * **Says** `tuner::Ceiling` when it changes, and once to each new tuner; never speaks to decode.
 //! * **Dies** alone; the root starts it anew. It outlives generations: heat does.
 
@@ -28,6 +28,8 @@ pub enum Message {
     Sample,
     /// Speak to this tuner from now on.
     Advise(ActorRef<tuner::Message>),
+    /// Go by these bounds from the next reading on. How often to look stays.
+    Configure(Config),
     /// Say how hot it is.
     Observe(RpcReplyPort<Snapshot>),
 }
@@ -140,6 +142,7 @@ impl Actor for Thermal {
                 state.tuner = tuner;
                 state.tell();
             }
+            Message::Configure(config) => state.thermostat.set_limits(config.limits()),
             // Whoever asked may have gone.
             Message::Observe(reply) => drop(reply.send(state.observe())),
         }

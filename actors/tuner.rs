@@ -1,7 +1,7 @@
 //! The author of the knobs.
 //!
 //! * **Owns** the knobs and what was learnt of cycles.
-//! * **Hears** `Report`, `Ceiling`, `Observe`.
+//! * **Hears** `Report`, `Ceiling`, `Limits`, `Observe`.
 //! * **Says** `decode::Tune`: at once at birth, then whenever the knobs change.
 //! * **Dies** with its generation; the next begins again from the config.
 
@@ -21,6 +21,8 @@ pub enum Message {
     Report(Report),
     /// Heat allows this much.
     Ceiling(Ceiling),
+    /// Move within these bounds from now on; what was learnt within others begins anew.
+    Limits(TuneLimits),
     /// Say what is believed.
     Observe(RpcReplyPort<Snapshot>),
 }
@@ -129,6 +131,7 @@ impl Actor for Tuner {
                 metrics::acceptance(state.learner.acceptance());
             }
             Message::Ceiling(ceiling) => state.learner.set_ceiling(ceiling),
+            Message::Limits(limits) => state.learner = Learner::new(limits),
             // Whoever asked may have gone.
             Message::Observe(reply) => drop(reply.send(state.observe())),
         }

@@ -1,18 +1,26 @@
 //! Settings: `config/mtplx.toml` holds every default; a file and the command line lay differences
-//! over it; the result is checked once and never changes.
+//! over it; the result is checked as a whole, at the start and whenever it is read anew.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use mtplx_actors::ingress::keys::Keys;
+use mtplx_actors::ingress::tls::Tls;
 use mtplx_actors::ingress::{Secret, UnknownFields};
 use mtplx_actors::{bank, decode, node, root, thermal, tuner};
 use mtplx_kernels::memory;
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
-use crate::keys;
+use crate::{keys, telemetry};
+
+pub mod change;
+mod error;
+#[cfg(test)]
+mod tests;
+
+pub use self::error::ConfigError;
 
 /// All defaults, with their reasons.
 const DEFAULTS: &str = include_str!("../config/mtplx.toml");
@@ -22,40 +30,6 @@ pub const ADMIN_TOKEN: &str = "MTPLX_ADMIN_TOKEN";
 
 /// The bank's part of the process's memory, where nothing else is said.
 const BANK_SHARE: u64 = 8;
-
-/// Why settings cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{path}: {reason}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        reason: std::io::Error,
-    },
-    /// The file is not TOML, or holds keys or types that are not settings.
-    #[error("{origin}: {reason}")]
-    Parse {
-        /// The file, "the command line" or "defaults".
-        origin: String,
-        /// What is wrong, with the key, and with line and column where known.
-        reason: String,
-    },
-    /// An actor's settings contradict themselves or each other.
-    #[error("{0}")]
-    Part(String),
-    /// A value is outside its domain.
-    #[error("{key} = {value}: {expected}")]
-    Value {
-        /// The setting.
-        key: &'static str,
-        /// What was written.
-        value: String,
-        /// What is allowed.
-        expected: &'static str,
-    },
-}
 
 /// Settings as written: one complete file.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -69,6 +43,7 @@ struct Written {
     disk: bank::DiskConfig,
     keys: KeysFile,
     admin: Admin,
+    tls: TlsFiles,
     tuner: tuner::Config,
     thermal: thermal::Config,
     root: root::Config,
@@ -152,6 +127,16 @@ pub struct KeysFile {
     pub file: PathBuf,
 }
 
+/// What connections are encrypted with.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The certificate, as PEM; empty for no TLS.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
 /// Who may manage the server.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
@@ -201,8 +186,24 @@ pub struct Config {
     pub admin: Admin,
     /// Where other machines may join.
     pub cluster: node::Config,
+    /// Where what connections are encrypted with is.
+    pub tls_files: TlsFiles,
+    /// And what stands there.
+    pub tls: Option<Tls>,
     /// What is logged.
     pub log: Log,
+    /// Where all that was read.
+    pub source: Source,
+    /// As it was written, all sections laid over each other.
+    table: Table,
+}
+
+/// Where settings come from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Source {
+    file: Option<PathBuf>,
+    /// `(section, key, value)` of the command line.
+    overrides: Vec<(String, String, Value)>,
 }
 
 impl Config {
@@ -215,21 +216,38 @@ impl Config {
         file: Option<&Path>,
         overrides: &[(&str, &str, Value)],
     ) -> Result<Self, ConfigError> {
+        let own = |&(section, key, ref value): &(&str, &str, Value)| {
+            (section.to_owned(), key.to_owned(), value.clone())
+        };
+        let overrides = overrides.iter().map(own).collect();
+        Source { file: file.map(Path::to_owned), overrides }.read()
+    }
+}
+
+impl Source {
+    /// Reads and checks all that is written there now.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the file, its line and the key at fault.
+    pub fn read(&self) -> Result<Config, ConfigError> {
         let mut table = parse(DEFAULTS, "defaults")?;
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })?;
-            let origin = path.display().to_string();
-            lay(&mut table, parse(&text, &origin)?);
-            // Read here already, so that an error names where the value was written.
-            read(table.clone(), &origin)?;
-        }
-        for (section, key, value) in overrides {
-            if let Some(Value::Table(section)) = table.get_mut(*section) {
-                section.insert((*key).to_owned(), value.clone());
+        let Some(path) = &self.file else { return self.finish(table) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|reason| ConfigError::Read { path: path.clone(), reason })?;
+        let origin = path.display().to_string();
+        lay(&mut table, parse(&text, &origin)?);
+        // Read here already, so that an error names where the value was written.
+        let read = read(table.clone(), &origin).and_then(|_| self.finish(table));
+        read.map_err(|error| error.at(path, &text))
+    }
+
+    fn finish(&self, mut table: Table) -> Result<Config, ConfigError> {
+        for (section, key, value) in &self.overrides {
+            if let Some(Value::Table(section)) = table.get_mut(section) {
+                section.insert(key.clone(), value.clone());
             }
         }
-        read(table, "the command line")?.check()
+        read(table.clone(), "the command line")?.check(table, self.clone())
     }
 }
 
@@ -301,10 +319,14 @@ impl Config {
 }
 
 impl Written {
-    fn check(self) -> Result<Config, ConfigError> {
-        let Self { server, model, engine, decode, bank, disk, mut admin, tuner, .. } = self;
-        let Self { thermal, root, log, keys: KeysFile { file: keys_file }, cluster, .. } = self;
+    fn check(self, table: Table, source: Source) -> Result<Config, ConfigError> {
+        let Self { server, model, engine, decode, bank, disk, mut admin, tuner, cluster, .. } =
+            self;
+        let Self { thermal, root, log, tls: tls_files, keys: KeysFile { file: keys_file }, .. } =
+            self;
         cluster.check().map_err(ConfigError::Part)?;
+        telemetry::filter(&log.filter)
+            .map_err(|e| ConfigError::Part(format!("log.filter: {e:#}")))?;
         let key = "server.body_bytes_max";
         demand(server.body_bytes_max > 0, key, server.body_bytes_max, "must be at least 1")?;
         let expected = "must be at least server.body_bytes_max";
@@ -312,6 +334,7 @@ impl Written {
         demand(all >= server.body_bytes_max, "server.bytes_max", all, expected)?;
         demand_engine(&engine)?;
         let keys = keys::read(&keys_file).map_err(ConfigError::Part)?;
+        let tls = Tls::read(&tls_files.cert, &tls_files.key).map_err(ConfigError::Part)?;
         if let Ok(token) = std::env::var(ADMIN_TOKEN) {
             admin.token = Secret::new(&token);
         }
@@ -340,7 +363,23 @@ impl Written {
             step_tokens: tuner.prefill_idle_tokens,
             place: None,
         };
-        Ok(Config { server, model, engine, actors, disk, keys_file, keys, admin, cluster, log })
+        let config = Config {
+            server,
+            model,
+            engine,
+            actors,
+            disk,
+            keys_file,
+            keys,
+            admin,
+            tls_files,
+            tls,
+            cluster,
+            log,
+            source,
+            table,
+        };
+        Ok(config)
     }
 }
 
@@ -355,82 +394,4 @@ fn demand_engine(e: &Engine) -> Result<(), ConfigError> {
     demand(share > 0.0 && share <= 1.0, key, share, "must be above 0, at most 1")?;
     let bits = matches!(e.draft_head_bits, 0 | 2..=6 | 8);
     demand(bits, "engine.draft_head_bits", e.draft_head_bits, "must be 0, 2 to 6, or 8")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(text: &str) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("my.toml");
-        std::fs::write(&path, text).unwrap();
-        Config::load(Some(&path), &[])
-    }
-
-    #[test]
-    fn the_defaults_are_complete_and_sound() {
-        let config = Config::load(None, &[]).unwrap();
-        assert_eq!(config.server.port, 8000);
-        assert!(config.server.host.is_loopback());
-    }
-
-    #[test]
-    fn a_file_holds_differences_only_and_the_command_line_wins() {
-        let config = load("[server]\nport = 9\n[engine]\nslots = 3").unwrap();
-        assert_eq!((config.server.port, config.engine.slots), (9, 3));
-        let over = [("server", "port", Value::Integer(11))];
-        assert_eq!(Config::load(None, &over).unwrap().server.port, 11);
-    }
-
-    #[test]
-    fn localhost_is_an_address() {
-        let config = load("[server]\nhost = \"localhost\"").unwrap();
-        assert_eq!(config.server.host, host("127.0.0.1").unwrap());
-    }
-
-    #[test]
-    fn nobody_from_elsewhere_is_let_in_without_a_key_unless_that_is_said() {
-        let away = "[server]\nhost = \"0.0.0.0\"\n";
-        let error = load(away).unwrap().check_door().unwrap_err().to_string();
-        assert!(error.contains("mtplx keys add") && error.contains("server.open"), "{error}");
-        load(&format!("{away}open = true")).unwrap().check_door().unwrap();
-        load("[server]\nhost = \"::1\"").unwrap().check_door().unwrap();
-    }
-
-    #[test]
-    fn kv_memory_is_bounded_unless_it_is_0() {
-        assert!(Config::load(None, &[]).unwrap().engine.kv_bytes_max.is_some());
-        assert_eq!(load("[engine]\nkv_bytes_max = 0").unwrap().engine.kv_bytes_max, None);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (text, named) in [
-            ("[server]\nprot = 9", "prot"),
-            ("[sever]\nport = 9", "sever"),
-            ("[server]\nport = \"x\"", "server.port"),
-            ("[server]\nport = \"x\"", "u16"),
-            ("[server]\nport = \"x\"", "my.toml"),
-            ("[server]\nhost = \"home\"", "server.host"),
-            ("[engine]\nslots = 0", "engine.slots"),
-            ("[engine]\npage_tokens = 33", "engine.page_tokens"),
-            ("[engine]\ndraft_vocab_share = 0.0", "engine.draft_vocab_share"),
-            ("[engine]\ndraft_vocab_share = 1.5", "engine.draft_vocab_share"),
-            ("[engine]\ndraft_head_bits = 7", "engine.draft_head_bits"),
-            ("[thermal]\nwarm_celsius = 120.0", "thermal"),
-            ("[server]\nbytes_max = 9", "server.bytes_max"),
-            ("[keys]\nfile = \"/nonexistent/keys\"", "/nonexistent/keys"),
-            ("[root]\nbackoff_s = -1.0", "root.backoff_s"),
-            ("[server", "line 1"),
-        ] {
-            let error = load(text).unwrap_err().to_string();
-            assert!(error.contains(named), "{text:?}: {error}");
-        }
-        let over = [("server", "port", Value::String("x".into()))];
-        let error = Config::load(None, &over).unwrap_err().to_string();
-        assert!(error.contains("the command line") && error.contains("server.port"), "{error}");
-        let missing = Config::load(Some(Path::new("/nonexistent/x.toml")), &[]).unwrap_err();
-        assert!(missing.to_string().contains("/nonexistent/x.toml"));
-    }
 }

@@ -7,10 +7,11 @@ pub mod keys;
 pub mod model;
 pub mod node;
 pub mod plan;
+pub mod reload;
+pub mod service;
 pub mod telemetry;
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::model::Model;
+use crate::reload::Reloader;
 
 /// An idle house gets this long to end, even if its guests took all of the time there was.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
@@ -44,7 +46,7 @@ pub struct App {
     ingress: ingress::Handle,
     /// Ends with the ingress.
     listening: JoinHandle<()>,
-    drain: Duration,
+    reloader: Reloader,
     store: Option<Arc<Store>>,
 }
 
@@ -70,41 +72,20 @@ impl App {
     ) -> Result<Self> {
         config.check_door()?;
         mtplx_actors::metrics::build(env!("CARGO_PKG_VERSION"));
-        let server = &config.server;
-        let door = ingress::Config {
-            bind: SocketAddr::new(server.host, server.port),
-            model: model.name.clone(),
-            requests_max: server.requests_max,
-            body_bytes_max: server.body_bytes_max,
-            new_tokens_max: NonZeroUsize::new(server.new_tokens_max),
-            keep_alive_s: server.keep_alive_s,
-            aliases: server.aliases.clone(),
-            unknown_fields: server.unknown_fields,
-            thinking_tokens_max: NonZeroUsize::new(server.thinking_tokens_max),
-            responses_bytes_max: server.responses_bytes_max,
-            responses_idle_s: server.responses_idle_s,
-            resume_s: server.resume_s,
-            strikes_max: strikes_max(config.actors.root.failures_max),
-            tokens_max: NonZeroUsize::new(server.tokens_max),
-            bytes_max: server.bytes_max,
-            reader_stall_s: server.reader_stall_s,
-            hosts: server.hosts.clone(),
-            origins: server.origins.clone(),
-            keys: config.keys.clone(),
-            admin: config.admin.token.clone(),
-            nodes: config.cluster.is_on().then(Nodes::default),
-        };
-        let nodes = door.nodes.clone();
+        let nodes = config.cluster.is_on().then(Nodes::default);
+        let door = ingress::Config { nodes: nodes.clone(), ..reload::door_of(config, &model.name) };
         let (ingress, listening) = ingress::start(door, Arc::clone(&model.text), render).await?;
-        tracing::info!(model = model.name, "listening on http://{}, loading", ingress.address);
-        tokio::spawn(keys::watch(config.keys_file.clone(), ingress.clone()));
-        let drain = Duration::from_secs_f64(config.actors.root.drain_s);
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        tracing::info!(model = model.name, "listening on {scheme}://{}, loading", ingress.address);
         let door: Arc<dyn Door> = match nodes {
             Some(nodes) => Arc::new(node::gate(config, model, nodes, ingress.clone()).await?),
             None => Arc::new(ingress.clone()),
         };
+        let settings = (config.clone(), model.name.clone());
         if config.cluster.is_on() && !config.cluster.engine {
-            return Ok(Self { house: None, ingress, listening, drain, store: None });
+            let reloader = Reloader::new(settings, (ingress.clone(), None), None);
+            let app = Self { house: None, ingress, listening, reloader, store: None };
+            return Ok(app.watched());
         }
         let store = open_store(config);
         let blueprint = Blueprint {
@@ -115,13 +96,28 @@ impl App {
             door,
         };
         let house = root::start(blueprint).await.context("cannot start the root actor")?;
-        Ok(Self { house: Some(house), ingress, listening, drain, store })
+        let root = Some(house.root());
+        let reloader = Reloader::new(settings, (ingress.clone(), root), store.clone());
+        Ok(Self { house: Some(house), ingress, listening, reloader, store }.watched())
+    }
+
+    /// Its settings are read anew when somebody asks for it.
+    fn watched(self) -> Self {
+        self.ingress.let_reload(self.reloader.by_route());
+        tokio::spawn(self.reloader.clone().watch_keys());
+        self
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.ingress.address
+    }
+
+    /// What reads its settings anew.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
     }
 
     /// Serves until `stop` comes about or the house gives up; running requests are let finish.
@@ -163,9 +159,10 @@ impl App {
     /// house is told last: the door may be about to hand in a request that it admitted, and decode
     /// would end before.
     async fn leave(mut self) -> Result<()> {
-        let deadline = Instant::now() + self.drain;
-        tracing::info!(seconds = self.drain.as_secs_f64(), "stopping: running requests may finish");
-        let left = self.ingress.drain(self.drain).await;
+        let limit = self.reloader.drain_time().await;
+        let deadline = Instant::now() + limit;
+        tracing::info!(seconds = limit.as_secs_f64(), "stopping: running requests may finish");
+        let left = self.ingress.drain(limit).await;
         let least = if left == 0 { LEAVE_TIME } else { Duration::ZERO };
         let Some(house) = &mut self.house else { return Ok(()) };
         house.drain(deadline.saturating_duration_since(Instant::now()).max(least));
@@ -179,7 +176,7 @@ impl App {
 
     /// Waits for what is on its way to disk, as long as requests may take to finish.
     async fn store_rest(&self) {
-        let (store, limit) = (self.store.clone(), self.drain);
+        let (store, limit) = (self.store.clone(), self.reloader.drain_time().await);
         let flushed = tokio::task::spawn_blocking(move || store.is_none_or(|s| s.flush(limit)));
         if !flushed.await.unwrap_or(false) {
             tracing::warn!("not all warm prefixes were written to disk in time");
@@ -208,11 +205,6 @@ fn open_store(config: &Config) -> Option<Arc<Store>> {
             None
         }
     }
-}
-
-/// One request may end fewer engines than the house bears.
-fn strikes_max(failures_max: usize) -> u32 {
-    u32::try_from(failures_max.saturating_sub(1)).unwrap_or(u32::MAX).max(1)
 }
 
 fn ended(end: End) -> Result<()> {

@@ -15,6 +15,8 @@ use mtplx::keys::{self, KeysArgs};
 use mtplx::model::Model;
 use mtplx::node::{self, NodeArgs};
 use mtplx::plan::{self, PlanArgs};
+use mtplx::reload::Reloader;
+use mtplx::service::{self, ServiceArgs};
 use mtplx::{App, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value;
@@ -41,6 +43,8 @@ enum Command {
     Keys(Keys),
     /// Make rows for another machine, or look after those that do.
     Node(Node),
+    /// Make the server a service of this machine, or of you.
+    Service(ServiceArgs),
 }
 
 #[derive(Args)]
@@ -130,6 +134,7 @@ fn main() -> ExitCode {
         Command::Bank(args) => manage(&args),
         Command::Keys(args) => edit_keys(&args),
         Command::Node(args) => be_node(&args),
+        Command::Service(args) => service::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -154,11 +159,13 @@ fn serve(args: &Serve) -> Result<()> {
         tokio::spawn(telemetry::upkeep(metrics.clone()));
         let app = App::start(&config, &model, telemetry::render(metrics)).await?;
         let address = app.address();
+        signals.reloader = Some(app.reloader());
         let stop = async move {
             signals.next().await;
             tokio::spawn(leave_at_the_next(signals));
         };
-        app.run(stop, || announce(&model.name, address)).await
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        app.run(stop, || announce(&model.name, scheme, address)).await
     });
     // A sensor or a device that hangs would hold up the end for ever.
     runtime.shutdown_background();
@@ -182,7 +189,7 @@ fn be_node(args: &Node) -> Result<()> {
             signals.next().await;
             tokio::spawn(leave_at_the_next(signals));
         };
-        let announce = |address| announce(&model.name, address);
+        let announce = |address| announce(&model.name, "http", address);
         let render = telemetry::render(metrics);
         node::run(&args.node, &config, &model, render, (stop, announce)).await
     });
@@ -192,8 +199,8 @@ fn be_node(args: &Node) -> Result<()> {
 
 /// The one line on stdout, for people and for whoever started us on port 0.
 #[expect(clippy::print_stdout, reason = "the address is what the command returns")]
-fn announce(name: &str, address: SocketAddr) {
-    println!("serving {name} on http://{address}");
+fn announce(name: &str, scheme: &str, address: SocketAddr) {
+    println!("serving {name} on {scheme}://{address}");
 }
 
 fn measure(args: &Bench) -> Result<()> {
@@ -229,9 +236,10 @@ fn manage(args: &BankArgs) -> Result<()> {
     tokio::runtime::Runtime::new()?.block_on(bank::run(args))
 }
 
-/// SIGINT and SIGTERM, from the first on; SIGHUP, by which services ask for what is set to be read
-/// anew, ends nothing: keys are read whenever their file changes, all else at the start.
+/// SIGINT and SIGTERM, from the first on; and SIGHUP, by which services ask for settings to be read
+/// anew, once there is somebody to do that.
 struct Signals {
+    reloader: Option<Reloader>,
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -242,7 +250,8 @@ impl Signals {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         let interrupt = listen(SignalKind::interrupt())?;
         let hangup = listen(SignalKind::hangup())?;
-        Ok(Self { interrupt, terminate: listen(SignalKind::terminate())?, hangup })
+        let terminate = listen(SignalKind::terminate())?;
+        Ok(Self { reloader: None, interrupt, terminate, hangup })
     }
 
     /// Waits for one of them; the exit code by which a shell knows a process that it ended.
@@ -251,10 +260,12 @@ impl Signals {
             tokio::select! {
                 _ = self.interrupt.recv() => break SignalKind::interrupt(),
                 _ = self.terminate.recv() => break SignalKind::terminate(),
-                _ = self.hangup.recv() => tracing::warn!(
-                    "SIGHUP changes nothing: keys are read when their file changes, other \
-                     settings at the start"
-                ),
+                _ = self.hangup.recv() => {
+                    if let Some(reloader) = self.reloader.clone() {
+                        // What came of it is in the log.
+                        tokio::spawn(async move { reloader.reload("SIGHUP").await.map(drop) });
+                    }
+                }
             }
         };
         128 + kind.as_raw_value()

@@ -14,9 +14,12 @@
 //! * `metrics`: what /metrics shows is what was served;
 //! * `nodes`: several machines, killed, cut off, drained and refused;
 //! * `drain`: SIGTERM lets running requests finish;
+//! * `reload`: settings are read anew, all or none, and no answer changes;
+//! * `service`: what launchd and systemd are given;
 //! * `structure`: answers of the structure that was asked for;
 //! * `team`: clients with keys, beside each other;
-//! * `tidy`: the rules of the house itself.
+//! * `tidy`: the rules of the house itself;
+//! * `tls`: encrypted, and with which certificate.
 
 #![allow(
     clippy::unwrap_used,
@@ -39,6 +42,9 @@ mod nodes;
 mod openai;
 mod openapi;
 mod openwebui;
+mod reload;
+mod service;
 mod structure;
 mod team;
 mod tidy;
+mod tls;

@@ -11,6 +11,7 @@
 //! | `GET /admin/usage` | what each key used since the start |
 //! | `GET /admin/nodes` | the machines that serve, where there are several |
 //! | `PUT /admin/nodes/{name}/drain` | lets one finish what it has, and sends it no more |
+//! | `POST /admin/reload` | reads the settings anew, all or none |
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, put};
+use axum::routing::{MethodRouter, get, post, put};
 use axum::{Json, Router};
 use ractor::ActorRef;
 use serde::{Deserialize, Deserializer};
@@ -30,6 +31,7 @@ use super::admission::{House, Readiness};
 use super::body::{Named, announced, whole};
 use super::openai::ApiError;
 use super::openapi::answers::{Imported, OpenAiError};
+use super::reload::reload;
 use crate::bank::{self, Command, Failure, Id, Pinned};
 use crate::node::Nodes;
 
@@ -108,6 +110,7 @@ pub(super) fn table() -> Vec<(&'static str, MethodRouter<Arc<House>>)> {
         ("/admin/usage", get(usage)),
         ("/admin/nodes", get(nodes)),
         ("/admin/nodes/{name}/drain", put(drain)),
+        ("/admin/reload", post(reload)),
     ]
 }
 
@@ -117,7 +120,7 @@ fn opens(secret: &Secret, request: &Request) -> bool {
     token.is_some_and(|token| secret.opens(token))
 }
 
-fn refusal(kind: &str, message: &str) -> Json<serde_json::Value> {
+pub(super) fn refusal(kind: &str, message: &str) -> Json<serde_json::Value> {
     Json(json!({"error": {"message": message, "type": kind, "code": null, "param": null}}))
 }
 

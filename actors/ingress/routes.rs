@@ -397,6 +397,9 @@ fn healthy(house: &House, engine: &Served) -> Value {
         let brief = |node: Report| json!({"name": node.name, "state": node.state});
         told["nodes"] = nodes.reports().into_iter().map(brief).collect();
     }
+    if !house.restart_needed.is_empty() {
+        told["restart_needed"] = json!(house.restart_needed.as_ref());
+    }
     told
 }
 

@@ -335,6 +335,19 @@ pub(crate) fn node(label: &str, rows: usize, state: &str, rtt_s: Option<f64>) {
     rtt_s.into_iter().for_each(|seconds| NODE_RTT.set(seconds, [name()]));
 }
 
+// === settings ===
+
+/// The settings were read anew, and hold or were refused.
+pub fn config_reloaded(holds: bool) {
+    CONFIG_RELOADS.add(1, [if holds { "applied" } else { "refused" }.into()]);
+}
+
+/// The settings that hold were read now.
+pub fn config_loaded() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    CONFIG_LOADED.set(now.as_secs_f64(), []);
+}
+
 // === numbers ===
 
 /// The label of the draft position with this index; people count from 1.

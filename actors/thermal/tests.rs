@@ -55,6 +55,17 @@ async fn only_changes_are_told_and_silence_is_the_low_ceiling() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn new_bounds_hold_from_the_next_reading_on() {
+    let (tuner, mut heard) = probe().await;
+    let arguments = Arguments { config: config(), sensor: written(&[90.0; 9]), tuner };
+    let (thermal, _) = Actor::spawn(None, Thermal, arguments).await.unwrap();
+    assert_eq!(ceiling(heard.recv().await), Ceiling::Reduced);
+    let cooler = Config { warm_celsius: 97.0, hot_celsius: 99.0, ..config() };
+    thermal.cast(Message::Configure(cooler)).unwrap();
+    assert_eq!(ceiling(heard.recv().await), Ceiling::Full);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_tuner_hears_the_ceiling_at_once() {
     let (first, mut heard) = probe().await;
     let arguments = Arguments { config: config(), sensor: written(&[99.0]), tuner: first };

@@ -41,6 +41,11 @@ impl Thermostat {
         Self { limits, ceiling: Ceiling::Full, silent: None }
     }
 
+    /// Goes by other steps from the next reading on.
+    pub fn set_limits(&mut self, limits: ThermalLimits) {
+        self.limits = limits;
+    }
+
     /// Heeds the hottest sensor, or its silence. A sensor that falls silent means the low ceiling.
     pub fn read(&mut self, celsius: Option<f32>) -> Ceiling {
         match (celsius.filter(|c| c.is_finite()), &mut self.silent) {

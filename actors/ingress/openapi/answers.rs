@@ -433,6 +433,9 @@ pub(crate) struct Health {
     /// The machines that serve, where there may be several.
     #[schema(nullable = false)]
     nodes: Option<Vec<NodeHealth>>,
+    /// Settings that are written otherwise than they hold, until the next start.
+    #[schema(nullable = false)]
+    restart_needed: Option<Vec<String>>,
 }
 
 /// One of several machines.

@@ -78,6 +78,7 @@ pub(in crate::ingress) fn config() -> Config {
         keys: Keys::default(),
         admin: crate::ingress::Secret::default(),
         nodes: None,
+        tls: None,
     }
 }
 
