@@ -8,11 +8,11 @@
 //!      └────events─────┘                                  └─┴──────events────────┘
 //! ```
 //!
-//! | actor | where | owns | hears | dies |
-//! | --- | --- | --- | --- | --- |
-//! | [`gate`] | gateway | who is a member | `Hello`, `Word`s of all nodes; of its own root, who serves here | with the process |
-//! | [`far`] | gateway, one for each membership | rows that are made there | `Open`, `Heard`, `Drain` | with the membership: node or engine lost, or silent |
-//! | [`worker`] | node | the rows that it makes for the gateway | `Order`s; of its root, who serves | with the process |
+//! | actor | where | owns | dies |
+//! | --- | --- | --- | --- |
+//! | [`gate`] | gateway | who is a member | with the process |
+//! | [`far`] | gateway, one a membership | rows made there | when node or engine is lost |
+//! | [`worker`] | node | rows for the gateway | with the process |
 //!
 //! **Who serves what.** [`nodes::Nodes`] holds the core's [`mtplx_core::route::Route`] and is asked
 //! by the door itself, so there is no mailbox more than the one of the engine that was chosen. A

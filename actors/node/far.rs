@@ -1,5 +1,5 @@
 //! A node's stand-in at the gateway, for one membership: it is what a bank is where there is one
-//! machine. What is sent to it runs there; when it dies, all of that is lost, and goes on elsewhere.
+//! machine. What is sent to it runs there; when it dies, all of it is lost, and goes on elsewhere.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
