@@ -20,28 +20,28 @@
 //!
 //! **Hops.** Ingress, `far`, four actors of ractor_cluster (remote actor, session, connection,
 //! writer), the network, three more, `worker`, `bank`, `decode`. Tokens come back by `worker`, the
-//! same seven, `gate` and `far`: what all rows made within a millisecond, which is one cycle, is one
-//! message. A hop takes some microseconds, and a cycle milliseconds.
+//! same seven, `gate` and `far`: what all rows made within a millisecond, which is one cycle, is
+//! one message. A hop takes some microseconds, and a cycle milliseconds.
 //!
-//! **What is bounded.** Rows by the permits of the door, whose own are held until the node says that
-//! a row has left; tokens on their way by what rows may make; messages by
+//! **What is bounded.** Rows by the permits of the door, whose own are held until the node says
+//! that a row has left; tokens on their way by what rows may make; messages by
 //! [`wire::FRAME_BYTES_MAX`].
 //!
-//! **Losing a node** is losing an engine: `far` dies, the streams of its rows close, and each answer
-//! goes on from its prompt and what was made of it with another (`ingress::stream::course`). A
-//! membership has a number that nobody can guess and every row of it a name of its own, so what a
+//! **Losing a node** is losing an engine: `far` dies, the streams of its rows close, and each
+//! answer goes on from its prompt and what was made of it with another (`ingress::stream::course`).
+//! A membership has a number that nobody can guess and every row of it a name of its own, so what a
 //! lost one still says is addressed to nobody. Both sides tell each other every `beat_s` that they
 //! live, and take the other for lost after `silence_s` without a word; the node then ends its rows,
 //! which somebody else makes by now, and asks to join anew. That is told anew, too, when its engine
 //! was lost and the next one is open.
 //!
-//! **Leaving.** A node that is drained, or that is to end, gets nothing new; what it has may finish,
-//! and goes on elsewhere when the time is over.
+//! **Leaving.** A node that is drained, or that is to end, gets nothing new; what it has may
+//! finish, and goes on elsewhere when the time is over.
 //!
-//! **Who may join.** Whoever holds the secret ([`secret`]) and has the same version, model, template
-//! and numerics: else texts would depend on who made them. What was read from the network is looked
-//! at before it is used; actors that are not of this cast cannot be addressed from elsewhere, as
-//! their messages have no bytes.
+//! **Who may join.** Whoever holds the secret ([`secret`]) and has the same version, model,
+//! template and numerics: else texts would depend on who made them. What was read from the network
+//! is looked at before it is used; actors that are not of this cast cannot be addressed from
+//! elsewhere, as their messages have no bytes.
 
 use std::path::PathBuf;
 

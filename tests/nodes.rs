@@ -1,5 +1,6 @@
-//! Several machines, each a process: a gateway without an engine, and nodes that make its rows. They
-//! are killed, cut off, drained and refused, and no answer is lost or another than one machine's.
+//! Several machines, each a process: a gateway without an engine, and nodes that make its rows.
+//! They are killed, cut off, drained and refused, and no answer is lost or another than one
+//! machine's.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -175,7 +176,7 @@ async fn ask(client: &Client, url: &str, body: &Value) -> String {
     format!("{said}|{finish}")
 }
 
-/// The answers to all questions, asked by several at once; `after` is called with how many there are.
+/// The answers to all questions, asked by several at once; `after` hears how many there are.
 fn storm(url: &str, mut after: impl FnMut(usize)) -> Vec<String> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
