@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mtplx_core::batch::RowEvent;
 use mtplx_core::engine::EngineInfo;
 use mtplx_core::request::Request;
-use ractor::ActorRef;
+use ractor::{ActorId, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tracing::Span;
 
 use crate::heart::Heart;
+use crate::node::{Nodes, Seat};
 use crate::{bank, tuner};
 
 /// A request on its way in. Dropping it gives the permit back and closes the stream.
@@ -52,17 +53,81 @@ impl AtWork {
     }
 }
 
-/// An engine that serves, as the door knows it.
+/// An engine that serves, as the door knows it; or several.
 #[derive(Clone, Debug)]
 pub struct Served {
     /// Where requests go. A generation ago it was another.
-    pub bank: ActorRef<bank::Message>,
-    /// Who sets its knobs, where somebody does.
+    pub way: Way,
+    /// Who sets its knobs, where there is one of this process alone.
     pub tuner: Option<ActorRef<tuner::Message>>,
-    /// What the engine is.
+    /// What the engine is; of several, what all of them can do.
     pub info: Arc<EngineInfo>,
     /// Whether it lives.
     pub heart: Heart,
+}
+
+/// The way from the door to an engine.
+#[derive(Clone, Debug)]
+pub enum Way {
+    /// There is one, of this process.
+    One(ActorRef<bank::Message>),
+    /// There are several, here and elsewhere, and one is chosen for each request.
+    Several(Nodes),
+}
+
+impl Served {
+    /// The bank, where there is one only.
+    #[must_use]
+    pub fn bank(&self) -> Option<&ActorRef<bank::Message>> {
+        match &self.way {
+            Way::One(bank) => Some(bank),
+            Way::Several(_) => None,
+        }
+    }
+
+    /// Where a request goes that lost its row on `last`, if it did; `None` if nobody can take it.
+    #[must_use]
+    pub fn entry(&self, request: &Request, last: Option<ActorId>) -> Option<Entry> {
+        match &self.way {
+            Way::One(bank) => (Some(bank.get_id()) != last).then(|| Entry::Here(bank.clone())),
+            Way::Several(nodes) => nodes.entry(request, last).map(Entry::Node),
+        }
+    }
+}
+
+/// Where one request goes in.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// The only bank.
+    Here(ActorRef<bank::Message>),
+    /// One of several engines, which counts the request as long as this is held.
+    Node(Arc<Seat>),
+}
+
+impl Entry {
+    /// The name of the engine's generation.
+    #[must_use]
+    pub fn id(&self) -> ActorId {
+        match self {
+            Self::Here(bank) => bank.get_id(),
+            Self::Node(seat) => seat.id(),
+        }
+    }
+
+    /// Hands it in. One that is gone drops it, which is how one hears that it is gone.
+    pub fn open(&self, admission: Admission) {
+        match self {
+            Self::Here(bank) => drop(bank.cast(bank::Message::Open(admission))),
+            Self::Node(seat) => seat.open(admission),
+        }
+    }
+
+    /// Its row has a slot.
+    pub fn seated(&self) {
+        if let Self::Node(seat) = self {
+            seat.seated();
+        }
+    }
 }
 
 /// What the root tells whoever keeps the door: whether and by whom requests are served. Called from

@@ -87,6 +87,8 @@ pub enum Message {
     Manage(Command),
 }
 
+impl ractor::Message for Message {}
+
 /// Bounds of the bank.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]

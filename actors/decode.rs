@@ -81,6 +81,8 @@ pub enum Message {
     Observe(RpcReplyPort<Snapshot>),
 }
 
+impl ractor::Message for Message {}
+
 /// Bounds of the scheduler.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]

@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::admission::{Door, Served};
+use crate::node::Nodes;
 
 mod admin;
 mod admission;
@@ -52,6 +53,9 @@ mod work;
 
 pub use self::admin::Secret;
 use self::admission::{House, Readiness};
+pub(crate) use self::grammar::Bound;
+pub(crate) use self::grammar::elsewhere::Grammarian;
+pub(crate) use self::stream::channel;
 pub use self::text::{Chat, Files, Must, Prompt, Text, TextError};
 pub use self::unknown::UnknownFields;
 
@@ -79,6 +83,8 @@ pub enum Message {
     /// Say how things are.
     Observe(RpcReplyPort<Snapshot>),
 }
+
+impl ractor::Message for Message {}
 
 /// An orderly end.
 #[derive(Debug)]
@@ -147,6 +153,9 @@ pub struct Config {
     /// What opens the routes below /admin; if empty, nothing does.
     #[serde(skip_serializing)]
     pub admin: Secret,
+    /// The machines that serve, if there may be several.
+    #[serde(skip)]
+    pub nodes: Option<Nodes>,
     /// What connections are encrypted with, if they are.
     #[serde(skip)]
     pub tls: Option<tls::Tls>,

@@ -11,7 +11,8 @@
 //!
 //! Work moves by `cast` in one direction; `call` is for questions. `bank`, `decode` and `tuner` are
 //! one generation: they live and die together. `ingress` and `thermal` outlive it; the
-//! root tells the door who serves, and thermal whom to tell.
+//! root tells the door who serves, and thermal whom to tell. With several machines ([`node`]) the
+//! door has a way to the bank of each.
 
 pub mod admission;
 pub mod bank;
@@ -20,6 +21,7 @@ pub mod flight;
 pub mod heart;
 pub mod ingress;
 pub mod metrics;
+pub mod node;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]

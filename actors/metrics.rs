@@ -42,6 +42,10 @@ const FILE: Axis =
     axis("event", &["written", "dropped", "failed", "refused", "restored", "evicted"]);
 const EVICTION: Axis = axis("cause", &["size", "idle", "replaced", "explicit"]);
 const PART: Axis = axis("part", &["decode", "bank", "tuner", "start"]);
+/// Names of nodes, of which there are 64 at most; those that have gone stay, as gone.
+const NODE: Axis = axis("node", &[]);
+const NODE_IN: Axis = axis("state", &NODE_STATES);
+const NODE_STATES: [&str; 4] = ["ready", "silent", "draining", "gone"];
 const RELOAD: Axis = axis("outcome", &["applied", "refused"]);
 const ENGINE: [Axis; 3] = [axis("device", &[]), axis("mtp", &[]), axis("vocab", &[])];
 
@@ -293,6 +297,12 @@ inventory! {
     KERNEL_ENABLED = metric(Gauge, Ratio, "mtplx_kernel_enabled_ratio",
         "1 for a kernel of the engine's own that passed its trial on this device, 0 for one \
          that is switched off.").by(&[axis("kernel", &[])]);
+    NODE_ROWS = metric(Gauge, Count, "mtplx_node_rows",
+        "Answers that a node makes or is to make, as its gateway counts them.").by(&[NODE]);
+    NODE_STATE = metric(Gauge, Ratio, "mtplx_node_state_ratio",
+        "1 for the state that a node is in, 0 for the others.").by(&[NODE, NODE_IN]);
+    NODE_RTT = metric(Gauge, Seconds, "mtplx_node_rtt_seconds",
+        "What the last sign of life took there and back.").by(&[NODE]);
     BUILD_INFO = metric(Gauge, Info, "mtplx_build_info",
         "What was built.").by(&[axis("version", &[])]);
 }

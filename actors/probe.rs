@@ -8,13 +8,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 pub(crate) struct Probe<M>(PhantomData<fn() -> M>);
 
 /// A stand-in for an actor that hears `M`, and what it hears.
-pub(crate) async fn probe<M: Send + 'static>() -> (ActorRef<M>, UnboundedReceiver<M>) {
+pub(crate) async fn probe<M: ractor::Message>() -> (ActorRef<M>, UnboundedReceiver<M>) {
     let (heard, hears) = unbounded_channel();
     let (actor, _) = Actor::spawn(None, Probe(PhantomData), heard).await.unwrap();
     (actor, hears)
 }
 
-impl<M: Send + 'static> Actor for Probe<M> {
+impl<M: ractor::Message> Actor for Probe<M> {
     type Msg = M;
     type State = UnboundedSender<M>;
     type Arguments = UnboundedSender<M>;

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::admission::{Door, Served};
+use crate::admission::{Door, Served, Way};
 use crate::flight::Failure;
 use crate::metrics::{self, Part};
 use crate::{bank, decode, flight, thermal};
@@ -65,6 +65,8 @@ pub enum Message {
     /// Say how it goes with everybody.
     Observe(RpcReplyPort<Overview>),
 }
+
+impl ractor::Message for Message {}
 
 /// How opening a generation went.
 #[derive(Debug)]
@@ -220,7 +222,9 @@ impl<E: Engine + 'static> Actor for Root<E> {
             SupervisionEvent::ActorTerminated(who, _, reason) => {
                 self.lost(state, who.get_id(), reason.as_deref().unwrap_or("it stopped"));
             }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            SupervisionEvent::ActorStarted(_)
+            | SupervisionEvent::ProcessGroupChanged(_)
+            | SupervisionEvent::PidLifecycleEvent(_) => {}
         }
         Ok(())
     }
@@ -255,7 +259,8 @@ impl<E: Engine + 'static> Root<E> {
                 generation.configure(state.configs);
                 let (bank, info) = (generation.bank.clone(), Arc::clone(&generation.info));
                 let (heart, tuner) = (generation.heart.clone(), Some(generation.tuner.clone()));
-                let engine = Served { bank, tuner, info: Arc::clone(&info), heart };
+                let (way, info) = (Way::One(bank), Arc::clone(&info));
+                let engine = Served { way, tuner, info, heart };
                 let alive = generation.is_alive();
                 state.phase = Phase::Serving(generation);
                 if !alive {

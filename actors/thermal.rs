@@ -34,6 +34,8 @@ pub enum Message {
     Observe(RpcReplyPort<Snapshot>),
 }
 
+impl ractor::Message for Message {}
+
 /// When to look and what is hot.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]

@@ -44,6 +44,8 @@ pub enum Message {
     Keep,
 }
 
+impl ractor::Message for Message {}
+
 /// Where the knobs start and how far they go.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use mtplx_actors::ingress::keys::Keys;
 use mtplx_actors::ingress::tls::Tls;
 use mtplx_actors::ingress::{Secret, UnknownFields};
-use mtplx_actors::{bank, decode, flight, root, thermal, tuner};
+use mtplx_actors::{bank, decode, flight, node, root, thermal, tuner};
 use mtplx_kernels::memory;
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
@@ -48,6 +48,7 @@ struct Written {
     tuner: tuner::Config,
     thermal: thermal::Config,
     root: root::Config,
+    cluster: node::Config,
     log: Log,
     metrics: Metrics,
     traces: Traces,
@@ -187,6 +188,8 @@ pub struct Config {
     pub keys: Keys,
     /// Who may manage the server.
     pub admin: Admin,
+    /// Where other machines may join.
+    pub cluster: node::Config,
     /// Where what connections are encrypted with is.
     pub tls_files: TlsFiles,
     /// And what stands there.
@@ -327,9 +330,11 @@ impl Config {
 
 impl Written {
     fn check(self, table: Table, source: Source) -> Result<Config, ConfigError> {
-        let Self { server, model, engine, decode, bank, disk, mut admin, tuner, .. } = self;
+        let Self { server, model, engine, decode, bank, disk, mut admin, tuner, cluster, .. } =
+            self;
         let Self { thermal, root, log, tls: tls_files, keys: KeysFile { file: keys_file }, .. } =
             self;
+        cluster.check().map_err(ConfigError::Part)?;
         telemetry::filter(&log.filter)
             .map_err(|e| ConfigError::Part(format!("log.filter: {e:#}")))?;
         let Self { metrics, traces, flight, .. } = self;
@@ -381,6 +386,7 @@ impl Written {
             admin,
             tls_files,
             tls,
+            cluster,
             log,
             metrics,
             traces,

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod config;
 pub mod keys;
 pub mod model;
+pub mod node;
 pub mod plan;
 pub mod reload;
 pub mod service;
@@ -16,9 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use mtplx_actors::admission::Door;
 use mtplx_actors::bank::Store;
 use mtplx_actors::decode::Open;
 use mtplx_actors::ingress::{self, RenderMetrics};
+use mtplx_actors::node::Nodes;
 use mtplx_actors::root::{self, Blueprint, End, House};
 use mtplx_actors::thermal;
 use mtplx_core::engine::Engine;
@@ -39,7 +42,8 @@ const LOOK_TIME: Duration = Duration::from_millis(20);
 /// A running server.
 #[derive(Debug)]
 pub struct App {
-    house: House,
+    /// Nobody's, where other machines have the engines.
+    house: Option<House>,
     ingress: ingress::Handle,
     /// Ends with the ingress.
     listening: JoinHandle<()>,
@@ -69,10 +73,21 @@ impl App {
     ) -> Result<Self> {
         config.check_door()?;
         mtplx_actors::metrics::build(env!("CARGO_PKG_VERSION"));
-        let door = reload::door_of(config, &model.name);
+        let nodes = config.cluster.is_on().then(Nodes::default);
+        let door = ingress::Config { nodes: nodes.clone(), ..reload::door_of(config, &model.name) };
         let (ingress, listening) = ingress::start(door, Arc::clone(&model.text), render).await?;
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         tracing::info!(model = model.name, "listening on {scheme}://{}, loading", ingress.address);
+        let door: Arc<dyn Door> = match nodes {
+            Some(nodes) => Arc::new(node::gate(config, model, nodes, ingress.clone()).await?),
+            None => Arc::new(ingress.clone()),
+        };
+        let settings = (config.clone(), model.name.clone());
+        if config.cluster.is_on() && !config.cluster.engine {
+            let reloader = Reloader::new(settings, (ingress.clone(), None), None);
+            let app = Self { house: None, ingress, listening, reloader, store: None };
+            return Ok(app.watched());
+        }
         let store = open_store(config);
         let blueprint = Blueprint {
             configs: config.actors,
@@ -81,14 +96,19 @@ impl App {
             store: store.clone(),
             flight: config.flight.clone(),
             notes: store.is_some().then(|| config.disk.path.clone()),
-            door: Arc::new(ingress.clone()),
+            door,
         };
         let house = root::start(blueprint).await.context("cannot start the root actor")?;
-        let settings = (config.clone(), model.name.clone());
-        let reloader = Reloader::new(settings, (ingress.clone(), house.root()), store.clone());
-        ingress.let_reload(reloader.by_route());
-        tokio::spawn(reloader.clone().watch_keys());
-        Ok(Self { house, ingress, listening, reloader, store })
+        let root = Some(house.root());
+        let reloader = Reloader::new(settings, (ingress.clone(), root), store.clone());
+        Ok(Self { house: Some(house), ingress, listening, reloader, store }.watched())
+    }
+
+    /// Its settings are read anew when somebody asks for it.
+    fn watched(self) -> Self {
+        self.ingress.let_reload(self.reloader.by_route());
+        tokio::spawn(self.reloader.clone().watch_keys());
+        self
     }
 
     /// Where it listens.
@@ -114,16 +134,18 @@ impl App {
         announce: impl FnOnce(),
     ) -> Result<()> {
         let door = self.ingress.clone();
+        let own = self.house.is_some();
         let opened = async move {
+            // Who has no engine has nothing to wait for: nodes come and go.
             // The door is asked, not the root: once it knows who serves, nobody is refused.
-            while door.observe().await.is_none_or(|seen| seen.between.is_some()) {
+            while own && door.observe().await.is_none_or(|seen| seen.between.is_some()) {
                 tokio::time::sleep(LOOK_TIME).await;
             }
             announce();
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            end = self.house.end() => {
+            end = end_of(&mut self.house) => {
                 // Whoever lost the engine hears so, and what is on its way to disk gets there.
                 self.ingress.drain(LEAVE_TIME).await;
                 self.store_rest().await;
@@ -145,8 +167,9 @@ impl App {
         tracing::info!(seconds = limit.as_secs_f64(), "stopping: running requests may finish");
         let left = self.ingress.drain(limit).await;
         let least = if left == 0 { LEAVE_TIME } else { Duration::ZERO };
-        self.house.drain(deadline.saturating_duration_since(Instant::now()).max(least));
-        let end = self.house.end().await;
+        let Some(house) = &mut self.house else { return Ok(()) };
+        house.drain(deadline.saturating_duration_since(Instant::now()).max(least));
+        let end = house.end().await;
         if end == End::CutOff {
             tracing::warn!(requests = left, "root.drain_s was over: what still ran was cut off");
         }
@@ -161,6 +184,14 @@ impl App {
         if !flushed.await.unwrap_or(false) {
             tracing::warn!("not all warm prefixes were written to disk in time");
         }
+    }
+}
+
+/// The end of a house that is there.
+async fn end_of(house: &mut Option<House>) -> End {
+    match house {
+        Some(house) => house.end().await,
+        None => std::future::pending().await,
     }
 }
 

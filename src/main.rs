@@ -13,6 +13,7 @@ use mtplx::bench::{self, BenchArgs};
 use mtplx::config::{self, Config};
 use mtplx::keys::{self, KeysArgs};
 use mtplx::model::Model;
+use mtplx::node::{self, NodeArgs};
 use mtplx::plan::{self, PlanArgs};
 use mtplx::reload::Reloader;
 use mtplx::service::{self, ServiceArgs};
@@ -46,6 +47,8 @@ enum Command {
     Bank(BankArgs),
     /// Make, list, revoke and renew keys of clients.
     Keys(Keys),
+    /// Make rows for another machine, or look after those that do.
+    Node(Node),
     /// Make the server a service of this machine, or of you.
     Service(ServiceArgs),
 }
@@ -118,6 +121,15 @@ struct Keys {
 }
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Node {
+    #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
 struct Common {
     /// Folder of a checkpoint in MLX layout; the small model inside the binary without it.
     #[arg(long)]
@@ -145,6 +157,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan(&args),
         Command::Bank(args) => manage(&args),
         Command::Keys(args) => edit_keys(&args),
+        Command::Node(args) => be_node(&args),
         Command::Service(args) => service::run(&args),
     };
     match done {
@@ -182,6 +195,31 @@ fn serve(args: &Serve) -> Result<()> {
     // A sensor or a device that hangs would hold up the end for ever.
     runtime.shutdown_background();
     drop(spans);
+    done
+}
+
+/// As [`serve`], for another machine.
+fn be_node(args: &Node) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    if let Some(command) = &args.node.command {
+        return runtime.block_on(node::command(command));
+    }
+    let config = args.common.load(Vec::new())?;
+    telemetry::logs(&config.log)?;
+    let metrics = telemetry::metrics()?;
+    let model = Model::open(&config.model)?;
+    let done = runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        tokio::spawn(telemetry::upkeep(metrics.clone()));
+        let stop = async move {
+            signals.next().await;
+            tokio::spawn(leave_at_the_next(signals));
+        };
+        let announce = |address| announce(&model.name, "http", address);
+        let render = telemetry::render(metrics);
+        node::run(&args.node, &config, &model, render, (stop, announce)).await
+    });
+    runtime.shutdown_background();
     done
 }
 

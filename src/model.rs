@@ -44,6 +44,8 @@ pub struct Model {
     pub checkpoint: Arc<Checkpoint>,
     /// Template, tokenizer, stop tokens, defaults of sampling.
     pub text: Arc<Text>,
+    /// Digest of the files that this was read from.
+    pub template: String,
 }
 
 impl Model {
@@ -57,7 +59,8 @@ impl Model {
         let checkpoint = Arc::new(Checkpoint::load(&files)?);
         warn_of_unused(&checkpoint.unused);
         let text = Arc::new(text(&files).with_context(|| format!("in {}", files.label()))?);
-        Ok(Self { name, checkpoint, text })
+        let template = digest(&files).with_context(|| format!("in {}", files.label()))?;
+        Ok(Self { name, checkpoint, text, template })
     }
 
     /// What opens an engine over it, on the thread that will own the engine.
@@ -142,6 +145,17 @@ fn text(files: &Files) -> Result<Text> {
         generation_config: generation_config.as_deref(),
         config: config.as_deref(),
     })?)
+}
+
+/// Of all that turns messages into tokens.
+fn digest(files: &Files) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        let bytes = files.open(name)?;
+        let bytes = bytes.as_deref().unwrap_or_default();
+        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+    }
+    Ok(hasher.finalize().to_hex()[..32].to_owned())
 }
 
 #[cfg(feature = "embedded-model")]

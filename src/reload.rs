@@ -31,7 +31,8 @@ struct Inner {
     now: Mutex<Now>,
     model: String,
     door: Handle,
-    root: ActorRef<root::Message>,
+    /// Nobody's, where other machines have the engines.
+    root: Option<ActorRef<root::Message>>,
     store: Option<Arc<Store>>,
 }
 
@@ -46,7 +47,7 @@ impl Reloader {
     /// These hold now, for a model of this name.
     pub(crate) fn new(
         (config, model): (Config, String),
-        (door, root): (Handle, ActorRef<root::Message>),
+        (door, root): (Handle, Option<ActorRef<root::Message>>),
         store: Option<Arc<Store>>,
     ) -> Self {
         metrics::config_loaded();
@@ -107,7 +108,7 @@ impl Reloader {
         if let Some(store) = store {
             store.configure(config.disk.clone());
         }
-        if config.actors != now.config.actors {
+        if let (Some(root), true) = (root, config.actors != now.config.actors) {
             // A root that is gone has ended the house.
             let _ = root.cast(root::Message::Configure(Box::new(config.actors)));
         }
@@ -204,6 +205,8 @@ pub(crate) fn door_of(config: &Config, model: &str) -> ingress::Config {
         keys: config.keys.clone(),
         admin: config.admin.token.clone(),
         tls: config.tls.clone(),
+        // The door keeps those that it has.
+        nodes: None,
     }
 }
 

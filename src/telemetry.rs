@@ -36,7 +36,9 @@ static REFILTER: OnceLock<Box<dyn Fn(EnvFilter) -> Result<()> + Send + Sync>> = 
 /// # Errors
 /// When it cannot be read.
 pub fn filter(text: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(text).with_context(|| format!("log filter {text:?}"))
+    let filter = EnvFilter::try_new(text).with_context(|| format!("log filter {text:?}"))?;
+    // Beyond that it would write messages between nodes out, and people's texts stand in them.
+    Ok(filter.add_directive("ractor_cluster=warn".parse()?))
 }
 
 /// What is logged: by the environment, or else by the settings.

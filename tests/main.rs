@@ -13,6 +13,7 @@
 //! * `leaving`: a client that goes away takes its row along;
 //! * `memory`: what is needed is said beforehand, what does not fit is refused;
 //! * `metrics`: what /metrics shows is what was served;
+//! * `nodes`: several machines, killed, cut off, drained and refused;
 //! * `drain`: SIGTERM lets running requests finish;
 //! * `reload`: settings are read anew, all or none, and no answer changes;
 //! * `service`: what launchd and systemd are given;
@@ -40,6 +41,7 @@ mod house;
 mod leaving;
 mod memory;
 mod metrics;
+mod nodes;
 mod openai;
 mod openapi;
 mod openwebui;

@@ -10,6 +10,8 @@
 //! | `PUT`, `DELETE /admin/bank/{id}/pin` | keeps one from going by itself, or lets it go again |
 //! | `GET /admin/tuner` | what the tuner believes, which depths it chose, and why |
 //! | `GET /admin/usage` | what each key used since the start |
+//! | `GET /admin/nodes` | the machines that serve, where there are several |
+//! | `PUT /admin/nodes/{name}/drain` | lets one finish what it has, and sends it no more |
 //! | `POST /admin/reload` | reads the settings anew, all or none |
 
 use std::fmt;
@@ -35,6 +37,7 @@ use super::openapi::answers::{Imported, OpenAiError};
 use super::reload::reload;
 use crate::admission::Served;
 use crate::bank::{self, Command, Failure, Id, Pinned};
+use crate::node::Nodes;
 use crate::tuner;
 
 /// A tuner answers between two reports.
@@ -114,6 +117,8 @@ pub(super) fn table() -> Vec<(&'static str, MethodRouter<Arc<House>>)> {
         ("/admin/bank/{id}/pin", put(pin).delete(unpin)),
         ("/admin/tuner", get(tuned)),
         ("/admin/usage", get(usage)),
+        ("/admin/nodes", get(nodes)),
+        ("/admin/nodes/{name}/drain", put(drain)),
         ("/admin/reload", post(reload)),
     ]
 }
@@ -132,6 +137,7 @@ pub(super) fn refusal(kind: &str, message: &str) -> Json<serde_json::Value> {
 pub(super) enum Sorry {
     Nobody,
     NoId,
+    NoNode,
     Body(ApiError),
     Failed(Failure),
     Full,
@@ -146,6 +152,7 @@ impl IntoResponse for Sorry {
             Self::NoId | Self::Failed(Failure::Unknown) => {
                 (StatusCode::NOT_FOUND, Failure::Unknown.to_string())
             }
+            Self::NoNode => (StatusCode::NOT_FOUND, "no node has this name".into()),
             Self::Body(error) => return error.into_response(),
             Self::Failed(failure @ Failure::Refused(_)) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, failure.to_string())
@@ -167,7 +174,8 @@ type Shared = State<Arc<House>>;
 
 fn bank(house: &House) -> Result<ActorRef<bank::Message>, Sorry> {
     match house.readiness() {
-        Readiness::Serving(engine) => Ok(engine.bank),
+        // Each of several engines has a bank of its own.
+        Readiness::Serving(engine) => engine.bank().cloned().ok_or(Sorry::Nobody),
         Readiness::Between(_) | Readiness::Over(_) => Err(Sorry::Nobody),
     }
 }
@@ -202,6 +210,25 @@ pub(super) async fn tuned(State(house): Shared) -> Result<Response, Sorry> {
     responses((status = 200, description = "It.", body = serde_json::Value)))]
 pub(super) async fn usage(State(house): Shared) -> Response {
     Json(json!({"keys": house.clients.used()})).into_response()
+}
+
+/// The machines that serve, where there are several.
+#[utoipa::path(get, path = "/admin/nodes", tag = "admin", security(("admin" = [])),
+    responses((status = 200, description = "The list.", body = serde_json::Value)))]
+pub(super) async fn nodes(State(house): Shared) -> Response {
+    let nodes = house.config.nodes.as_ref().map_or_else(Vec::new, Nodes::reports);
+    Json(json!({"nodes": nodes})).into_response()
+}
+
+/// Lets one of them finish what it has, and sends it no more until it joins anew.
+#[utoipa::path(put, path = "/admin/nodes/{name}/drain", tag = "admin", security(("admin" = [])),
+    params(("name" = String, Path, description = "The name of a node.")),
+    responses((status = 204, description = "It is drained from now on.")))]
+pub(super) async fn drain(State(house): Shared, Named(name): Named) -> Result<Response, Sorry> {
+    match house.config.nodes.as_ref().is_some_and(|nodes| nodes.drain(&name)) {
+        true => Ok(StatusCode::NO_CONTENT.into_response()),
+        false => Err(Sorry::NoNode),
+    }
 }
 
 /// A state as a file.

@@ -29,8 +29,8 @@ use super::retry::Attempts;
 use super::stream::{Choice, Choices, Course, Making, Thinking, Trial, Watch, Ways, channel};
 use super::text::{Prompt, Text};
 use super::work::Turns;
-use crate::admission::{Admission, Served};
-use crate::{bank, metrics};
+use crate::admission::{Admission, Entry, Served};
+use crate::metrics;
 
 mod places;
 mod structure;
@@ -157,8 +157,8 @@ impl House {
         (route, arrived, takes_over): (&'static str, Instant, bool),
         bills: Vec<Bill>,
     ) -> Result<Admitted, ApiError> {
-        let (bank, info) = match self.readiness() {
-            Readiness::Serving(Served { bank, info, .. }) => (bank, info),
+        let (served, info) = match self.readiness() {
+            Readiness::Serving(served) => (served.clone(), served.info),
             Readiness::Between(reason) | Readiness::Over(reason) => {
                 return Err(Refusal::Unavailable { reason }.into());
             }
@@ -198,7 +198,8 @@ impl House {
                     standing: bill.standing(),
                 };
                 let since = arrived.into();
-                let course = Course::new(request.clone(), since, bank.clone(), self.ways());
+                let entry = entry(&served, &request)?;
+                let course = Course::new(request.clone(), since, entry.clone(), self.ways());
                 if course.is_given_up() {
                     let reason = "ended one engine after another, each time at the same place; \
                                   change it, or report this: it is in the log";
@@ -210,13 +211,13 @@ impl House {
                 let manner = self.manner(&wanted, prompt);
                 let (work, span) = (course.work(), Span::current());
                 let admission = Admission { request, events, permit, since, work, span };
-                admissions.push(((admission, receiver), course, (manner, bound), bill));
+                admissions.push(((admission, entry, receiver), course, (manner, bound), bill));
             }
         }
         let mut list = Vec::with_capacity(admissions.len());
-        for ((admission, receiver), course, (manner, bound), bill) in admissions {
+        for ((admission, entry, receiver), course, (manner, bound), bill) in admissions {
             // One that is gone drops it, and it goes on to the next.
-            let _ = bank.cast(bank::Message::Open(admission));
+            entry.open(admission);
             let (thinking, watch) = (self.thinking(&wanted), Watch::new(route, arrived).with(bill));
             let (detokenizer, stops) = (self.text.detokenizer(), wanted.stops.as_slice());
             let manner = &manner;
@@ -340,6 +341,12 @@ impl House {
 pub(crate) fn context(info: &EngineInfo) -> usize {
     let pages = info.pages_max.min(info.rows_pages_max).saturating_mul(info.page_tokens);
     info.context_tokens_max.min(pages).min(guard::tokens_max(info))
+}
+
+/// Where it goes in.
+fn entry(served: &Served, request: &Request) -> Result<Entry, Refusal> {
+    let nobody = || Refusal::Unavailable { reason: "no node can take it".into() };
+    served.entry(request, None).ok_or_else(nobody)
 }
 
 /// The checks that need to know the engine.

@@ -11,10 +11,12 @@ use llguidance::toktrie::{InferenceCapabilities, TokEnv};
 use llguidance::{Matcher, ParserFactory};
 use mtplx_core::Token;
 use mtplx_core::request::Refusal;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 mod cache;
 pub(crate) mod calls;
+pub(crate) mod elsewhere;
 mod matched;
 #[cfg(test)]
 mod tests;
@@ -54,10 +56,21 @@ impl Structure {
     pub(crate) fn new(language: Language, field: &'static str) -> Self {
         Self { language, field, written: String::new(), loose: Vec::new() }
     }
+
+    /// It as a text, for another machine.
+    pub(crate) fn source(&self) -> String {
+        json!([self.language, self.written, self.loose]).to_string()
+    }
+
+    /// What [`Self::source`] wrote.
+    pub(crate) fn of_source(source: &str) -> Option<Self> {
+        let (language, written, loose) = serde_json::from_str(source).ok()?;
+        Some(Self { language, field: "response_format", written, loose })
+    }
 }
 
 /// A language, by its source.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) enum Language {
     /// JSON that a schema describes; `compact` is without any space that is not in a string.
     Json { schema: Value, compact: bool },
@@ -88,9 +101,12 @@ pub(crate) struct Compiled {
     any_of: bool,
     /// Tools whose schemas are not kept to.
     loose: Vec<String>,
+    /// The structure, as [`Structure::source`] writes it.
+    source: Arc<str>,
 }
 
 /// What a reply is kept to.
+#[derive(Debug)]
 pub(crate) struct Bound {
     /// The parameter that asked for it.
     pub(crate) field: &'static str,
@@ -98,6 +114,11 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
+    /// Why it did not come there, if it did not.
+    pub(crate) fn why(&self) -> Option<&str> {
+        self.gave_up.get().map(String::as_str)
+    }
+
     /// Whether the grammar did not come to the reply's end.
     pub(crate) fn gave_up(&self) -> bool {
         self.gave_up.get().is_some()
@@ -164,7 +185,8 @@ impl Grammars {
         // The only thing that is read more loosely than it is written.
         let any_of = fresh.grammar_warnings().iter().any(|warning| warning.contains("oneOf"));
         let (ends, loose) = (Arc::clone(&self.ends), loose.clone());
-        Ok(Compiled { fresh: Mutex::new(fresh), ends, any_of, loose })
+        let source = structure.source().into();
+        Ok(Compiled { fresh: Mutex::new(fresh), ends, any_of, loose, source })
     }
 }
 
@@ -173,7 +195,7 @@ impl Compiled {
     /// its text alone.
     pub(crate) fn open(&self) -> Matched {
         let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        Matched::new(fresh.deep_clone(), Arc::clone(&self.ends))
+        Matched::new(fresh.deep_clone(), Arc::clone(&self.ends), Arc::clone(&self.source))
     }
 
     /// Where it takes more than this parameter asked for, in words.

@@ -53,6 +53,8 @@ pub(crate) mod asked;
         admin::unpin,
         admin::tuned,
         admin::usage,
+        admin::nodes,
+        admin::drain,
         reload::reload,
     ),
     components(schemas(answers::OpenAiError, answers::AnthropicError)),

@@ -85,6 +85,8 @@ impl House {
     /// The same house by other settings. Its bounds change for those of before, too: they share
     /// them.
     pub(super) fn anew(&self, config: Config, restart_needed: Vec<String>) -> Self {
+        // Who belongs to the house is no setting.
+        let config = Config { nodes: self.config.nodes.clone(), ..config };
         let (old, new) = (&self.config, &config);
         let requests = |config: &Config| usize::from(config.requests_max.get());
         for places in [&self.permits, &self.asking] {

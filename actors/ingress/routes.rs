@@ -44,6 +44,7 @@ use super::wire::Wire;
 use super::{Config, RenderMetrics, admin, dashboard, docs, openapi, random, tokenize, trace};
 use crate::admission::Served;
 use crate::metrics;
+use crate::node::Report;
 
 pub(super) mod messages;
 pub(super) mod responses;
@@ -416,16 +417,20 @@ pub(super) async fn docs() -> Response {
 /// Serving; and what of the engine's own kernels failed its trial. Why is for the log.
 fn healthy(house: &House, engine: &Served) -> Value {
     let age = engine.heart.age().as_millis();
+    let mut told = json!({"status": "ok", "heartbeat_age_ms": age});
     let off = engine.info.kernels.iter().filter(|kernel| kernel.fault.is_some());
     let off: Vec<&str> = off.map(|kernel| kernel.name.as_str()).collect();
-    let mut health = json!({"status": "ok", "heartbeat_age_ms": age});
     if !off.is_empty() {
-        health["kernels_switched_off"] = json!(off);
+        told["kernels_switched_off"] = json!(off);
+    }
+    if let Some(nodes) = &house.config.nodes {
+        let brief = |node: Report| json!({"name": node.name, "state": node.state});
+        told["nodes"] = nodes.reports().into_iter().map(brief).collect();
     }
     if !house.restart_needed.is_empty() {
-        health["restart_needed"] = json!(house.restart_needed.as_ref());
+        told["restart_needed"] = json!(house.restart_needed.as_ref());
     }
-    health
+    told
 }
 
 async fn unknown_path(uri: Uri) -> ApiError {

@@ -232,6 +232,7 @@ impl Choice {
                 // Their tokens were sent right behind them.
                 Some(RowEvent::Logprobs(thoughts)) => self.thoughts = thoughts,
                 Some(RowEvent::Seated) => {
+                    self.course.seated();
                     self.watch.bill.iter_mut().for_each(Bill::seated);
                 }
                 Some(event) => {

@@ -422,6 +422,20 @@ pub fn build(version: &'static str) {
     STARTED.set(now_s(), []);
 }
 
+// === several machines ===
+
+/// How it stands with a node, by this label.
+pub(crate) fn node(label: &str, rows: usize, state: &str, rtt_s: Option<f64>) {
+    let name = || SharedString::from(label.to_owned());
+    NODE_ROWS.set(float(rows), [name()]);
+    for each in NODE_STATES {
+        NODE_STATE.set(f64::from(u8::from(each == state)), [name(), each.into()]);
+    }
+    rtt_s.into_iter().for_each(|seconds| NODE_RTT.set(seconds, [name()]));
+}
+
+// === settings ===
+
 /// The settings were read anew, and hold or were refused.
 pub fn config_reloaded(holds: bool) {
     CONFIG_RELOADS.add(1, [if holds { "applied" } else { "refused" }.into()]);

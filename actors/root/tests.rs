@@ -75,7 +75,8 @@ type Told = (u32, Option<ActorRef<bank::Message>>);
 struct Lobby(watch::Sender<Told>);
 
 impl Door for Lobby {
-    fn serve(&self, Served { bank, .. }: Served) {
+    fn serve(&self, served: Served) {
+        let bank = served.bank().cloned().unwrap();
         self.0.send_modify(|(times, now)| (*times, *now) = (*times + 1, Some(bank)));
     }
 

@@ -86,6 +86,12 @@ const RESTART: &[&str] = &[
     "disk.path",
     // The timer runs.
     "thermal.sample_s",
+    // Nodes are told when they join.
+    "cluster.listen",
+    "cluster.secret",
+    "cluster.engine",
+    "cluster.beat_s",
+    "cluster.silence_s",
     "log.format",
     "metrics.vllm_names",
     "traces.endpoint",

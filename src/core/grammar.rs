@@ -143,6 +143,16 @@ pub trait Grammar: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Broken`] if it cannot tell.
     fn allowed(&self, text: &[Token]) -> Result<Mask, Broken>;
+
+    /// By what its like can be made elsewhere, if there is such.
+    fn source(&self) -> Option<&str> {
+        None
+    }
+
+    /// Its like elsewhere gave up, for this reason.
+    fn gave_up(&self, reason: &str) {
+        let _ = reason;
+    }
 }
 
 /// A grammar gave up: what it had to look at was more than it may. The row ends.
@@ -195,6 +205,17 @@ impl Constraint {
             Some(at) => self.grammar.allowed(&text[at + tokens.len()..]),
             None => Ok(before.clone()),
         }
+    }
+
+    /// By what its like can be made elsewhere, and whether it holds of what follows some tokens.
+    #[must_use]
+    pub fn source(&self) -> Option<(&str, bool)> {
+        Some((self.grammar.source()?, self.opening.is_some()))
+    }
+
+    /// Its like elsewhere gave up, for this reason.
+    pub fn gave_up(&self, reason: &str) {
+        self.grammar.gave_up(reason);
     }
 
     /// The tokens that must follow `text` one after another, at most `most`.

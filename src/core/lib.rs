@@ -38,6 +38,7 @@ pub mod recall;
 mod recent;
 pub mod request;
 pub mod retries;
+pub mod route;
 pub mod sample;
 #[cfg(feature = "scripted")]
 pub mod scripted;

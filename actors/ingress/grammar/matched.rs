@@ -19,6 +19,8 @@ pub(crate) struct Matched {
     /// Why it gave up, if it did: its row then ends like one whose device failed, and who reads
     /// the row must be able to tell.
     gave_up: Arc<OnceLock<String>>,
+    /// What it was compiled from, for machines that compile it anew.
+    source: Arc<str>,
 }
 
 struct Place {
@@ -30,9 +32,9 @@ struct Place {
 }
 
 impl Matched {
-    pub(super) fn new(matcher: Matcher, ends: Arc<BTreeSet<Token>>) -> Self {
+    pub(super) fn new(matcher: Matcher, ends: Arc<BTreeSet<Token>>, source: Arc<str>) -> Self {
         let place = Place { matcher, text: Vec::new(), masks: VecDeque::new() };
-        Self { place: Mutex::new(place), ends, gave_up: Arc::default() }
+        Self { place: Mutex::new(place), ends, gave_up: Arc::default(), source }
     }
 
     /// Why it gave up, once it does.
@@ -51,6 +53,15 @@ impl Grammar for Matched {
             }
             Broken
         })
+    }
+
+    fn source(&self) -> Option<&str> {
+        Some(&self.source)
+    }
+
+    fn gave_up(&self, reason: &str) {
+        // Once is enough.
+        let _ = self.gave_up.set(reason.to_owned());
     }
 }
 

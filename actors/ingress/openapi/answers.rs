@@ -430,9 +430,20 @@ pub(crate) struct Health {
     /// Kernels that failed their trial.
     #[schema(nullable = false)]
     kernels_switched_off: Option<Vec<String>>,
+    /// The machines that serve, where there may be several.
+    #[schema(nullable = false)]
+    nodes: Option<Vec<NodeHealth>>,
     /// Settings that are written otherwise than they hold, until the next start.
     #[schema(nullable = false)]
     restart_needed: Option<Vec<String>>,
+}
+
+/// One of several machines.
+#[derive(ToSchema)]
+pub(crate) struct NodeHealth {
+    name: String,
+    #[schema(pattern = "^(ready|silent|draining)$")]
+    state: String,
 }
 
 /// The name of a state that was taken in.

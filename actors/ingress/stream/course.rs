@@ -18,19 +18,17 @@ use moka::sync::Cache;
 use mtplx_core::batch::RowEvent;
 use mtplx_core::request::Request;
 use mtplx_core::{RequestId, Token};
-use ractor::{ActorId, ActorRef};
+use ractor::ActorId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::Span;
 
-use crate::admission::{Admission, AtWork};
+use crate::admission::{Admission, AtWork, Entry};
 use crate::ingress::admission::Readiness;
-use crate::{bank, metrics};
+use crate::metrics;
 
 /// Tokens that are the same place: what one cycle may make.
 const PLACE: usize = 5;
-
-type Bank = ActorRef<bank::Message>;
 
 /// How long it is remembered what became of a text, and of how many.
 const REMEMBERED: Duration = Duration::from_secs(300);
@@ -118,7 +116,7 @@ pub(crate) struct Course {
     /// Of the HTTP request.
     span: Span,
     /// Whose the row is; nobody's while it waits.
-    bank: Arc<OnceLock<Bank>>,
+    entry: Arc<OnceLock<Entry>>,
     /// Whether an engine is at work on the row.
     work: AtWork,
     /// When the first came.
@@ -129,15 +127,15 @@ pub(crate) struct Course {
 }
 
 impl Course {
-    /// A course whose first row, which came then, is on its way to this bank.
-    pub(crate) fn new(request: Request, since: Instant, bank: Bank, ways: Ways) -> Self {
-        Self::by(Arc::new(OnceLock::from(bank)), request, since, ways)
+    /// A course whose first row, which came then, is on its way in.
+    pub(crate) fn new(request: Request, since: Instant, entry: Entry, ways: Ways) -> Self {
+        Self::by(Arc::new(OnceLock::from(entry)), request, since, ways)
     }
 
-    fn by(bank: Arc<OnceLock<Bank>>, request: Request, since: Instant, ways: Ways) -> Self {
+    fn by(entry: Arc<OnceLock<Entry>>, request: Request, since: Instant, ways: Ways) -> Self {
         let record = ways.trial.records.get(&key(&request)).unwrap_or_default();
         let (tokens, work, span) = (Vec::new(), AtWork::default(), Span::current());
-        Self { request, tokens, ways, span, bank, work, since, record, trial: None }
+        Self { request, tokens, ways, span, entry, work, since, record, trial: None }
     }
 
     /// One that leads nowhere else.
@@ -158,6 +156,11 @@ impl Course {
         self.tokens.push(token);
     }
 
+    /// The row has a slot.
+    pub(crate) fn seated(&self) {
+        self.entry.get().into_iter().for_each(Entry::seated);
+    }
+
     /// Where an engine that is at work on the first row says so.
     pub(crate) fn work(&self) -> AtWork {
         self.work.clone()
@@ -171,9 +174,9 @@ impl Course {
     /// There is news of the row, or nobody waits for any: it gives the turn to the next.
     pub(crate) fn acquit(&mut self) {
         if self.trial.take().is_some()
-            && let Some(bank) = self.bank.get()
+            && let Some(entry) = self.entry.get()
         {
-            self.ways.trial.clear(bank.get_id());
+            self.ways.trial.clear(entry.id());
         }
     }
 
@@ -182,7 +185,7 @@ impl Course {
     pub(crate) fn go_on(&mut self, put: &[Token]) -> Option<mpsc::Receiver<RowEvent>> {
         self.tokens.extend(put);
         let (request, events, receiver) = self.row()?;
-        let bank = self.bank.get()?.clone();
+        let entry = self.entry.get()?.clone();
         self.work = AtWork::default();
         let (since, work) = (self.since(), self.work.clone());
         let (permits, span) = (Arc::clone(&self.ways.permits), self.span.clone());
@@ -190,9 +193,7 @@ impl Course {
             // Who waits is served before whoever comes after.
             let Ok(permit) = permits.acquire_owned().await else { return };
             if !events.is_closed() {
-                // A bank that is gone drops it, which is how one hears that it is gone.
-                let admission = Admission { request, events, permit, since, work, span };
-                let _ = bank.cast(bank::Message::Open(admission));
+                entry.open(Admission { request, events, permit, since, work, span });
             }
         });
         Some(receiver)
@@ -202,8 +203,8 @@ impl Course {
     /// this answer had better not come to it.
     pub(crate) fn resume(&mut self) -> Option<mpsc::Receiver<RowEvent>> {
         // A row that never found an engine is not lost: there is none.
-        let last = self.bank.get()?.clone();
-        self.judge(&last);
+        let last = self.entry.get()?.id();
+        self.judge(last);
         if self.is_given_up() {
             let (request, made) = (self.request.id.0, self.tokens.len());
             tracing::error!(request, made, "every engine ends with it: it is given up");
@@ -211,27 +212,28 @@ impl Course {
         }
         let (request, events, receiver) = self.row()?;
         tracing::warn!(request = self.request.id.0, row = request.id.0, "going on elsewhere");
-        (self.bank, self.work) = (Arc::default(), AtWork::default());
+        (self.entry, self.work) = (Arc::default(), AtWork::default());
         let (since, work) = (self.since(), self.work.clone());
         let (trial, news) = (self.record.strikes > 1).then(oneshot::channel).unzip();
         self.trial = trial;
-        let (ways, bank) = (self.ways.clone(), Arc::clone(&self.bank));
+        let (ways, own) = (self.ways.clone(), Arc::clone(&self.entry));
         let span = self.span.clone();
         tokio::spawn(async move {
             let entered = tokio::select! {
-                entered = ways.clone().enter(&last, news.is_some()) => entered,
+                entered = ways.clone().enter(&request, last, news.is_some()) => entered,
                 () = events.closed() => None,
             };
-            let Some(Place { permit, turn, bank: next }) = entered else { return };
+            let Some(Place { permit, turn, entry }) = entered else { return };
             if turn.is_some() {
-                ways.trial.begin(next.get_id());
+                ways.trial.begin(entry.id());
             }
             metrics::resumed();
             // Before there can be news of it.
-            let _ = bank.set(next.clone());
+            let _ = own.set(entry.clone());
             // One that is gone again drops it.
-            let admission = Admission { request, events, permit, since, work, span };
-            let _ = next.cast(bank::Message::Open(admission));
+            entry.open(Admission { request, events, permit, since, work, span });
+            // It is the answer's from now on, and counts as long as that is there.
+            drop(entry);
             if let Some(news) = news {
                 // It ends by being dropped.
                 let _ = news.await;
@@ -242,9 +244,9 @@ impl Course {
     }
 
     /// Whether the loss of its engine tells against it.
-    fn judge(&mut self, last: &Bank) {
+    fn judge(&mut self, last: ActorId) {
         let tried = self.trial.take().is_some();
-        let other = !tried && self.ways.trial.engines().contains(&last.get_id());
+        let other = !tried && self.ways.trial.engines().contains(&last);
         if !self.work.is() || other {
             return;
         }
@@ -279,13 +281,13 @@ struct Place {
     permit: OwnedSemaphorePermit,
     /// The turn of one that is tried alone.
     turn: Option<OwnedSemaphorePermit>,
-    bank: Bank,
+    entry: Entry,
 }
 
 impl Ways {
     /// Waits for a place, for its turn where it is to be tried alone, and for another engine than
     /// the last.
-    async fn enter(mut self, last: &Bank, alone: bool) -> Option<Place> {
+    async fn enter(mut self, request: &Request, last: ActorId, alone: bool) -> Option<Place> {
         let permit = self.permits.acquire_owned().await.ok()?;
         let mut over = self.readiness.clone();
         let turn = match alone {
@@ -295,17 +297,21 @@ impl Ways {
             },
             false => None,
         };
-        let is_last = |bank: &Bank| bank.get_id() == last.get_id();
-        let next = self.readiness.wait_for(|readiness| match readiness {
-            Readiness::Between(_) => false,
-            Readiness::Serving(engine) => !is_last(&engine.bank),
-            Readiness::Over(_) => true,
-        });
-        let next = tokio::time::timeout(self.patience, next).await.ok()?.ok()?;
-        match &*next {
-            Readiness::Serving(engine) => Some(Place { permit, turn, bank: engine.bank.clone() }),
-            Readiness::Between(_) | Readiness::Over(_) => None,
-        }
+        let next = async {
+            loop {
+                let entry = match &*self.readiness.borrow_and_update() {
+                    Readiness::Between(_) => None,
+                    Readiness::Serving(served) => served.entry(request, Some(last)),
+                    Readiness::Over(_) => return None,
+                };
+                match entry {
+                    Some(entry) => return Some(entry),
+                    None => self.readiness.changed().await.ok()?,
+                }
+            }
+        };
+        let entry = tokio::time::timeout(self.patience, next).await.ok()??;
+        Some(Place { permit, turn, entry })
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
-use crate::admission::{Admission, Door, Served};
+use crate::admission::{Admission, Door, Served, Way};
 use crate::bank;
 use crate::heart::Heart;
 use crate::ingress::keys::Keys;
@@ -77,6 +77,7 @@ pub(in crate::ingress) fn config() -> Config {
         origins: Vec::new(),
         keys: Keys::default(),
         admin: crate::ingress::Secret::default(),
+        nodes: None,
         tls: None,
     }
 }
@@ -148,7 +149,7 @@ pub(super) async fn serve(
 
 /// An engine as the door knows it.
 pub(super) fn served(bank: ActorRef<bank::Message>, info: EngineInfo) -> Served {
-    Served { bank, tuner: None, info: Arc::new(info), heart: Heart::default() }
+    Served { way: Way::One(bank), tuner: None, info: Arc::new(info), heart: Heart::default() }
 }
 
 /// Plays each request alone on the scripted engine, drafting three tokens a cycle.
