@@ -259,8 +259,7 @@ impl<E: Engine + 'static> Root<E> {
                 generation.configure(state.configs);
                 let (bank, info) = (generation.bank.clone(), Arc::clone(&generation.info));
                 let (heart, tuner) = (generation.heart.clone(), Some(generation.tuner.clone()));
-                let (way, info) = (Way::One(bank), Arc::clone(&info));
-                let engine = Served { way, tuner, info, heart };
+                let engine = Served { way: Way::One(bank), tuner, info: info.clone(), heart };
                 let alive = generation.is_alive();
                 state.phase = Phase::Serving(generation);
                 if !alive {

@@ -216,7 +216,7 @@ fn be_node(args: &Node) -> Result<()> {
             tokio::spawn(leave_at_the_next(signals));
         };
         let announce = |address| announce(&model.name, "http", address);
-        let render = telemetry::render(metrics);
+        let render = telemetry::render(metrics, config.metrics, &model.name);
         node::run(&args.node, &config, &model, render, (stop, announce)).await
     });
     runtime.shutdown_background();

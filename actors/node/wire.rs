@@ -160,6 +160,7 @@ pub(super) struct Asked {
     root: usize,
     background: bool,
     client: u64,
+    group: u64,
     weight: std::num::NonZeroU32,
     has_time: bool,
 }
@@ -204,6 +205,7 @@ impl Asked {
             root: sharing.root,
             background: sharing.background,
             client: standing.client.0,
+            group: standing.group.0,
             weight: standing.weight,
             has_time: standing.class == Class::Background,
         })
@@ -247,7 +249,12 @@ impl Asked {
                 root: self.root,
                 background: self.background,
             },
-            standing: Standing { client: Client(self.client), weight: self.weight, class },
+            standing: Standing {
+                client: Client(self.client),
+                group: Client(self.group),
+                weight: self.weight,
+                class,
+            },
         }
     }
 
