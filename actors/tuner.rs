@@ -1,7 +1,7 @@
 //! The author of the knobs.
 //!
 //! * **Owns** the knobs and what was learnt of cycles.
-//! * **Hears** `Report`, `Ceiling`, `Observe`.
+//! * **Hears** `Report`, `Ceiling`, `Pause`, `Observe`.
 //! * **Says** `decode::Tune`: at once at birth, then whenever the knobs change.
 //! * **Dies** with its generation; the next begins again from the config.
 
@@ -21,6 +21,8 @@ pub enum Message {
     Report(Report),
     /// Heat allows this much.
     Ceiling(Ceiling),
+    /// Heat wants such a share of the time for pauses.
+    Pause(f32),
     /// Say what is believed.
     Observe(RpcReplyPort<Snapshot>),
 }
@@ -57,6 +59,7 @@ impl Config {
             prefill_busy: self.prefill_busy_tokens,
             prefill_idle: self.prefill_idle_tokens,
             stretch: Some(self.prefill_stretch),
+            pause: 0.0,
         };
         TuneLimits { start, auto_depth: self.depth_auto, depth_max }
     }
@@ -94,6 +97,8 @@ pub struct State {
     learner: Learner,
     /// What decode was told last.
     told: Knobs,
+    /// What heat wants; whatever is learnt, it stays in the knobs.
+    pause: f32,
     reports: u64,
     decode: ActorRef<decode::Message>,
 }
@@ -109,7 +114,7 @@ impl Actor for Tuner {
         Arguments { limits, decode }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let learner = Learner::new(limits);
-        let state = State { told: learner.knobs(), learner, reports: 0, decode };
+        let state = State { told: learner.knobs(), learner, pause: 0.0, reports: 0, decode };
         state.tell(myself)?;
         Ok(state)
     }
@@ -127,10 +132,11 @@ impl Actor for Tuner {
                 metrics::acceptance(state.learner.acceptance());
             }
             Message::Ceiling(ceiling) => state.learner.set_ceiling(ceiling),
+            Message::Pause(share) => state.pause = share,
             // Whoever asked may have gone.
             Message::Observe(reply) => drop(reply.send(state.observe())),
         }
-        let knobs = state.learner.knobs();
+        let knobs = Knobs { pause: state.pause, ..state.learner.knobs() };
         if knobs != state.told {
             state.told = knobs;
             state.tell(myself)?;
@@ -193,6 +199,8 @@ mod tests {
         tuner.cast(Message::Ceiling(Ceiling::Full)).unwrap();
         tuner.cast(Message::Ceiling(Ceiling::Low)).unwrap();
         assert_eq!(knobs(&mut heard).await.rows_max, 2);
+        tuner.cast(Message::Pause(0.25)).unwrap();
+        assert_eq!(knobs(&mut heard).await.pause, 0.25);
         // A depth that is not known yet is tried.
         tuner.cast(Message::Report(Report { rows: 1, depth: 4, ..Report::default() })).unwrap();
         assert_eq!(knobs(&mut heard).await.depths.at(1), 0);
