@@ -356,7 +356,7 @@ impl<E: Engine> State<E> {
                 if pause.is_zero() {
                     myself.cast(Message::Cycle)?;
                 } else {
-                    metrics::paused(pause);
+                    metrics::paused();
                     myself.send_after(pause, || Message::Cycle);
                 }
             }

@@ -96,7 +96,10 @@ impl App {
         let blueprint = Blueprint {
             configs: config.actors,
             open,
-            sensor: Arc::new(|| Box::new(thermal::Components::new())),
+            sensor: {
+                let limit = config.actors.thermal.timeout();
+                Arc::new(move || Box::new(thermal::Sources::of_this_machine(limit)))
+            },
             store: store.clone(),
             door: Arc::new(ingress.clone()),
         };

@@ -39,7 +39,7 @@ use super::unknown::Ignored;
 use super::wire::Wire;
 use super::{Config, RenderMetrics, admin, docs, openapi, random, tokenize};
 use crate::admission::Served;
-use crate::metrics;
+use crate::{metrics, thermal};
 
 pub(super) mod messages;
 pub(super) mod responses;
@@ -388,10 +388,14 @@ fn healthy(engine: &Served) -> Value {
     let age = engine.heart.age().as_millis();
     let off = engine.info.kernels.iter().filter(|kernel| kernel.fault.is_some());
     let off: Vec<&str> = off.map(|kernel| kernel.name.as_str()).collect();
-    if off.is_empty() {
-        return json!({"status": "ok", "heartbeat_age_ms": age});
+    let mut healthy = json!({"status": "ok", "heartbeat_age_ms": age});
+    if !off.is_empty() {
+        healthy["kernels_switched_off"] = json!(off);
     }
-    json!({"status": "ok", "heartbeat_age_ms": age, "kernels_switched_off": off})
+    if let Some(heat) = thermal::shown() {
+        healthy["heat"] = json!(heat);
+    }
+    healthy
 }
 
 async fn unknown_path(uri: Uri) -> ApiError {

@@ -50,8 +50,8 @@ impl Source for Cards {
                 add(Quantity::FanShare, &name, share);
             }
             if let Ok(reasons) = card.current_throttle_reasons() {
-                let heat = ThrottleReasons::HW_THERMAL_SLOWDOWN
-                    | ThrottleReasons::SW_THERMAL_SLOWDOWN;
+                let heat =
+                    ThrottleReasons::HW_THERMAL_SLOWDOWN | ThrottleReasons::SW_THERMAL_SLOWDOWN;
                 let held = reasons.intersects(heat);
                 reading.press(if held { Pressure::Serious } else { Pressure::Nominal }, NAME);
             }
