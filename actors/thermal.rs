@@ -277,8 +277,8 @@ impl State {
         Ok(())
     }
 
-    /// What is other than what was told last; all of it to whoever was told nothing. Who is gone has
-    /// ended with its generation; the next one is told by `Advise`.
+    /// What is other than what was told last; all of it to whoever was told nothing. Who is gone
+    /// has ended with its generation; the next one is told by `Advise`.
     fn tell(&self, last: Option<Restraint>) {
         let now = self.restraint;
         if last.is_none_or(|last| last.ceiling != now.ceiling) {

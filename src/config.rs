@@ -12,7 +12,7 @@ use mtplx_kernels::memory;
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
-use crate::keys;
+use crate::{fans, keys, modes};
 
 /// All defaults, with their reasons.
 const DEFAULTS: &str = include_str!("../config/mtplx.toml");
@@ -61,6 +61,7 @@ pub enum ConfigError {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct Written {
+    mode: String,
     server: Server,
     model: Model,
     engine: Engine,
@@ -71,6 +72,7 @@ struct Written {
     admin: Admin,
     tuner: tuner::Config,
     thermal: thermal::Config,
+    fans: fans::Config,
     root: root::Config,
     log: Log,
 }
@@ -182,6 +184,8 @@ pub enum LogFormat {
 /// Settings as checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// The profile that was laid over the defaults.
+    pub mode: String,
     /// Where and for how many.
     pub server: Server,
     /// What.
@@ -198,13 +202,15 @@ pub struct Config {
     pub keys: Keys,
     /// Who may manage the server.
     pub admin: Admin,
+    /// Who turns the machine's fans.
+    pub fans: fans::Config,
     /// What is logged.
     pub log: Log,
 }
 
 impl Config {
-    /// The defaults, `file` and `overrides` laid over each other and checked. Overrides are
-    /// `(section, key, value)`.
+    /// The defaults, the mode, `file` and `overrides` laid over each other and checked. Overrides
+    /// are `(section, key, value)`; the mode's own has no section.
     ///
     /// # Errors
     /// [`ConfigError`] naming the file and key at fault.
@@ -213,11 +219,16 @@ impl Config {
         overrides: &[(&str, &str, Value)],
     ) -> Result<Self, ConfigError> {
         let mut table = parse(DEFAULTS, "defaults")?;
+        let mut own = None;
         if let Some(path) = file {
             let text = std::fs::read_to_string(path)
                 .map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })?;
             let origin = path.display().to_string();
-            lay(&mut table, parse(&text, &origin)?);
+            own = Some((parse(&text, &origin)?, origin));
+        }
+        lay_mode(&mut table, own.as_ref().map(|(own, _)| own), overrides)?;
+        if let Some((own, origin)) = own {
+            lay(&mut table, own);
             // Read here already, so that an error names where the value was written.
             read(table.clone(), &origin)?;
         }
@@ -228,6 +239,23 @@ impl Config {
         }
         read(table, "the command line")?.check()
     }
+}
+
+/// Lays the mode's settings over the defaults: that of the command line, the file or the defaults.
+fn lay_mode(
+    table: &mut Table,
+    own: Option<&Table>,
+    overrides: &[(&str, &str, Value)],
+) -> Result<(), ConfigError> {
+    let said = overrides.iter().rfind(|(section, key, _)| (*section, *key) == ("", "mode"));
+    let said = said.map(|(_, _, mode)| mode);
+    let mode = said.or(own.and_then(|own| own.get("mode"))).or(table.get("mode"));
+    // What is no text is named where types are.
+    if let Some(Value::String(name)) = mode.cloned() {
+        lay(table, modes::settings(&name).map_err(ConfigError::Part)?);
+        table.insert("mode".into(), Value::String(name));
+    }
+    Ok(())
 }
 
 /// An address to listen on, or the one name that needs no resolver.
@@ -300,7 +328,7 @@ impl Config {
 impl Written {
     fn check(self) -> Result<Config, ConfigError> {
         let Self { server, model, engine, decode, bank, disk, mut admin, tuner, .. } = self;
-        let Self { thermal, root, log, keys: KeysFile { file: keys_file }, .. } = self;
+        let Self { mode, thermal, fans, root, log, keys: KeysFile { file: keys_file }, .. } = self;
         let key = "server.body_bytes_max";
         demand(server.body_bytes_max > 0, key, server.body_bytes_max, "must be at least 1")?;
         let expected = "must be at least server.body_bytes_max";
@@ -319,7 +347,7 @@ impl Written {
         let bank = bank::Config { bytes_max, ..bank };
         let decode = decode::Config { queue_s: server.queue_s, ..decode };
         let actors = root::Configs { root, decode, bank, tuner, thermal };
-        actors.check().map_err(ConfigError::Part)?;
+        actors.check().and_then(|()| fans.check()).map_err(ConfigError::Part)?;
         let context = engine.context_tokens_max;
         let engine = mtplx_kernels::EngineOptions {
             slots: engine.slots,
@@ -336,7 +364,7 @@ impl Written {
             step_tokens: tuner.prefill_idle_tokens,
             place: None,
         };
-        Ok(Config { server, model, engine, actors, disk, keys_file, keys, admin, log })
+        Ok(Config { mode, server, model, engine, actors, disk, keys_file, keys, admin, fans, log })
     }
 }
 
@@ -380,6 +408,28 @@ mod tests {
     }
 
     #[test]
+    fn a_mode_lies_between_the_defaults_and_the_file_and_the_command_line_names_the_last_word() {
+        let config = load("mode = \"burst\"").unwrap();
+        assert_eq!(config.engine.context_tokens_max, Some(8192));
+        let config = load("mode = \"burst\"\n[engine]\ncontext_tokens_max = 100").unwrap();
+        assert_eq!(config.engine.context_tokens_max, Some(100));
+        let over = [("", "mode", Value::String("safe".into()))];
+        let config = Config::load(None, &over).unwrap();
+        assert_eq!((config.mode.as_str(), config.engine.depth_max), ("safe", 0));
+        assert_eq!(Config::load(None, &[]).unwrap().mode, "sustained");
+    }
+
+    #[test]
+    fn every_mode_is_sound_and_an_ordinary_file() {
+        for (name, text) in modes::MODES {
+            let over = [("", "mode", Value::String(name.into()))];
+            let mode = Config::load(None, &over).unwrap();
+            let file = load(text).unwrap();
+            assert_eq!(Config { mode: file.mode.clone(), ..mode }, file, "{name}");
+        }
+    }
+
+    #[test]
     fn localhost_is_an_address() {
         let config = load("[server]\nhost = \"localhost\"").unwrap();
         assert_eq!(config.server.host, host("127.0.0.1").unwrap());
@@ -415,6 +465,9 @@ mod tests {
             ("[engine]\ndraft_vocab_share = 1.5", "engine.draft_vocab_share"),
             ("[engine]\ndraft_head_bits = 7", "engine.draft_head_bits"),
             ("[thermal]\nwarm_celsius = 120.0", "thermal"),
+            ("[fans]\nidle_s = -1.0", "fans.idle_s"),
+            ("mode = \"turbo\"", "sustained-max"),
+            ("mode = 7", "mode"),
             ("[server]\nbytes_max = 9", "server.bytes_max"),
             ("[keys]\nfile = \"/nonexistent/keys\"", "/nonexistent/keys"),
             ("[root]\nbackoff_s = -1.0", "root.backoff_s"),

@@ -3,8 +3,10 @@
 pub mod bank;
 pub mod bench;
 pub mod config;
+pub mod fans;
 pub mod keys;
 pub mod model;
+pub mod modes;
 pub mod plan;
 pub mod telemetry;
 
@@ -106,6 +108,12 @@ impl App {
         let house = root::start(blueprint).await.context("cannot start the root actor")?;
         let drain = Duration::from_secs_f64(config.actors.root.drain_s);
         Ok(Self { house, ingress, listening, drain, store })
+    }
+
+    /// Its door, to ask whether anybody is served.
+    #[must_use]
+    pub fn door(&self) -> ingress::Handle {
+        self.ingress.clone()
     }
 
     /// Where it listens.

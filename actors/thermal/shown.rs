@@ -1,5 +1,5 @@
-//! What is shown of the heat at `/health`. Heat and fans are the machine's, not a house's, so, as for
-//! metrics, there is one for the process; and the door need not wait for an actor to say it.
+//! What is shown of the heat at `/health`. Heat and fans are the machine's, not a house's, so, as
+//! for metrics, there is one for the process; and the door need not wait for an actor to say it.
 
 use std::sync::{PoisonError, RwLock};
 

@@ -16,7 +16,8 @@ pub struct Knobs {
     /// How many times as long as without it a step may take because it also feeds prompts while
     /// others decode; above 1.
     pub stretch: Option<f64>,
-    /// Share of the time for pauses between steps: heat's wish. What is decoded does not depend on it.
+    /// Share of the time for pauses between steps: heat's wish. What is decoded does not depend on
+    /// it.
     pub pause: f32,
 }
 

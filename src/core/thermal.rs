@@ -1,11 +1,12 @@
 //! Heat in, restraint out: how many rows, how much rest between cycles, how much of the bank.
 //!
 //! Two loops, the finer below the coarser. Rest is proportional-integral upon the target: pauses
-//! between cycles hold the hottest sensor there, and cost nothing below. Rows are cut in steps, with
-//! hysteresis, only where that did not suffice. The system's own word on thermal pressure, where it
-//! has one, counts as a temperature: at `Fair` rest no longer falls, from `Serious` on it rises. And
-//! it teaches: clocks held back at some temperature mean that the target lies below that one. So the
-//! target may be high, where a cool machine loses nothing, and is right after the first throttling.
+//! between cycles hold the hottest sensor there, and cost nothing below. Rows are cut in steps,
+//! with hysteresis, only where that did not suffice. The system's own word on thermal pressure,
+//! where it has one, counts as a temperature: at `Fair` rest no longer falls, from `Serious` on it
+//! rises. And it teaches: clocks held back at some temperature mean that the target lies below that
+//! one. So the target may be high, where a cool machine loses nothing, and is right after the first
+//! throttling.
 //!
 //! Stable by construction: the integral is bounded by `pause_max` and so cannot wind up, what the
 //! fast part of a machine answers to the proportional part is below one (`PROPORTIONAL` times its
@@ -186,8 +187,8 @@ impl Thermostat {
         self.limits = limits;
     }
 
-    /// Heeds one look, or the silence of a sensor. One that falls silent means the safe ceiling: few
-    /// rows, and all the rest there may be.
+    /// Heeds one look, or the silence of a sensor. One that falls silent means the safe ceiling:
+    /// few rows, and all the rest there may be.
     pub fn read(&mut self, heat: Heat) -> Restraint {
         let celsius = heat.celsius.filter(|c| c.is_finite());
         let seen = !heat.silent && (celsius.is_some() || heat.pressure.is_some());
@@ -310,8 +311,8 @@ const PAUSE_S_MIN: f64 = 0.001;
 const OWED_S_MAX: f64 = 2.0;
 
 impl Pauses {
-    /// After `worked_s` of work with `rested_s` of no work before it, while such a share of the time
-    /// is to be pauses: for how long to pause now.
+    /// After `worked_s` of work with `rested_s` of no work before it, while such a share of the
+    /// time is to be pauses: for how long to pause now.
     pub fn after(&mut self, worked_s: f64, rested_s: f64, share: f32) -> f64 {
         let share = f64::from(share.clamp(0.0, 0.95));
         if share <= 0.0 {

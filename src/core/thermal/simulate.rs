@@ -8,6 +8,8 @@
 //! rest. `Firmware::Gentle` lowers the clock by small steps, which is the better way to use less
 //! power than any pause: there the target costs throughput, and the test says how much at most.
 
+#![expect(clippy::print_stdout, reason = "these are measurements")]
+
 use super::tests::LIMITS;
 use super::*;
 
@@ -27,7 +29,8 @@ struct Machine {
     clocked_w: f32,
     /// Kelvin per watt from die to body, and seconds to follow.
     die: (f32, f32),
-    /// Kelvin per watt from body to room with the fan at rest and at its most, and seconds (at rest).
+    /// Kelvin per watt from body to room with the fan at rest and at its most, and seconds (at
+    /// rest).
     body: (f32, f32, f32),
     throttles_at: f32,
     /// Of the full clock, at the worst.
@@ -198,7 +201,7 @@ fn the_loop_stays_out_of_throttling_and_makes_more_tokens_in_half_an_hour() {
             let held = run(machine, Some(DEFAULTS), 1.0, seed);
             let gain = held.tokens / free.tokens;
             println!(
-                "{} {seed}: {gain:.3} x the tokens, throttled {:.0} s of {} before, hottest {:.1} C",
+                "{} {seed}: {gain:.3} x the tokens, before throttled {:.0} of {} s, hottest {:.1}",
                 machine.name,
                 free.throttled_s,
                 MINUTES * 60,
