@@ -3,8 +3,10 @@
 
 mod blocks;
 mod device;
+mod products;
 mod random;
 
 pub use blocks::{BlockTime, bandwidth, blocks};
 pub use device::{device_name, mlx_version};
+pub use products::{ProductTime, products};
 pub use random::{Noise, PRESETS, Scheme, pass_bytes, preset};

@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use crate::model::Model;
 
+pub mod products;
 pub mod shape;
 
 const PROMPTS: &str = include_str!("bench/prompts.toml");

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use mtplx::bank::{self, BankArgs};
+use mtplx::bench::products::{self, ProductsArgs};
 use mtplx::bench::shape::{self, ShapeArgs};
 use mtplx::bench::{self, BenchArgs};
 use mtplx::config::{self, Config};
@@ -76,6 +77,8 @@ struct Bench {
 enum BenchOf {
     /// Measure a model of a full shape with random weights; no checkpoint is needed.
     Shape(ShapeArgs),
+    /// Measure bare products with quantised weights, by how many rows share them.
+    Products(ProductsArgs),
 }
 
 #[derive(Args)]
@@ -190,8 +193,10 @@ fn announce(name: &str, address: SocketAddr) {
 fn measure(args: &Bench) -> Result<()> {
     let config = args.common.load(Vec::new())?;
     telemetry::logs(&config.log)?;
-    if let Some(BenchOf::Shape(args)) = &args.of {
-        return shape::run(args);
+    match &args.of {
+        Some(BenchOf::Shape(args)) => return shape::run(args),
+        Some(BenchOf::Products(args)) => return products::run(args),
+        None => {}
     }
     let model = Model::open(&config.model)?;
     let slots = config.engine.slots.max(args.bench.clients);

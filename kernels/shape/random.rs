@@ -22,7 +22,8 @@ pub struct Scheme {
 
 impl Scheme {
     /// Bytes of a weight, with its part of scale and bias.
-    fn bytes(&self) -> f64 {
+    #[must_use]
+    pub fn bytes(&self) -> f64 {
         self.bits as f64 / 8.0 + 4.0 / self.group as f64
     }
 }
@@ -109,7 +110,7 @@ impl Noise {
         Self { scheme, words: leak(words), scales, biases }
     }
 
-    fn linear(&self, path: &str, out: usize, input: usize) -> Linear {
+    pub(super) fn linear(&self, path: &str, out: usize, input: usize) -> Linear {
         let tensor = |dtype: Dtype, cols: usize, bytes: &'static [u8]| {
             let bytes = Bytes::from_static(&bytes[..out * cols * dtype.size()]);
             Tensor::new(path, dtype, &[out, cols], bytes).expect("bytes of that size")

@@ -75,7 +75,9 @@ pub enum Half {
 }
 
 /// Reads one of a few numbers.
-fn one_of<const N: usize>(known: [usize; N]) -> impl Fn(&str) -> Result<usize, String> + Clone {
+pub(super) fn one_of<const N: usize>(
+    known: [usize; N],
+) -> impl Fn(&str) -> Result<usize, String> + Clone {
     move |text| {
         let number = text.parse().ok().filter(|number| known.contains(number));
         number.ok_or_else(|| format!("one of {known:?} is wanted"))
@@ -227,7 +229,7 @@ fn say(args: &ShapeArgs, what: &impl fmt::Display) -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "a command reports on stdout")]
-fn told(line: &str) -> Result<()> {
+pub(super) fn told(line: &str) -> Result<()> {
     println!("{line}");
     std::io::stdout().flush()?;
     Ok(())
