@@ -5,6 +5,7 @@
 //! Compiled for macOS by the compiler alone: nothing of this has run on a Mac yet.
 
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use macmon::Sampler;
 use mtplx_core::thermal::Pressure;
@@ -105,28 +106,40 @@ impl Source for State {
     }
 }
 
-struct Powermetrics;
+/// It takes its time and a line in sudo's log: not at every look.
+const POWERMETRICS_TIME: Duration = Duration::from_secs(30);
+
+struct Powermetrics {
+    asked: Option<Instant>,
+    said: Option<Pressure>,
+}
 
 /// Apple's own tool, which wants root: only where sudo gives it without asking.
 pub(super) fn powermetrics() -> Option<Box<dyn Source>> {
     let mut sudo = Command::new("/usr/bin/sudo");
     sudo.args(["-n", "-l", "/usr/bin/powermetrics"]).stdin(Stdio::null());
     let permitted = sudo.stdout(Stdio::null()).stderr(Stdio::null()).status();
-    permitted.is_ok_and(|status| status.success()).then(|| Box::new(Powermetrics) as _)
+    let permitted = permitted.is_ok_and(|status| status.success());
+    permitted.then(|| Box::new(Powermetrics { asked: None, said: None }) as _)
 }
 
 impl Source for Powermetrics {
     fn read(&mut self) -> Reading {
+        if self.asked.is_none_or(|at| at.elapsed() > POWERMETRICS_TIME) {
+            self.asked = Some(Instant::now());
+            self.said = ask();
+        }
         let mut reading = Reading::default();
-        let mut sudo = Command::new("/usr/bin/sudo");
-        sudo.args(["-n", "/usr/bin/powermetrics", "--samplers", "thermal", "-n", "1", "-i", "100"]);
-        let Ok(said) = sudo.stdin(Stdio::null()).stderr(Stdio::null()).output() else {
-            return reading;
-        };
-        let said = String::from_utf8_lossy(&said.stdout);
-        if let Some(pressure) = super::powermetrics_pressure(&said) {
+        if let Some(pressure) = self.said {
             reading.press(pressure, "powermetrics");
         }
         reading
     }
+}
+
+fn ask() -> Option<Pressure> {
+    let mut sudo = Command::new("/usr/bin/sudo");
+    sudo.args(["-n", "/usr/bin/powermetrics", "--samplers", "thermal", "-n", "1", "-i", "100"]);
+    let said = sudo.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    super::powermetrics_pressure(&String::from_utf8_lossy(&said.stdout))
 }

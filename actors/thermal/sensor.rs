@@ -31,6 +31,7 @@ pub struct Sources {
 #[derive(Debug)]
 struct Thread {
     name: &'static str,
+    make: MakeSource,
     ask: Sender<()>,
     hear: Receiver<Reading>,
     /// Whether it was asked and has not answered: it is not asked again before it has.
@@ -71,7 +72,7 @@ fn start(name: &'static str, make: MakeSource) -> Option<Thread> {
         tracing::warn!(source = name, %error, "a source of temperatures has no thread");
         return None;
     }
-    Some(Thread { name, ask, hear, asked: false, spoke: false })
+    Some(Thread { name, make, ask, hear, asked: false, spoke: false })
 }
 
 impl Sensor for Sources {
@@ -89,7 +90,12 @@ impl Sensor for Sources {
                     thread.asked = false;
                     reading
                 }
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                Err(RecvTimeoutError::Timeout) => Reading::default(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    // It panicked: by the next look there is another.
+                    if let Some(new) = start(thread.name, thread.make) {
+                        *thread = Thread { spoke: thread.spoke, ..new };
+                    }
                     Reading::default()
                 }
             };

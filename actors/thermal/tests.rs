@@ -150,6 +150,19 @@ impl Source for Panics {
 }
 
 #[test]
+fn a_source_that_panicked_is_made_anew() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let make: MakeSource = || match MADE.fetch_add(1, Ordering::Relaxed) {
+        0 => Some(Box::new(Panics)),
+        _ => Some(Box::new(Fine)),
+    };
+    let mut sources = Sources::new(vec![("frail", make)], Duration::from_secs(5));
+    assert_eq!(sources.read(), Reading::default());
+    assert_eq!(sources.read().heat().celsius, Some(50.0));
+}
+
+#[test]
 fn a_source_that_hangs_or_panics_costs_its_time_out_and_is_named_if_it_ever_spoke() {
     let limit = Duration::from_millis(300);
     let mut sources = Sources::new(
