@@ -3,8 +3,9 @@
 //! * **Owns** the index of warm prefixes: names of snapshots, the tokens they cover, their bytes;
 //!   and the memory of why others are not. The tensors stay with the engine, the files with the
 //!   [`Store`], which outlives generations.
-//! * **Hears** `Open`, `Deposit`, `Used`, `Reclaim`, `Limit`, `Sweep` and `Look` (own timers),
-//!   `Read`, `Landed`, `Unpacked` and `Imported` (own tasks), `Drain`, `Part`, `Observe`, `Manage`.
+//! * **Hears** `Open`, `Deposit`, `Used`, `Reclaim`, `Limit`, `Configure`, `Sweep` and `Look` (own
+//!   timers), `Read`, `Landed`, `Unpacked` and `Imported` (own tasks), `Drain`, `Part`, `Observe`,
+//!   `Manage`.
 //! * **Says** `decode::Admit`, `decode::Release` exactly once for every deposit,
 //!   `decode::Reclaimed`, `decode::Export`, `decode::Import`, `decode::Drain`, `decode::Leave`.
 //! * **Dies** with its generation: its names mean nothing to the next engine.
@@ -73,6 +74,8 @@ pub enum Message {
     Imported(Arc<Passage>),
     /// From now on hold such a share of `bytes_max` at most, from 0 to 1.
     Limit(f64),
+    /// From now on go by these bounds; and who waits for a state so many seconds is sent away.
+    Configure(Config, u32),
     /// Nothing will be opened after this; tell decode, behind all that was.
     Drain,
     /// Decode has finished: have written what is not, then let it leave.
@@ -226,6 +229,11 @@ impl Actor for Bank {
                 state.importing.retain(|(_, own)| !Arc::ptr_eq(own, &passage));
             }
             Message::Limit(share) => state.index.set_limit(share),
+            Message::Configure(config, queue_s) => {
+                state.index.resize(&config);
+                state.queue_max = (queue_s > 0).then(|| Duration::from_secs(queue_s.into()));
+                state.config = config;
+            }
             Message::Drain => {
                 state.draining = true;
                 state.drain()?;

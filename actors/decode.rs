@@ -56,6 +56,8 @@ pub enum Message {
     Cycle,
     /// From the next cycle on, go by these knobs and report there.
     Tune(Knobs, ActorRef<tuner::Message>),
+    /// From now on who has found no slot for so many seconds is sent away; 0 for never.
+    QueueMax(u32),
     /// The bank lets go of a snapshot.
     Release(SnapshotId),
     /// The answer to `bank::Reclaim`: whether there was a prefix to let go.
@@ -246,6 +248,9 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             Message::Admit { admission, warm, home } => state.admit(admission, warm, home),
             Message::Cycle => moving = state.cycle()?,
             Message::Tune(knobs, reports) => state.tuning = Some((knobs, reports)),
+            Message::QueueMax(s) => {
+                state.queue_max = (s > 0).then(|| Duration::from_secs(s.into()));
+            }
             Message::Release(snapshot) => state.batch.release(snapshot),
             Message::Reclaimed(found) => state.reclaimed(found),
             Message::Export(snapshot, outlet) => state.export(snapshot, outlet),

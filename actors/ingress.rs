@@ -2,7 +2,7 @@
 //!
 //! * **Owns** the listener, the permits that bound the house, readiness, who may ask and what they
 //!   used, and the text side of the model.
-//! * **Hears** `Serve` and `Between` from the root, `Keys`, `Drain`, `Observe`.
+//! * **Hears** `Serve` and `Between` from the root, `Keys`, `Reloader`, `Anew`, `Drain`, `Observe`.
 //! * **Says** `bank::Open`, once for every choice of every request.
 //! * **Dies** never with a generation: it keeps the door, and answers 503 while nobody serves.
 
@@ -33,12 +33,15 @@ pub mod keys;
 mod listen;
 mod openai;
 mod openapi;
+pub mod reload;
 mod reply;
+mod resize;
 mod responses;
 mod routes;
 mod stream;
 mod text;
 mod thinking;
+pub mod tls;
 mod tokenize;
 mod unknown;
 mod wire;
@@ -60,6 +63,10 @@ pub enum Message {
     Over(String),
     /// From now on these may ask.
     Keys(keys::Keys),
+    /// This reads the settings anew for who may ask for it.
+    Reloader(reload::Reloader),
+    /// From now on go by these settings.
+    Anew(Box<reload::Anew>),
     /// Accept nothing more, let what runs come to its end, then stop.
     Drain(Drain),
     /// The last connection is closed.
@@ -137,6 +144,9 @@ pub struct Config {
     /// What opens the routes below /admin; if empty, nothing does.
     #[serde(skip_serializing)]
     pub admin: Secret,
+    /// What connections are encrypted with, if they are.
+    #[serde(skip)]
+    pub tls: Option<tls::Tls>,
 }
 
 impl Config {
@@ -185,6 +195,19 @@ impl Handle {
     /// From now on these may ask.
     pub fn replace_keys(&self, keys: keys::Keys) {
         let _ = self.actor.cast(Message::Keys(keys));
+    }
+
+    /// This reads the settings anew for who may ask for it.
+    pub fn let_reload(&self, reload: reload::Reload) {
+        let _ = self.actor.cast(Message::Reloader(reload::Reloader(reload)));
+    }
+
+    /// Goes by these settings for whoever comes after this; where to listen stays. With them, the
+    /// names of those that wait for the next start.
+    pub async fn go_by(&self, config: Config, restart_needed: Vec<String>) {
+        let anew = |reply| Message::Anew(Box::new(reload::Anew { config, restart_needed, reply }));
+        // One that is gone lets nobody in.
+        let _ = self.actor.call(anew, None).await;
     }
 
     /// How things are; `None` if the ingress is gone.
@@ -247,6 +270,8 @@ struct Arguments {
 
 struct State {
     house: Arc<House>,
+    render: RenderMetrics,
+    shown: watch::Sender<listen::Shown>,
     readiness: watch::Sender<Readiness>,
     /// Dropped or used, it makes the server close; gone while draining.
     stop: Option<oneshot::Sender<()>>,
@@ -266,15 +291,14 @@ impl Actor for Ingress {
         let Arguments { config, text, render, listener } = arguments;
         let starting = Readiness::Between("it is starting".into());
         let (readiness, seen) = watch::channel(starting);
-        let stall = Duration::from_secs(config.reader_stall_s.into());
         let house = Arc::new(House::new(config, text, seen));
-        let app = routes::router(Arc::clone(&house), render);
+        let (shown, looked_at) = watch::channel(show(&house, &render));
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            listen::serve(listener, app, (stopped, stall)).await;
+            listen::serve(listener, looked_at, stopped).await;
             let _ = myself.cast(Message::Closed);
         });
-        Ok(State { house, readiness, stop: Some(stop), drains: Vec::new() })
+        Ok(State { house, render, shown, readiness, stop: Some(stop), drains: Vec::new() })
     }
 
     async fn handle(
@@ -288,6 +312,16 @@ impl Actor for Ingress {
             Message::Between(reason) => state.say(|| Readiness::Between(reason)),
             Message::Over(reason) => state.say(|| Readiness::Over(reason)),
             Message::Keys(keys) => state.house.clients.replace(keys),
+            Message::Reloader(reloader) => {
+                let mut house = House::clone(&state.house);
+                house.reloader = Some(reloader);
+                state.show(house);
+            }
+            Message::Anew(anew) => {
+                let reload::Anew { config, restart_needed, reply } = *anew;
+                state.show(state.house.anew(config, restart_needed));
+                let _ = reply.send(());
+            }
             Message::Drain(Drain { limit, reply }) => {
                 state.say(|| Readiness::Over("it is shutting down".into()));
                 state.drains.push(reply);
@@ -312,7 +346,20 @@ impl Actor for Ingress {
     }
 }
 
+/// What is found at the door of this house.
+fn show(house: &Arc<House>, render: &RenderMetrics) -> listen::Shown {
+    let stall = Duration::from_secs(house.config.reader_stall_s.into());
+    let tls = house.config.tls.clone();
+    listen::Shown { app: routes::router(Arc::clone(house), Arc::clone(render)), stall, tls }
+}
+
 impl State {
+    /// From now on requests find this house.
+    fn show(&mut self, house: House) {
+        self.house = Arc::new(house);
+        self.shown.send_replace(show(&self.house, &self.render));
+    }
+
     /// Nothing opens a door again that is being closed.
     fn say(&self, readiness: impl FnOnce() -> Readiness) {
         if self.stop.is_some() {

@@ -103,6 +103,7 @@ const FILE: Axis =
     axis("event", &["written", "dropped", "failed", "refused", "restored", "evicted"]);
 const EVICTION: Axis = axis("cause", &["size", "idle", "replaced", "explicit"]);
 const PART: Axis = axis("part", &["decode", "bank", "tuner", "start"]);
+const RELOAD: Axis = axis("outcome", &["applied", "refused"]);
 const ENGINE: [Axis; 3] = [axis("device", &[]), axis("mtp", &[]), axis("vocab", &[])];
 
 // === buckets ===
@@ -308,6 +309,10 @@ inventory! {
         "Generations that ended by a fault, by the part that failed.").by(&[PART]);
     THERMAL_RESTARTS = metric(Counter, Count, "mtplx_thermal_restarts_total",
         "Times the thermal actor was started anew.");
+    CONFIG_RELOADS = metric(Counter, Count, "mtplx_config_reloads_total",
+        "Times the settings were read anew, by what came of it.").by(&[RELOAD]);
+    CONFIG_LOADED = metric(Gauge, Seconds, "mtplx_config_loaded_timestamp_seconds",
+        "When the settings that hold were read, in seconds since 1970.");
     ENGINE_INFO = metric(Gauge, Info, "mtplx_engine_info", "What the engine is.").by(&ENGINE);
     KERNEL_ENABLED = metric(Gauge, Ratio, "mtplx_kernel_enabled_ratio",
         "1 for a kernel of the engine's own that passed its trial on this device, 0 for one \

@@ -1,9 +1,10 @@
 //! The supervisor: one generation of bank, decode and tuner after another, until it gives up.
 //!
 //! * **Owns** the number of the generation, its actors and its thread, the memory of failures.
-//! * **Hears** supervision events, `Drain`, `Observe`; from itself `Open`, `Opened`, `Buried`,
-//!   `Heat`, `Watch`, `Deadline`.
-//! * **Says** to the door who serves; `bank::Drain`; `thermal::Advise`.
+//! * **Hears** supervision events, `Configure`, `Drain`, `Observe`; from itself `Open`, `Opened`,
+//!   `Buried`, `Heat`, `Watch`, `Deadline`.
+//! * **Says** to the door who serves; `bank::Drain`; `thermal::Advise`; new settings to whom they
+//!   concern.
 //! * **Dies** last: drained, or after too many failures.
 //!
 //! Nobody repairs half a generation: whichever part fails, the others are killed and, once the
@@ -52,6 +53,8 @@ pub enum Message {
     Heat,
     /// See whether decode still answers.
     Watch,
+    /// From now on go by these settings.
+    Configure(Box<Configs>),
     /// Admit nobody, let everybody finish for so long, end.
     Drain(Duration),
     /// Do not wait for them any longer.
@@ -114,6 +117,8 @@ struct Root<E>(Blueprint<E>);
 /// What it remembers.
 struct State {
     myself: ActorRef<Message>,
+    /// What holds now; the blueprint's at first.
+    configs: Configs,
     number: u64,
     /// Whether any generation ever served.
     served: bool,
@@ -161,6 +166,7 @@ impl<E: Engine + 'static> Actor for Root<E> {
         myself.send_interval(look, || Message::Watch);
         Ok(State {
             myself,
+            configs: self.0.configs,
             number: 0,
             served: false,
             phase: Phase::Resting,
@@ -183,6 +189,7 @@ impl<E: Engine + 'static> Actor for Root<E> {
             Message::Buried(in_time) => self.buried(state, in_time),
             Message::Heat => self.heat(state).await,
             Message::Watch => self.watch(state),
+            Message::Configure(configs) => state.configure(*configs),
             Message::Drain(patience) => self.drain(state, patience),
             Message::Deadline => self.deadline(state),
             Message::Observe(reply) => house::observe(state, reply),
@@ -220,7 +227,7 @@ impl<E: Engine + 'static> Root<E> {
         let how = if state.served { "is restarting after a fault" } else { "is starting" };
         self.0.door.between(format!("the engine {how}"));
         tracing::info!(generation = state.number, "opening the engine");
-        let opening = generation::open(&self.0, state.myself.get_cell());
+        let opening = generation::open(&self.0, state.configs, state.myself.get_cell());
         let root = state.myself.clone();
         tokio::spawn(async move {
             // A root that is gone takes what was opened with it: all is linked to it.
@@ -231,9 +238,11 @@ impl<E: Engine + 'static> Root<E> {
     fn opened(&self, state: &mut State, result: Result<Generation, String>) {
         let leaving = !matches!(state.phase, Phase::Opening);
         match result {
-            Ok(generation) if leaving => generation.bury(state.myself.clone(), self.bury_time()),
+            Ok(generation) if leaving => generation.bury(state.myself.clone(), state.bury_time()),
             Err(_) if leaving => state.tell(Message::Buried(true)),
-            Ok(generation) => {
+            Ok(mut generation) => {
+                // They may be others than when it began to open.
+                generation.configure(state.configs);
                 let (bank, info) = (generation.bank.clone(), Arc::clone(&generation.info));
                 let engine =
                     Served { bank, info: Arc::clone(&info), heart: generation.heart.clone() };
@@ -303,7 +312,7 @@ impl<E: Engine + 'static> Root<E> {
     fn end(&self, state: &mut State, next: Next) {
         match std::mem::replace(&mut state.phase, Phase::Burying(next)) {
             Phase::Serving(generation) | Phase::Draining(generation) => {
-                generation.bury(state.myself.clone(), self.bury_time());
+                generation.bury(state.myself.clone(), state.bury_time());
             }
             Phase::Resting => state.tell(Message::Buried(true)),
             // `Opened` or `Buried` is on its way.
@@ -360,20 +369,38 @@ impl<E: Engine + 'static> Root<E> {
     }
 
     fn watch(&self, state: &mut State) {
+        let stuck = Duration::from_secs_f64(state.configs.root.stuck_s);
         let (Phase::Serving(generation) | Phase::Draining(generation)) = &mut state.phase else {
             return;
         };
-        if generation.is_stuck(Duration::from_secs_f64(self.0.configs.root.stuck_s)) {
+        if generation.is_stuck(stuck) {
             self.fail(state, Part::Decode, "decode does not answer");
         }
-    }
-
-    fn bury_time(&self) -> Duration {
-        Duration::from_secs_f64(self.0.configs.root.bury_s)
     }
 }
 
 impl State {
+    fn bury_time(&self) -> Duration {
+        Duration::from_secs_f64(self.configs.root.bury_s)
+    }
+
+    /// Whoever is gone hears of it with its successor.
+    fn configure(&mut self, configs: Configs) {
+        self.patience.configure(configs.root);
+        if let Some(thermal) = &self.thermal {
+            let _ = thermal.cast(thermal::Message::Configure(configs.thermal));
+        }
+        self.configs = configs;
+        if let Phase::Serving(generation) | Phase::Draining(generation) = &mut self.phase
+            && generation.configure(configs)
+            && let Some(thermal) = &self.thermal
+        {
+            // What the tuner begins with anew knows nothing of heat.
+            let _ = thermal
+                .cast(thermal::Message::Advise(generation.tuner.clone(), generation.bank.clone()));
+        }
+    }
+
     /// To itself; a mailbox that is closed is the root's own, which is ending then.
     fn tell(&self, message: Message) {
         let _ = self.myself.cast(message);

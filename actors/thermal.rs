@@ -1,7 +1,7 @@
 //! The watcher of the machine's heat.
 //!
 //! * **Owns** the sensor and the memory of the last restraint.
-//! * **Hears** `Sample` (own timer), `Advise`, `Observe`.
+//! * **Hears** `Sample` (own timer), `Advise`, `Configure`, `Observe`.
 //! * **Says** `tuner::Ceiling`, `tuner::Pause` and `bank::Limit` when they change, and once to each
 //!   new generation; never speaks to decode.
 //! * **Dies** alone; the root starts it anew. It outlives generations: heat does.
@@ -69,6 +69,8 @@ pub enum Message {
     Sample,
     /// Speak to these from now on.
     Advise(ActorRef<tuner::Message>, ActorRef<bank::Message>),
+    /// Go by these bounds from the next reading on. How often to look stays.
+    Configure(Config),
     /// Say how hot it is.
     Observe(RpcReplyPort<Snapshot>),
 }
@@ -239,6 +241,7 @@ impl Actor for Thermal {
                 (state.tuner, state.bank) = (tuner, bank);
                 state.tell(None);
             }
+            Message::Configure(config) => state.thermostat.set_limits(config.limits()),
             // Whoever asked may have gone.
             Message::Observe(reply) => drop(reply.send(state.observe())),
         }

@@ -1,7 +1,7 @@
 //! The author of the knobs.
 //!
 //! * **Owns** the knobs and what was learnt of cycles.
-//! * **Hears** `Report`, `Ceiling`, `Pause`, `Observe`.
+//! * **Hears** `Report`, `Ceiling`, `Pause`, `Limits`, `Observe`.
 //! * **Says** `decode::Tune`: at once at birth, then whenever the knobs change.
 //! * **Dies** with its generation; the next begins again from the config.
 
@@ -23,6 +23,8 @@ pub enum Message {
     Ceiling(Ceiling),
     /// Heat wants such a share of the time for pauses.
     Pause(f32),
+    /// Move within these bounds from now on; what was learnt within others begins anew.
+    Limits(TuneLimits),
     /// Say what is believed.
     Observe(RpcReplyPort<Snapshot>),
 }
@@ -133,6 +135,7 @@ impl Actor for Tuner {
             }
             Message::Ceiling(ceiling) => state.learner.set_ceiling(ceiling),
             Message::Pause(share) => state.pause = share,
+            Message::Limits(limits) => state.learner = Learner::new(limits),
             // Whoever asked may have gone.
             Message::Observe(reply) => drop(reply.send(state.observe())),
         }

@@ -1,18 +1,26 @@
 //! Settings: `config/mtplx.toml` holds every default; a file and the command line lay differences
-//! over it; the result is checked once and never changes.
+//! over it; the result is checked as a whole, at the start and whenever it is read anew.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use mtplx_actors::ingress::keys::Keys;
+use mtplx_actors::ingress::tls::Tls;
 use mtplx_actors::ingress::{Secret, UnknownFields};
 use mtplx_actors::{bank, decode, root, thermal, tuner};
 use mtplx_kernels::memory;
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
-use crate::{fans, keys, modes};
+use crate::{fans, keys, modes, telemetry};
+
+pub mod change;
+mod error;
+#[cfg(test)]
+mod tests;
+
+pub use self::error::ConfigError;
 
 /// All defaults, with their reasons.
 const DEFAULTS: &str = include_str!("../config/mtplx.toml");
@@ -22,40 +30,6 @@ pub const ADMIN_TOKEN: &str = "MTPLX_ADMIN_TOKEN";
 
 /// The bank's part of the process's memory, where nothing else is said.
 const BANK_SHARE: u64 = 8;
-
-/// Why settings cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{path}: {reason}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        reason: std::io::Error,
-    },
-    /// The file is not TOML, or holds keys or types that are not settings.
-    #[error("{origin}: {reason}")]
-    Parse {
-        /// The file, "the command line" or "defaults".
-        origin: String,
-        /// What is wrong, with the key, and with line and column where known.
-        reason: String,
-    },
-    /// An actor's settings contradict themselves or each other.
-    #[error("{0}")]
-    Part(String),
-    /// A value is outside its domain.
-    #[error("{key} = {value}: {expected}")]
-    Value {
-        /// The setting.
-        key: &'static str,
-        /// What was written.
-        value: String,
-        /// What is allowed.
-        expected: &'static str,
-    },
-}
 
 /// Settings as written: one complete file.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -70,6 +44,7 @@ struct Written {
     disk: bank::DiskConfig,
     keys: KeysFile,
     admin: Admin,
+    tls: TlsFiles,
     tuner: tuner::Config,
     thermal: thermal::Config,
     fans: fans::Config,
@@ -153,6 +128,16 @@ pub struct KeysFile {
     pub file: PathBuf,
 }
 
+/// What connections are encrypted with.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The certificate, as PEM; empty for no TLS.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
 /// Who may manage the server.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
@@ -204,8 +189,24 @@ pub struct Config {
     pub admin: Admin,
     /// Who turns the machine's fans.
     pub fans: fans::Config,
+    /// Where what connections are encrypted with is.
+    pub tls_files: TlsFiles,
+    /// And what stands there.
+    pub tls: Option<Tls>,
     /// What is logged.
     pub log: Log,
+    /// Where all that was read.
+    pub source: Source,
+    /// As it was written, all sections laid over each other.
+    table: Table,
+}
+
+/// Where settings come from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Source {
+    file: Option<PathBuf>,
+    /// `(section, key, value)` of the command line.
+    overrides: Vec<(String, String, Value)>,
 }
 
 impl Config {
@@ -218,44 +219,62 @@ impl Config {
         file: Option<&Path>,
         overrides: &[(&str, &str, Value)],
     ) -> Result<Self, ConfigError> {
-        let mut table = parse(DEFAULTS, "defaults")?;
-        let mut own = None;
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })?;
-            let origin = path.display().to_string();
-            own = Some((parse(&text, &origin)?, origin));
-        }
-        lay_mode(&mut table, own.as_ref().map(|(own, _)| own), overrides)?;
-        if let Some((own, origin)) = own {
-            lay(&mut table, own);
-            // Read here already, so that an error names where the value was written.
-            read(table.clone(), &origin)?;
-        }
-        for (section, key, value) in overrides {
-            if let Some(Value::Table(section)) = table.get_mut(*section) {
-                section.insert((*key).to_owned(), value.clone());
-            }
-        }
-        read(table, "the command line")?.check()
+        let own = |&(section, key, ref value): &(&str, &str, Value)| {
+            (section.to_owned(), key.to_owned(), value.clone())
+        };
+        let overrides = overrides.iter().map(own).collect();
+        Source { file: file.map(Path::to_owned), overrides }.read()
     }
 }
 
-/// Lays the mode's settings over the defaults: that of the command line, the file or the defaults.
-fn lay_mode(
-    table: &mut Table,
-    own: Option<&Table>,
-    overrides: &[(&str, &str, Value)],
-) -> Result<(), ConfigError> {
-    let said = overrides.iter().rfind(|(section, key, _)| (*section, *key) == ("", "mode"));
-    let said = said.map(|(_, _, mode)| mode);
-    let mode = said.or(own.and_then(|own| own.get("mode"))).or(table.get("mode"));
-    // What is no text is named where types are.
-    if let Some(Value::String(name)) = mode.cloned() {
-        lay(table, modes::settings(&name).map_err(ConfigError::Part)?);
-        table.insert("mode".into(), Value::String(name));
+impl Source {
+    /// Reads and checks all that is written there now.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the file, its line and the key at fault.
+    pub fn read(&self) -> Result<Config, ConfigError> {
+        let mut table = parse(DEFAULTS, "defaults")?;
+        let Some(path) = &self.file else {
+            self.lay_mode(&mut table, None)?;
+            return self.finish(table);
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|reason| ConfigError::Read { path: path.clone(), reason })?;
+        let origin = path.display().to_string();
+        let own = parse(&text, &origin)?;
+        self.lay_mode(&mut table, Some(&own)).map_err(|error| error.at(path, &text))?;
+        lay(&mut table, own);
+        // Read here already, so that an error names where the value was written.
+        let read = read(table.clone(), &origin).and_then(|_| self.finish(table));
+        read.map_err(|error| error.at(path, &text))
     }
-    Ok(())
+
+    /// Lays the mode's settings over the defaults: that of the command line, the file or the
+    /// defaults.
+    fn lay_mode(&self, table: &mut Table, own: Option<&Table>) -> Result<(), ConfigError> {
+        let said = self.overrides.iter().rfind(|(section, _, _)| section.is_empty());
+        let said = said.map(|(_, _, mode)| mode);
+        let mode = said.or(own.and_then(|own| own.get("mode"))).or(table.get("mode"));
+        // What is no text is named where types are.
+        if let Some(Value::String(name)) = mode.cloned() {
+            lay(table, modes::settings(&name).map_err(ConfigError::Part)?);
+            table.insert("mode".into(), Value::String(name));
+        }
+        Ok(())
+    }
+
+    /// The command line's own has the last word.
+    fn finish(&self, mut table: Table) -> Result<Config, ConfigError> {
+        for (section, key, value) in &self.overrides {
+            if section.is_empty() {
+                table.insert(key.clone(), value.clone());
+            }
+            if let Some(Value::Table(section)) = table.get_mut(section) {
+                section.insert(key.clone(), value.clone());
+            }
+        }
+        read(table.clone(), "the command line")?.check(table, self.clone())
+    }
 }
 
 /// An address to listen on, or the one name that needs no resolver.
@@ -326,9 +345,20 @@ impl Config {
 }
 
 impl Written {
-    fn check(self) -> Result<Config, ConfigError> {
+    fn check(self, table: Table, source: Source) -> Result<Config, ConfigError> {
         let Self { server, model, engine, decode, bank, disk, mut admin, tuner, .. } = self;
-        let Self { mode, thermal, fans, root, log, keys: KeysFile { file: keys_file }, .. } = self;
+        let Self {
+            mode,
+            thermal,
+            fans,
+            root,
+            log,
+            tls: tls_files,
+            keys: KeysFile { file: keys_file },
+            ..
+        } = self;
+        telemetry::filter(&log.filter)
+            .map_err(|e| ConfigError::Part(format!("log.filter: {e:#}")))?;
         let key = "server.body_bytes_max";
         demand(server.body_bytes_max > 0, key, server.body_bytes_max, "must be at least 1")?;
         let expected = "must be at least server.body_bytes_max";
@@ -336,6 +366,7 @@ impl Written {
         demand(all >= server.body_bytes_max, "server.bytes_max", all, expected)?;
         demand_engine(&engine)?;
         let keys = keys::read(&keys_file).map_err(ConfigError::Part)?;
+        let tls = Tls::read(&tls_files.cert, &tls_files.key).map_err(ConfigError::Part)?;
         if let Ok(token) = std::env::var(ADMIN_TOKEN) {
             admin.token = Secret::new(&token);
         }
@@ -364,7 +395,24 @@ impl Written {
             step_tokens: tuner.prefill_idle_tokens,
             place: None,
         };
-        Ok(Config { mode, server, model, engine, actors, disk, keys_file, keys, admin, fans, log })
+        let config = Config {
+            mode,
+            server,
+            model,
+            engine,
+            actors,
+            disk,
+            keys_file,
+            keys,
+            admin,
+            fans,
+            tls_files,
+            tls,
+            log,
+            source,
+            table,
+        };
+        Ok(config)
     }
 }
 
@@ -379,107 +427,4 @@ fn demand_engine(e: &Engine) -> Result<(), ConfigError> {
     demand(share > 0.0 && share <= 1.0, key, share, "must be above 0, at most 1")?;
     let bits = matches!(e.draft_head_bits, 0 | 2..=6 | 8);
     demand(bits, "engine.draft_head_bits", e.draft_head_bits, "must be 0, 2 to 6, or 8")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(text: &str) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("my.toml");
-        std::fs::write(&path, text).unwrap();
-        Config::load(Some(&path), &[])
-    }
-
-    #[test]
-    fn the_defaults_are_complete_and_sound() {
-        let config = Config::load(None, &[]).unwrap();
-        assert_eq!(config.server.port, 8000);
-        assert!(config.server.host.is_loopback());
-    }
-
-    #[test]
-    fn a_file_holds_differences_only_and_the_command_line_wins() {
-        let config = load("[server]\nport = 9\n[engine]\nslots = 3").unwrap();
-        assert_eq!((config.server.port, config.engine.slots), (9, 3));
-        let over = [("server", "port", Value::Integer(11))];
-        assert_eq!(Config::load(None, &over).unwrap().server.port, 11);
-    }
-
-    #[test]
-    fn a_mode_lies_between_the_defaults_and_the_file_and_the_command_line_names_the_last_word() {
-        let config = load("mode = \"burst\"").unwrap();
-        assert_eq!(config.engine.context_tokens_max, Some(8192));
-        let config = load("mode = \"burst\"\n[engine]\ncontext_tokens_max = 100").unwrap();
-        assert_eq!(config.engine.context_tokens_max, Some(100));
-        let over = [("", "mode", Value::String("safe".into()))];
-        let config = Config::load(None, &over).unwrap();
-        assert_eq!((config.mode.as_str(), config.engine.depth_max), ("safe", 0));
-        assert_eq!(Config::load(None, &[]).unwrap().mode, "sustained");
-    }
-
-    #[test]
-    fn every_mode_is_sound_and_an_ordinary_file() {
-        for (name, text) in modes::MODES {
-            let over = [("", "mode", Value::String(name.into()))];
-            let mode = Config::load(None, &over).unwrap();
-            let file = load(text).unwrap();
-            assert_eq!(Config { mode: file.mode.clone(), ..mode }, file, "{name}");
-        }
-    }
-
-    #[test]
-    fn localhost_is_an_address() {
-        let config = load("[server]\nhost = \"localhost\"").unwrap();
-        assert_eq!(config.server.host, host("127.0.0.1").unwrap());
-    }
-
-    #[test]
-    fn nobody_from_elsewhere_is_let_in_without_a_key_unless_that_is_said() {
-        let away = "[server]\nhost = \"0.0.0.0\"\n";
-        let error = load(away).unwrap().check_door().unwrap_err().to_string();
-        assert!(error.contains("mtplx keys add") && error.contains("server.open"), "{error}");
-        load(&format!("{away}open = true")).unwrap().check_door().unwrap();
-        load("[server]\nhost = \"::1\"").unwrap().check_door().unwrap();
-    }
-
-    #[test]
-    fn kv_memory_is_bounded_unless_it_is_0() {
-        assert!(Config::load(None, &[]).unwrap().engine.kv_bytes_max.is_some());
-        assert_eq!(load("[engine]\nkv_bytes_max = 0").unwrap().engine.kv_bytes_max, None);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (text, named) in [
-            ("[server]\nprot = 9", "prot"),
-            ("[sever]\nport = 9", "sever"),
-            ("[server]\nport = \"x\"", "server.port"),
-            ("[server]\nport = \"x\"", "u16"),
-            ("[server]\nport = \"x\"", "my.toml"),
-            ("[server]\nhost = \"home\"", "server.host"),
-            ("[engine]\nslots = 0", "engine.slots"),
-            ("[engine]\npage_tokens = 33", "engine.page_tokens"),
-            ("[engine]\ndraft_vocab_share = 0.0", "engine.draft_vocab_share"),
-            ("[engine]\ndraft_vocab_share = 1.5", "engine.draft_vocab_share"),
-            ("[engine]\ndraft_head_bits = 7", "engine.draft_head_bits"),
-            ("[thermal]\nwarm_celsius = 120.0", "thermal"),
-            ("[fans]\nidle_s = -1.0", "fans.idle_s"),
-            ("mode = \"turbo\"", "sustained-max"),
-            ("mode = 7", "mode"),
-            ("[server]\nbytes_max = 9", "server.bytes_max"),
-            ("[keys]\nfile = \"/nonexistent/keys\"", "/nonexistent/keys"),
-            ("[root]\nbackoff_s = -1.0", "root.backoff_s"),
-            ("[server", "line 1"),
-        ] {
-            let error = load(text).unwrap_err().to_string();
-            assert!(error.contains(named), "{text:?}: {error}");
-        }
-        let over = [("server", "port", Value::String("x".into()))];
-        let error = Config::load(None, &over).unwrap_err().to_string();
-        assert!(error.contains("the command line") && error.contains("server.port"), "{error}");
-        let missing = Config::load(Some(Path::new("/nonexistent/x.toml")), &[]).unwrap_err();
-        assert!(missing.to_string().contains("/nonexistent/x.toml"));
-    }
 }

@@ -5,17 +5,14 @@
 use std::io::Write;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
+use mtplx_actors::ingress::date;
 use mtplx_actors::ingress::keys::{Entry, Keys, check_name, new_key};
-use mtplx_actors::ingress::{Handle, date};
 use serde::Deserialize;
 use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, value};
-
-/// Between two looks whether the file has changed.
-const LOOK_TIME: Duration = Duration::from_secs(2);
 
 /// What stands at the head of a new file.
 const HEAD: &str =
@@ -111,36 +108,6 @@ pub fn read(file: &Path) -> Result<Keys, String> {
         return Err(told("holds no key; make one with `mtplx keys add NAME`".into()));
     }
     Ok(keys)
-}
-
-/// Tells the door when the file has changed. One that cannot be read changes nothing: who was let
-/// in before still is, and the log says so.
-pub async fn watch(file: PathBuf, door: Handle) {
-    if file.as_os_str().is_empty() {
-        return;
-    }
-    // It is read once more: it may have changed since it was read for the settings.
-    let mut seen = None;
-    loop {
-        tokio::time::sleep(LOOK_TIME).await;
-        let now = stamp(&file);
-        if now == seen {
-            continue;
-        }
-        seen = now;
-        match read(&file) {
-            Ok(keys) => {
-                tracing::info!("the keys were read anew");
-                door.replace_keys(keys);
-            }
-            Err(error) => tracing::error!(error, "the keys stay as they were"),
-        }
-    }
-}
-
-fn stamp(file: &Path) -> Option<(SystemTime, u64)> {
-    let about = std::fs::metadata(file).ok()?;
-    Some((about.modified().ok()?, about.len()))
 }
 
 /// The file that settings name.

@@ -8,10 +8,11 @@ pub mod keys;
 pub mod model;
 pub mod modes;
 pub mod plan;
+pub mod reload;
+pub mod service;
 pub mod telemetry;
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::model::Model;
+use crate::reload::Reloader;
 
 /// An idle house gets this long to end, even if its guests took all of the time there was.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
@@ -42,7 +44,7 @@ pub struct App {
     ingress: ingress::Handle,
     /// Ends with the ingress.
     listening: JoinHandle<()>,
-    drain: Duration,
+    reloader: Reloader,
     store: Option<Arc<Store>>,
 }
 
@@ -68,32 +70,10 @@ impl App {
     ) -> Result<Self> {
         config.check_door()?;
         mtplx_actors::metrics::build(env!("CARGO_PKG_VERSION"));
-        let server = &config.server;
-        let door = ingress::Config {
-            bind: SocketAddr::new(server.host, server.port),
-            model: model.name.clone(),
-            requests_max: server.requests_max,
-            body_bytes_max: server.body_bytes_max,
-            new_tokens_max: NonZeroUsize::new(server.new_tokens_max),
-            keep_alive_s: server.keep_alive_s,
-            aliases: server.aliases.clone(),
-            unknown_fields: server.unknown_fields,
-            thinking_tokens_max: NonZeroUsize::new(server.thinking_tokens_max),
-            responses_bytes_max: server.responses_bytes_max,
-            responses_idle_s: server.responses_idle_s,
-            resume_s: server.resume_s,
-            strikes_max: strikes_max(config.actors.root.failures_max),
-            tokens_max: NonZeroUsize::new(server.tokens_max),
-            bytes_max: server.bytes_max,
-            reader_stall_s: server.reader_stall_s,
-            hosts: server.hosts.clone(),
-            origins: server.origins.clone(),
-            keys: config.keys.clone(),
-            admin: config.admin.token.clone(),
-        };
+        let door = reload::door_of(config, &model.name);
         let (ingress, listening) = ingress::start(door, Arc::clone(&model.text), render).await?;
-        tracing::info!(model = model.name, "listening on http://{}, loading", ingress.address);
-        tokio::spawn(keys::watch(config.keys_file.clone(), ingress.clone()));
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        tracing::info!(model = model.name, "listening on {scheme}://{}, loading", ingress.address);
         let store = open_store(config);
         let blueprint = Blueprint {
             configs: config.actors,
@@ -106,8 +86,11 @@ impl App {
             door: Arc::new(ingress.clone()),
         };
         let house = root::start(blueprint).await.context("cannot start the root actor")?;
-        let drain = Duration::from_secs_f64(config.actors.root.drain_s);
-        Ok(Self { house, ingress, listening, drain, store })
+        let settings = (config.clone(), model.name.clone());
+        let reloader = Reloader::new(settings, (ingress.clone(), house.root()), store.clone());
+        ingress.let_reload(reloader.by_route());
+        tokio::spawn(reloader.clone().watch_keys());
+        Ok(Self { house, ingress, listening, reloader, store })
     }
 
     /// Its door, to ask whether anybody is served.
@@ -120,6 +103,12 @@ impl App {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.ingress.address
+    }
+
+    /// What reads its settings anew.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
     }
 
     /// Serves until `stop` comes about or the house gives up; running requests are let finish.
@@ -159,9 +148,10 @@ impl App {
     /// house is told last: the door may be about to hand in a request that it admitted, and decode
     /// would end before.
     async fn leave(mut self) -> Result<()> {
-        let deadline = Instant::now() + self.drain;
-        tracing::info!(seconds = self.drain.as_secs_f64(), "stopping: running requests may finish");
-        let left = self.ingress.drain(self.drain).await;
+        let limit = self.reloader.drain_time().await;
+        let deadline = Instant::now() + limit;
+        tracing::info!(seconds = limit.as_secs_f64(), "stopping: running requests may finish");
+        let left = self.ingress.drain(limit).await;
         let least = if left == 0 { LEAVE_TIME } else { Duration::ZERO };
         self.house.drain(deadline.saturating_duration_since(Instant::now()).max(least));
         let end = self.house.end().await;
@@ -174,7 +164,7 @@ impl App {
 
     /// Waits for what is on its way to disk, as long as requests may take to finish.
     async fn store_rest(&self) {
-        let (store, limit) = (self.store.clone(), self.drain);
+        let (store, limit) = (self.store.clone(), self.reloader.drain_time().await);
         let flushed = tokio::task::spawn_blocking(move || store.is_none_or(|s| s.flush(limit)));
         if !flushed.await.unwrap_or(false) {
             tracing::warn!("not all warm prefixes were written to disk in time");
@@ -195,11 +185,6 @@ fn open_store(config: &Config) -> Option<Arc<Store>> {
             None
         }
     }
-}
-
-/// One request may end fewer engines than the house bears.
-fn strikes_max(failures_max: usize) -> u32 {
-    u32::try_from(failures_max.saturating_sub(1)).unwrap_or(u32::MAX).max(1)
 }
 
 fn ended(end: End) -> Result<()> {

@@ -16,6 +16,8 @@ use mtplx::fans::watchdog::{self, WatchdogArgs};
 use mtplx::keys::{self, KeysArgs};
 use mtplx::model::Model;
 use mtplx::plan::{self, PlanArgs};
+use mtplx::reload::Reloader;
+use mtplx::service::{self, ServiceArgs};
 use mtplx::{App, fans, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value;
@@ -45,6 +47,8 @@ enum Command {
     /// Gives the fans back when the server that started it ends.
     #[command(name = watchdog::COMMAND, hide = true)]
     FanWatchdog(WatchdogArgs),
+    /// Make the server a service of this machine, or of you.
+    Service(ServiceArgs),
 }
 
 #[derive(Args)]
@@ -145,6 +149,7 @@ fn main() -> ExitCode {
         Command::Keys(args) => edit_keys(&args),
         Command::Max(args) => turn_fans(&args),
         Command::FanWatchdog(args) => return watchdog::run(&args),
+        Command::Service(args) => service::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -170,12 +175,14 @@ fn serve(args: &Serve) -> Result<()> {
         tokio::spawn(telemetry::upkeep(metrics.clone()));
         let app = App::start(&config, &model, telemetry::render(metrics)).await?;
         let address = app.address();
+        signals.reloader = Some(app.reloader());
         let stop = async move {
             signals.next().await;
             tokio::spawn(leave_at_the_next(signals));
         };
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
         let fans = fans::keep(&config.fans, app.door()).await;
-        let done = app.run(stop, || announce(&model.name, address)).await;
+        let done = app.run(stop, || announce(&model.name, scheme, address)).await;
         fans.stop().await;
         done
     });
@@ -186,8 +193,8 @@ fn serve(args: &Serve) -> Result<()> {
 
 /// The one line on stdout, for people and for whoever started us on port 0.
 #[expect(clippy::print_stdout, reason = "the address is what the command returns")]
-fn announce(name: &str, address: SocketAddr) {
-    println!("serving {name} on http://{address}");
+fn announce(name: &str, scheme: &str, address: SocketAddr) {
+    println!("serving {name} on {scheme}://{address}");
 }
 
 fn measure(args: &Bench) -> Result<()> {
@@ -229,9 +236,10 @@ fn manage(args: &BankArgs) -> Result<()> {
     tokio::runtime::Runtime::new()?.block_on(bank::run(args))
 }
 
-/// SIGINT and SIGTERM, from the first on; SIGHUP, by which services ask for what is set to be read
-/// anew, ends nothing: keys are read whenever their file changes, all else at the start.
+/// SIGINT and SIGTERM, from the first on; and SIGHUP, by which services ask for settings to be read
+/// anew, once there is somebody to do that.
 struct Signals {
+    reloader: Option<Reloader>,
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -242,7 +250,8 @@ impl Signals {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         let interrupt = listen(SignalKind::interrupt())?;
         let hangup = listen(SignalKind::hangup())?;
-        Ok(Self { interrupt, terminate: listen(SignalKind::terminate())?, hangup })
+        let terminate = listen(SignalKind::terminate())?;
+        Ok(Self { reloader: None, interrupt, terminate, hangup })
     }
 
     /// Waits for one of them; the exit code by which a shell knows a process that it ended.
@@ -251,10 +260,12 @@ impl Signals {
             tokio::select! {
                 _ = self.interrupt.recv() => break SignalKind::interrupt(),
                 _ = self.terminate.recv() => break SignalKind::terminate(),
-                _ = self.hangup.recv() => tracing::warn!(
-                    "SIGHUP changes nothing: keys are read when their file changes, other \
-                     settings at the start"
-                ),
+                _ = self.hangup.recv() => {
+                    if let Some(reloader) = self.reloader.clone() {
+                        // What came of it is in the log.
+                        tokio::spawn(async move { reloader.reload("SIGHUP").await.map(drop) });
+                    }
+                }
             }
         };
         128 + kind.as_raw_value()

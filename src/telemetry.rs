@@ -1,31 +1,66 @@
 //! Logs and metrics: set up once, before anything else.
 
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use mtplx_actors::ingress::RenderMetrics;
 use mtplx_kernels::memory::{self, Arrays};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::{Log, LogFormat};
+
+/// Sets what is logged from now on; the recorder of the process is one, too.
+static REFILTER: OnceLock<Box<dyn Fn(EnvFilter) -> Result<()> + Send + Sync>> = OnceLock::new();
+
+/// A filter from its text.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn filter(text: &str) -> Result<EnvFilter> {
+    EnvFilter::try_new(text).with_context(|| format!("log filter {text:?}"))
+}
+
+/// What is logged: by the environment, or else by the settings.
+fn filter_now(settings: &Log) -> Result<EnvFilter> {
+    filter(by_environment().as_ref().unwrap_or(&settings.filter))
+}
+
+/// What goes before the settings.
+#[must_use]
+pub fn by_environment() -> Option<String> {
+    std::env::var("RUST_LOG").ok()
+}
+
+/// From now on these settings say what is logged; in which shape stays.
+///
+/// # Errors
+/// When the filter cannot be read.
+pub fn refilter(settings: &Log) -> Result<()> {
+    let filter = filter_now(settings)?;
+    // Without logs there is nothing to filter.
+    REFILTER.get().map_or(Ok(()), |refilter| refilter(filter))
+}
 
 /// Sends log lines to stderr; stdout belongs to commands.
 ///
 /// # Errors
 /// When the filter cannot be read.
 pub fn logs(settings: &Log) -> Result<()> {
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| settings.filter.clone());
-    let filter = EnvFilter::try_new(&filter).with_context(|| format!("log filter {filter:?}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let (filter, handle) = reload::Layer::new(filter_now(settings)?);
+    // Once in a process, as the subscriber.
+    let _ = REFILTER.set(Box::new(move |filter| Ok(handle.reload(filter)?)));
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
     let installed = match settings.format {
-        LogFormat::Pretty => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Pretty => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json()).try_init(),
     };
     installed.map_err(|e| anyhow::anyhow!("cannot install the logger: {e}"))
 }

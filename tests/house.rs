@@ -27,6 +27,13 @@ pub struct House {
 impl House {
     /// Starts a server and waits until it serves.
     pub fn start(args: &[&str]) -> Self {
+        let house = Self::start_unasked(args);
+        house.eventually("ready", |h| h.get("/health").0 == 200);
+        house
+    }
+
+    /// The same by its own word, where it would not answer everybody.
+    pub fn start_unasked(args: &[&str]) -> Self {
         let mut child = mtplx()
             .args(["serve", "--port", "0"])
             .args(args)
@@ -46,11 +53,9 @@ impl House {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        let url = line.split_whitespace().find(|w| w.starts_with("http://"));
+        let url = line.split_whitespace().find(|w| w.starts_with("http"));
         let url = url.unwrap_or_else(|| panic!("no address in {line:?}: {:?}", log.lock()));
-        let house = Self { url: url.to_owned(), child, log };
-        house.eventually("ready", |h| h.get("/health").0 == 200);
-        house
+        Self { url: url.to_owned(), child, log }
     }
 
     /// One server for all tests that leave it as it was; it ends with the last that holds it.

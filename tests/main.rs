@@ -15,9 +15,12 @@
 //! * `memory`: what is needed is said beforehand, what does not fit is refused;
 //! * `metrics`: what /metrics shows is what was served;
 //! * `drain`: SIGTERM lets running requests finish;
+//! * `reload`: settings are read anew, all or none, and no answer changes;
+//! * `service`: what launchd and systemd are given;
 //! * `structure`: answers of the structure that was asked for;
 //! * `team`: clients with keys, beside each other;
-//! * `tidy`: the rules of the house itself.
+//! * `tidy`: the rules of the house itself;
+//! * `tls`: encrypted, and with which certificate.
 
 #![allow(
     clippy::unwrap_used,
@@ -41,6 +44,9 @@ mod modes;
 mod openai;
 mod openapi;
 mod openwebui;
+mod reload;
+mod service;
 mod structure;
 mod team;
 mod tidy;
+mod tls;

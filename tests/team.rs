@@ -83,3 +83,24 @@ fn keys_open_the_door_share_it_and_close_it_again_without_a_restart() {
     });
     assert_eq!(stranger.as_u16(), 403);
 }
+
+#[test]
+fn neither_the_log_nor_the_metrics_hold_what_people_write_or_their_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys.toml");
+    let ann = keys(&file, "add ann");
+    let config = dir.path().join("my.toml");
+    let text_of = format!("[keys]\nfile = {file:?}\n[log]\nfilter = \"debug\"\n");
+    std::fs::write(&config, text_of).unwrap();
+    let house = House::start(&["--config", config.to_str().unwrap()]);
+    let said = "a pomegranate named Wilhelmina";
+    assert_eq!(ask(&house.url, &ann, &long(8, said)).0, 200);
+    let mut wrong = long(8, said);
+    wrong["Wilhelmina's field"] = said.into();
+    assert_eq!(ask(&house.url, &ann, &wrong).0, 400);
+    assert_eq!(ask(&house.url, "mtplx_pomegranate", &long(8, said)).0, 401);
+    let seen = format!("{}{}", house.log().join("\n"), house.get("/metrics").1);
+    for secret in ["pomegranate", "Wilhelmina", &ann[6..]] {
+        assert!(!seen.contains(secret), "{secret}: {seen}");
+    }
+}

@@ -111,6 +111,7 @@ fn the_top_level_is_what_was_asked_for() {
         "tests",
         "loadtests",
         "README.md",
+        "SECURITY.md",
         "LICENSE",
         "NOTICE",
         "Makefile",

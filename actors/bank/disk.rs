@@ -25,11 +25,13 @@ use serde::{Deserialize, Serialize};
 use super::Passage;
 use crate::metrics;
 
+mod bounds;
 pub(super) mod format;
 mod shelf;
 #[cfg(test)]
 mod tests;
 
+use bounds::Bounds;
 pub use format::{Id, Label, Refused};
 pub(super) use format::{read, size, write};
 pub(super) use shelf::File;
@@ -59,7 +61,7 @@ pub struct Config {
 /// The files, and the thread that writes them.
 #[derive(Debug)]
 pub struct Store {
-    config: Config,
+    bounds: Bounds,
     shelf: Arc<Mutex<Shelf>>,
     jobs: Mutex<mpsc::Sender<Job>>,
     queued: Arc<AtomicU64>,
@@ -98,8 +100,9 @@ impl Store {
         let (shelf, queued) = (Arc::new(Mutex::new(shelf)), Arc::new(AtomicU64::new(0)));
         let (jobs, work) = mpsc::channel();
         let expected = Arc::default();
+        let bounds = Bounds::new(config);
         let writer = Writer {
-            config: config.clone(),
+            bounds: bounds.clone(),
             shelf: Arc::clone(&shelf),
             queued: Arc::clone(&queued),
             expected: Arc::clone(&expected),
@@ -108,22 +111,28 @@ impl Store {
         std::thread::Builder::new()
             .name("bank-writer".into())
             .spawn(move || work.into_iter().for_each(|job| writer.work(job)))?;
-        Ok(Self { config, shelf, jobs: Mutex::new(jobs), queued, expected })
+        Ok(Self { bounds, shelf, jobs: Mutex::new(jobs), queued, expected })
     }
 
     /// Its bounds.
     #[must_use]
-    pub fn config(&self) -> &Config {
-        &self.config
+    pub fn config(&self) -> Arc<Config> {
+        self.bounds.get()
+    }
+
+    /// From now on goes by these, in its old folder; what they leave no room for goes with the
+    /// next file.
+    pub fn configure(&self, config: Config) {
+        self.bounds.set(config);
     }
 
     /// Whether a state of so many bytes may be given to the writer now.
     #[must_use]
     pub fn has_room(&self, bytes: u64) -> bool {
-        let queued = self.queued.load(Ordering::Relaxed);
+        let (queued, config) = (self.queued.load(Ordering::Relaxed), self.config());
         // One that is larger than the bound goes alone, or it would never go.
-        let fits = queued == 0 || queued.saturating_add(bytes) <= self.config.queue_bytes_max;
-        fits && bytes <= self.config.bytes_max
+        let fits = queued == 0 || queued.saturating_add(bytes) <= config.queue_bytes_max;
+        fits && bytes <= config.bytes_max
     }
 
     /// Gives a state to the writer; never waits. False if too many bytes are on their way, or it is
@@ -274,7 +283,7 @@ impl Store {
     }
 
     fn path(&self, id: Id) -> PathBuf {
-        path_of(&self.config.path, id)
+        path_of(&self.config().path, id)
     }
 }
 
@@ -404,7 +413,7 @@ fn evict(config: &Config, gone: &[Id]) {
 
 /// The thread's side.
 struct Writer {
-    config: Config,
+    bounds: Bounds,
     shelf: Arc<Mutex<Shelf>>,
     queued: Arc<AtomicU64>,
     expected: Arc<Expected>,
@@ -442,8 +451,8 @@ impl Writer {
         if cancelled.load(Ordering::SeqCst) {
             return Ok(false);
         }
-        let id = label.id();
-        let partial = self.config.path.join(format!("{id}.{PARTIAL}"));
+        let (id, config) = (label.id(), self.bounds.get());
+        let partial = config.path.join(format!("{id}.{PARTIAL}"));
         let written = write_file(&partial, label, image).and_then(|bytes| {
             let tokens = &label.prefix.tokens;
             let file = File {
@@ -454,9 +463,9 @@ impl Writer {
                 tokens: tokens.len(),
                 bytes,
             };
-            let gone = make_room(&self.config, &mut held(&self.shelf), bytes);
-            evict(&self.config, &gone);
-            let path = path_of(&self.config.path, id);
+            let gone = make_room(&config, &mut held(&self.shelf), bytes);
+            evict(&config, &gone);
+            let path = path_of(&config.path, id);
             fs::rename(&partial, &path)?;
             let mut shelf = held(&self.shelf);
             // Whoever cancels it after this finds it on the shelf.

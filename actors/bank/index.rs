@@ -162,7 +162,8 @@ fn weight_kib(bytes: u64, share_kib: u64) -> u64 {
 }
 
 fn tier(config: &Config, bytes_max: u64, leaving: mpsc::Sender<Gone>) -> Tier {
-    let capacity_kib = bytes_max / 1024;
+    // Where there is no room at all moka takes nothing and tells nobody.
+    let capacity_kib = (bytes_max / 1024).max(1);
     let share_kib = share_kib(config);
     Cache::builder()
         // The default policy refuses newcomers when full; sessions need the opposite.
@@ -327,6 +328,29 @@ impl Index {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 0 to 1")]
     fn limited(&self, kib: u64) -> u64 {
         if self.limit < 1.0 { (kib as f64 * self.limit) as u64 } else { kib }
+    }
+
+    /// From now on it goes by these bounds. As moka cannot be resized, what is held moves to new
+    /// tiers, what was used last at the end, so that what does not fit any more goes in its order.
+    pub(super) fn resize(&mut self, config: &Config) {
+        let held = self.all();
+        let roots = config.roots_bytes();
+        let new = |bytes| tier(config, bytes, self.leaving.clone());
+        let (chats, roots_tier) = (new(config.bytes_max - roots), new(roots));
+        let old = [
+            std::mem::replace(&mut self.chats, chats),
+            std::mem::replace(&mut self.roots, roots_tier),
+        ];
+        (self.roots_kib, self.share_kib) = (roots / 1024, share_kib(config));
+        self.all_kib = config.bytes_max / 1024;
+        for entry in held.into_iter().rev().filter(|entry| !self.pinned.contains_key(&entry.key)) {
+            entry.moving.store(true, Ordering::Relaxed);
+            old.iter().for_each(|tier| tier.invalidate(&entry.key));
+            self.tier(&entry).insert(entry.key, entry);
+        }
+        // What was too old already has left all the same.
+        old.iter().for_each(Tier::run_pending_tasks);
+        self.keep_within();
     }
 
     /// From now on it holds such a share of what it may at most.

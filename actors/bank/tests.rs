@@ -164,6 +164,26 @@ async fn bytes_are_bounded_and_what_never_fits_is_let_go() {
 }
 
 #[tokio::test]
+async fn new_bounds_hold_at_once_and_what_was_used_last_stays() {
+    let mut world = world(ROOMY).await;
+    for id in 1..=4 {
+        world.deposit(id, &[id as Token], 20 << 10);
+    }
+    world.open(&[1]).await;
+    assert_eq!(world.warm().await, warm(1, 1));
+    let tight = Config { bytes_max: 50 << 10, ..ROOMY };
+    world.bank.cast(Message::Configure(tight, 0)).unwrap();
+    assert_eq!([world.released().await, world.released().await], [2, 3]);
+    assert_eq!(world.observe().await.bytes, 40 << 10);
+    // And with more room again nothing else goes.
+    world.bank.cast(Message::Configure(ROOMY, 0)).unwrap();
+    world.deposit(5, &[5], 20 << 10);
+    assert_eq!(world.observe().await.entries, 3);
+    world.open(&[1, 2]).await;
+    assert_eq!(world.warm().await, warm(1, 1));
+}
+
+#[tokio::test]
 async fn a_match_is_told_before_the_release_that_follows_it() {
     let mut world = world(Config { entries_max: 1, ..ROOMY }).await;
     world.deposit(1, &[1], 1);
@@ -197,6 +217,7 @@ enum Event {
     Deposit(Vec<Token>, u64),
     Reclaim,
     Sweep,
+    Configure { kib_max: u64, entries_max: u32, roots_share: f64 },
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -206,6 +227,9 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (tokens(), 1_u64..40).prop_map(|(tokens, kib)| Event::Deposit(tokens, kib << 10)),
         1 => Just(Event::Reclaim),
         1 => Just(Event::Sweep),
+        1 => (20_u64..200, 1_u32..12, 0.0..1.0_f64).prop_map(|(kib_max, entries_max, roots_share)| {
+            Event::Configure { kib_max, entries_max, roots_share }
+        }),
     ]
 }
 
@@ -230,6 +254,12 @@ async fn play(config: Config, events: Vec<Event>) {
                 world.bank.cast(Message::Reclaim).unwrap();
             }
             Event::Sweep => world.bank.cast(Message::Sweep).unwrap(),
+            &Event::Configure { kib_max, entries_max, roots_share } => {
+                let bytes_max = kib_max << 10;
+                let config = Config { bytes_max, entries_max, roots_share, ..config };
+                world.bank.cast(Message::Configure(config, 0)).unwrap();
+                assert!(world.observe().await.bytes <= config.bytes_max);
+            }
         }
     }
     while world.observe().await.entries > 0 {

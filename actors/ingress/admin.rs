@@ -9,6 +9,7 @@
 //! | `DELETE /admin/bank/{id}` | lets one go |
 //! | `PUT`, `DELETE /admin/bank/{id}/pin` | keeps one from going by itself, or lets it go again |
 //! | `GET /admin/usage` | what each key used since the start |
+//! | `POST /admin/reload` | reads the settings anew, all or none |
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, put};
+use axum::routing::{MethodRouter, get, post, put};
 use axum::{Json, Router};
 use ractor::ActorRef;
 use serde::{Deserialize, Deserializer};
@@ -28,6 +29,7 @@ use super::admission::{House, Readiness};
 use super::body::{Named, announced, whole};
 use super::openai::ApiError;
 use super::openapi::answers::{Imported, OpenAiError};
+use super::reload::reload;
 use crate::bank::{self, Command, Failure, Id, Pinned};
 
 /// Files are held in memory whole, so one is carried at a time; whoever comes second waits, and its
@@ -103,6 +105,7 @@ pub(super) fn table() -> Vec<(&'static str, MethodRouter<Arc<House>>)> {
         ("/admin/bank/{id}", get(export).delete(forget)),
         ("/admin/bank/{id}/pin", put(pin).delete(unpin)),
         ("/admin/usage", get(usage)),
+        ("/admin/reload", post(reload)),
     ]
 }
 
@@ -112,7 +115,7 @@ fn opens(secret: &Secret, request: &Request) -> bool {
     token.is_some_and(|token| secret.opens(token))
 }
 
-fn refusal(kind: &str, message: &str) -> Json<serde_json::Value> {
+pub(super) fn refusal(kind: &str, message: &str) -> Json<serde_json::Value> {
     Json(json!({"error": {"message": message, "type": kind, "code": null, "param": null}}))
 }
 

@@ -19,7 +19,9 @@ use super::body::Room;
 use super::clients::{Bill, Clients};
 use super::grammar::Cache;
 use super::openai::{Drafting, Reading, Source, Wanted};
+use super::reload::Reloader;
 use super::reply::Manner;
+use super::resize::most;
 use super::responses::Store;
 use super::stream::{Choice, Choices, Course, Making, Thinking, Trial, Watch, Ways, channel};
 use super::text::{Prompt, Text};
@@ -43,20 +45,26 @@ pub(crate) enum Readiness {
     Over(String),
 }
 
-/// What all connections share.
+/// What all connections share. By [`House::anew`] there is another one, which shares all but the
+/// settings.
+#[derive(Clone)]
 pub(crate) struct House {
     pub(crate) config: Config,
     pub(crate) text: Arc<Text>,
+    /// What reads the settings anew, if anything does.
+    pub(super) reloader: Option<Reloader>,
+    /// Settings that wait for the next start.
+    pub(super) restart_needed: Arc<[String]>,
     /// Answers that clients may go on from.
     pub(crate) responses: Store,
     readiness: watch::Receiver<Readiness>,
     /// When the door opened, in seconds since 1970.
     pub(crate) started_s: u64,
-    permits: Arc<Semaphore>,
+    pub(super) permits: Arc<Semaphore>,
     /// Turns of those whose engines were lost and who are tried alone.
-    trial: Arc<Trial>,
-    /// Places for tokens, if these are bounded.
-    tokens: Option<Arc<Semaphore>>,
+    pub(super) trial: Arc<Trial>,
+    /// Places for tokens.
+    pub(super) tokens: Arc<Semaphore>,
     /// Who asks.
     pub(crate) clients: Arc<Clients>,
     /// For work on texts.
@@ -64,7 +72,7 @@ pub(crate) struct House {
     /// Memory for bodies.
     pub(super) bodies: Room,
     /// Places of those who have texts looked at without asking for an answer.
-    asking: Arc<Semaphore>,
+    pub(super) asking: Arc<Semaphore>,
     compiling: Arc<Semaphore>,
     grammars: Arc<Cache>,
     last_id: Arc<AtomicU64>,
@@ -91,15 +99,16 @@ impl House {
         let idle = Duration::from_secs(config.responses_idle_s.into());
         let responses = Store::new(config.responses_bytes_max, idle);
         let compiling = Arc::new(Semaphore::new(structure::COMPILING_MAX));
-        let most = |n: usize| n.min(Semaphore::MAX_PERMITS);
-        let tokens = config.tokens_max.map(|n| Arc::new(Semaphore::new(most(n.get()))));
+        let tokens = most(config.tokens_max.map_or(usize::MAX, |n| n.get()));
+        let tokens = Arc::new(Semaphore::new(tokens));
         let clients = Arc::new(Clients::new(config.keys.clone()));
         let trial = Trial::new(config.strikes_max);
         let asking = Arc::new(Semaphore::new(config.requests_max.get().into()));
         Self {
-            // One alone may take it all.
-            bodies: Room::new(config.bytes_max.max(config.body_bytes_max), config.body_bytes_max),
+            bodies: Room::new(config.body_room(), config.body_bytes_max),
             config,
+            reloader: None,
+            restart_needed: Arc::default(),
             text,
             responses,
             readiness,
@@ -132,7 +141,7 @@ impl House {
 
     /// Choices in the house.
     pub(crate) fn taken(&self) -> usize {
-        usize::from(self.config.requests_max.get()) - self.permits.available_permits()
+        usize::from(self.config.requests_max.get()).saturating_sub(self.permits.available_permits())
     }
 
     /// Takes a request in. What it started is undone by dropping it.

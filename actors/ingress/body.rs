@@ -22,6 +22,7 @@ use super::admission::House;
 use super::clients::Caller;
 use super::openai::ApiError;
 use super::openai::error::RETRY_AFTER_S;
+use super::resize::{most, resize};
 
 /// Longest silence within a body.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -58,10 +59,16 @@ impl Room {
     /// For so many bytes of all bodies that are being read and parsed.
     /// Any one body of `body_bytes` has room in a client's share.
     pub(super) fn new(bytes: usize, body_bytes: usize) -> Self {
-        let most = |bytes: usize| bytes.min(Semaphore::MAX_PERMITS);
         let all = Arc::new(Semaphore::new(most(bytes)));
         let share_bytes = most((bytes / SHARE).max(body_bytes));
         Self { all, share: None, share_bytes, shares: Arc::default() }
+    }
+
+    /// The same with room for so many bytes instead. Who has bodies on their way keeps the share
+    /// until they have come.
+    pub(super) fn resized(&self, (from, to): (usize, usize), body_bytes: usize) -> Self {
+        resize(&self.all, from, to);
+        Self { share_bytes: most((to / SHARE).max(body_bytes)), ..self.clone() }
     }
 
     /// The same room, as this client has it.

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use tokio_io_timeout::TimeoutStream;
 use tower::{Service, ServiceExt};
 
 use super::body::Lingering;
+use super::tls::{Tls, speaks_tls};
 use crate::metrics;
 
 /// Connections at once; further ones wait in the system's queue. Each takes a file descriptor, of
@@ -45,11 +47,22 @@ const FULL_TOLD_EACH: Duration = Duration::from_secs(60);
 /// Rest after a failure to accept that is not one client's, such as too many open files.
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
+/// What connections and their requests find. Each request takes what is there when it comes; a
+/// connection has TLS, and how long its reader may stop, from its beginning.
+#[derive(Clone)]
+pub(super) struct Shown {
+    pub(super) app: Router,
+    /// Longest time for which a reader may take nothing; 0 for any.
+    pub(super) stall: Duration,
+    /// What they are encrypted with.
+    pub(super) tls: Option<Tls>,
+}
+
 /// Serves until `stop` is used or dropped, and then until the last request is answered.
 pub(super) async fn serve(
     listener: TcpListener,
-    app: Router,
-    (mut stop, stall): (oneshot::Receiver<()>, Duration),
+    shown: watch::Receiver<Shown>,
+    mut stop: oneshot::Receiver<()>,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Both ends mean something: its value that connections are to end, its receivers that some
@@ -58,13 +71,13 @@ pub(super) async fn serve(
     let mut full_told = None;
     loop {
         let accepted = tokio::select! {
-            accepted = next(&listener, (&places, stall), &mut full_told) => accepted,
+            accepted = next(&listener, &places, &mut full_told) => accepted,
             _ = &mut stop => break,
         };
         match accepted {
             Ok((stream, place)) => {
                 let going_on = going_on.clone();
-                let connection = connection(stream, app.clone(), (going_on.clone(), stall));
+                let connection = connection(stream, shown.clone(), going_on.clone());
                 tokio::spawn(async move {
                     connection.await;
                     drop((place, going_on));
@@ -84,7 +97,7 @@ pub(super) async fn serve(
 
 async fn next(
     listener: &TcpListener,
-    (places, stall): (&Arc<Semaphore>, Duration),
+    places: &Arc<Semaphore>,
     full_told: &mut Option<Instant>,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let place = match Arc::clone(places).try_acquire_owned() {
@@ -100,9 +113,6 @@ async fn next(
         }
     };
     let (stream, _) = listener.accept().await?;
-    if let Err(error) = tune(&stream, stall) {
-        tracing::debug!(%error, "cannot set the options of a connection");
-    }
     Ok((stream, place))
 }
 
@@ -133,18 +143,52 @@ fn is_one_clients(error: &io::Error) -> bool {
 /// reader is bounded in time, too.
 async fn connection(
     stream: TcpStream,
-    app: Router,
-    (mut stopping, stall): (watch::Receiver<bool>, Duration),
+    shown: watch::Receiver<Shown>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let Shown { stall, tls, .. } = shown.borrow().clone();
+    if let Err(error) = tune(&stream, stall) {
+        tracing::debug!(%error, "cannot set the options of a connection");
+    }
+    let Some(tls) = tls else {
+        return speak(bounded(stream, stall), shown, stopping).await;
+    };
+    let begun = async {
+        if !speaks_tls(&stream).await {
+            return None;
+        }
+        let begun = tls.begin(bounded(stream, stall)).await;
+        begun.inspect_err(|error| tracing::debug!(%error, "TLS did not come about")).ok()
+    };
+    let begun = tokio::select! {
+        begun = begun => begun,
+        _ = stopping.wait_for(|stopping| *stopping) => None,
+    };
+    if let Some(stream) = begun {
+        speak(stream, shown, stopping).await;
+    }
+}
+
+fn bounded(stream: TcpStream, stall: Duration) -> Pin<Box<TimeoutStream<TcpStream>>> {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout((stall > Duration::ZERO).then_some(stall));
+    Box::pin(stream)
+}
+
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    shown: watch::Receiver<Shown>,
+    mut stopping: watch::Receiver<bool>,
 ) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
     http.max_header_size(HEAD_BYTES_MAX).max_headers(FIELDS_MAX);
-    let service =
-        TowerToHyperService::new(tower::service_fn(move |request| answer(app.clone(), request)));
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout((stall > Duration::ZERO).then_some(stall));
-    let stream = TokioIo::new(Box::pin(stream));
-    let mut serving = pin!(http.serve_connection(stream, service));
+    let service = tower::service_fn(move |request| {
+        let app = shown.borrow().app.clone();
+        answer(app, request)
+    });
+    let service = TowerToHyperService::new(service);
+    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
     let stopped = async move {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };

@@ -7,7 +7,7 @@ use utoipa::openapi::{Content, OpenApi as Document, Ref, Response, ResponseBuild
 use utoipa::{Modify, OpenApi};
 
 use super::unknown::UnknownFields;
-use super::{admin, routes, tokenize};
+use super::{admin, reload, routes, tokenize};
 
 pub(crate) mod answers;
 pub(crate) mod asked;
@@ -49,6 +49,7 @@ pub(crate) mod asked;
         admin::pin,
         admin::unpin,
         admin::usage,
+        reload::reload,
     ),
     components(schemas(answers::OpenAiError, answers::AnthropicError)),
     tags(

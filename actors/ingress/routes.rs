@@ -319,7 +319,7 @@ fn card(house: &House) -> Value {
         (status = 503, description = "Not at the moment.", body = Health)))]
 pub(super) async fn health(State(house): State<Shared>) -> Response {
     match house.readiness() {
-        Readiness::Serving(engine) => Json(healthy(&engine)).into_response(),
+        Readiness::Serving(engine) => Json(healthy(&house, &engine)).into_response(),
         Readiness::Between(reason) | Readiness::Over(reason) => absent(&reason),
     }
 }
@@ -338,7 +338,7 @@ pub(super) async fn livez() -> Json<Value> {
 pub(super) async fn readyz(State(house): State<Shared>) -> Response {
     match house.readiness() {
         Readiness::Serving(engine) if engine.heart.age() < READY_AGE_MAX => {
-            Json(healthy(&engine)).into_response()
+            Json(healthy(&house, &engine)).into_response()
         }
         Readiness::Serving(_) => absent("the engine does not answer"),
         Readiness::Between(reason) | Readiness::Over(reason) => absent(&reason),
@@ -384,18 +384,21 @@ pub(super) async fn docs() -> Response {
 }
 
 /// Serving; and what of the engine's own kernels failed its trial. Why is for the log.
-fn healthy(engine: &Served) -> Value {
+fn healthy(house: &House, engine: &Served) -> Value {
     let age = engine.heart.age().as_millis();
     let off = engine.info.kernels.iter().filter(|kernel| kernel.fault.is_some());
     let off: Vec<&str> = off.map(|kernel| kernel.name.as_str()).collect();
-    let mut healthy = json!({"status": "ok", "heartbeat_age_ms": age});
+    let mut health = json!({"status": "ok", "heartbeat_age_ms": age});
     if !off.is_empty() {
-        healthy["kernels_switched_off"] = json!(off);
+        health["kernels_switched_off"] = json!(off);
+    }
+    if !house.restart_needed.is_empty() {
+        health["restart_needed"] = json!(house.restart_needed.as_ref());
     }
     if let Some(heat) = thermal::shown() {
-        healthy["heat"] = json!(heat);
+        health["heat"] = json!(heat);
     }
-    healthy
+    health
 }
 
 async fn unknown_path(uri: Uri) -> ApiError {

@@ -14,6 +14,7 @@ mod limits;
 mod logprobs;
 mod openapi;
 mod refusals;
+mod reload;
 mod responses;
 mod resume;
 mod structure;

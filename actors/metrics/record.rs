@@ -358,6 +358,17 @@ pub fn build(version: &'static str) {
     BUILD_INFO.set(1.0, [version.into()]);
 }
 
+/// The settings were read anew, and hold or were refused.
+pub fn config_reloaded(holds: bool) {
+    CONFIG_RELOADS.add(1, [if holds { "applied" } else { "refused" }.into()]);
+}
+
+/// The settings that hold were read now.
+pub fn config_loaded() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    CONFIG_LOADED.set(now.as_secs_f64(), []);
+}
+
 // === numbers ===
 
 /// The label of the draft position with this index; people count from 1.

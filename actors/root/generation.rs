@@ -13,7 +13,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Blueprint, Message};
+use super::{Blueprint, Configs, Message};
 use crate::heart::Heart;
 use crate::metrics::Part;
 use crate::{bank, decode, tuner};
@@ -23,6 +23,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Generation {
+    /// What its parts were told.
+    configs: Configs,
     pub(super) info: Arc<EngineInfo>,
     pub(super) heart: Heart,
     pub(super) bank: ActorRef<bank::Message>,
@@ -37,9 +39,9 @@ pub(super) struct Generation {
 /// Spawns a generation, downstream first.
 pub(super) fn open<E: Engine + 'static>(
     blueprint: &Blueprint<E>,
+    configs: Configs,
     root: ActorCell,
 ) -> impl Future<Output = Result<Generation, String>> + Send + use<E> {
-    let configs = blueprint.configs;
     let open = blueprint.open.clone();
     let store = blueprint.store.clone();
     async move {
@@ -73,7 +75,7 @@ pub(super) fn open<E: Engine + 'static>(
         match rest.await {
             Ok((info, tuner, bank)) => {
                 let info = Arc::new(info);
-                Ok(Generation { info, heart, bank, tuner, decode, thread, pulse: None })
+                Ok(Generation { configs, info, heart, bank, tuner, decode, thread, pulse: None })
             }
             Err(reason) => {
                 decode.kill();
@@ -110,6 +112,23 @@ impl Generation {
             let found = cell.get_id() == who;
             found.then_some(part)
         })
+    }
+
+    /// Tells its parts what is new to them; whether the tuner was. Whoever is gone is heard of
+    /// otherwise.
+    pub(super) fn configure(&mut self, configs: Configs) -> bool {
+        let old = std::mem::replace(&mut self.configs, configs);
+        let queue_s = configs.decode.queue_s;
+        if configs.bank != old.bank || queue_s != old.decode.queue_s {
+            let _ = self.bank.cast(bank::Message::Configure(configs.bank, queue_s));
+            let _ = self.decode.cast(decode::Message::QueueMax(queue_s));
+        }
+        let tuned = configs.tuner != old.tuner;
+        if tuned {
+            let limits = configs.tuner.limits(&self.info);
+            let _ = self.tuner.cast(tuner::Message::Limits(limits));
+        }
+        tuned
     }
 
     /// Whether none has ended; such an end may have been told before the generation was known.

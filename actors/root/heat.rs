@@ -22,7 +22,7 @@ impl<E: Engine + 'static> Root<E> {
             return;
         }
         let sensor = Arc::clone(&self.0.sensor);
-        let arguments = thermal::Arguments { config: self.0.configs.thermal, sensor, tuner, bank };
+        let arguments = thermal::Arguments { config: state.configs.thermal, sensor, tuner, bank };
         let root = state.myself.get_cell();
         match Actor::spawn_linked(None, thermal::Thermal, arguments, root).await {
             Ok((thermal, _)) => state.thermal = Some(thermal),
@@ -34,7 +34,7 @@ impl<E: Engine + 'static> Root<E> {
     }
 
     fn heat_later(&self, state: &State) {
-        let pause = Duration::from_secs_f64(self.0.configs.thermal.sample_s);
+        let pause = Duration::from_secs_f64(state.configs.thermal.sample_s);
         state.myself.send_after(pause, || Message::Heat);
     }
 

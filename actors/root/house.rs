@@ -53,6 +53,12 @@ impl House {
         let _ = self.root.cast(Message::Drain(patience));
     }
 
+    /// Where the root is told what holds from now on.
+    #[must_use]
+    pub fn root(&self) -> ActorRef<Message> {
+        self.root.clone()
+    }
+
     /// Waits for the end, once.
     pub async fn end(&mut self) -> End {
         let end = (&mut self.end).await;

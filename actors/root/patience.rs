@@ -18,6 +18,11 @@ impl Patience {
         Self { config, failures: VecDeque::new() }
     }
 
+    /// From now on so many are borne; what failed before is not forgotten.
+    pub(super) fn configure(&mut self, config: Config) {
+        self.config = config;
+    }
+
     /// Notes a failure. How long to wait before the next attempt; `None` to make none.
     pub(super) fn fail(&mut self, now: Instant) -> Option<Duration> {
         let window = Duration::from_secs_f64(self.config.window_s);

@@ -16,9 +16,10 @@ use crate::oracle::{Guest, admit, alone, request, script, varied};
 use crate::thermal::{MakeSensor, Reading, Sensor};
 use crate::tuner;
 
-/// Longer than any test.
+mod anew;
 mod disk;
 
+/// Longer than any test.
 const LONG: Duration = Duration::from_secs(1000);
 
 pub(super) fn configs() -> Configs {

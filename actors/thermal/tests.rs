@@ -78,6 +78,18 @@ async fn only_changes_are_told_and_silence_is_the_low_ceiling() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn new_bounds_hold_from_the_next_reading_on() {
+    let ((tuner, mut heard), (bank, _bank)) = (probe().await, probe().await);
+    let config = Config { pause_max: 0.0, ..config() };
+    let arguments = Arguments { config, sensor: written(&[90.0; 9]), tuner, bank };
+    let (thermal, _) = Actor::spawn(None, Thermal, arguments).await.unwrap();
+    assert_eq!(ceiling(heard.recv().await), Ceiling::Reduced);
+    let cooler = Config { warm_celsius: 97.0, hot_celsius: 99.0, ..config };
+    thermal.cast(Message::Configure(cooler)).unwrap();
+    assert_eq!(ceiling(heard.recv().await), Ceiling::Full);
+}
+
+#[tokio::test(start_paused = true)]
 async fn pauses_are_told_before_rows_are_cut() {
     let ((tuner, mut heard), (bank, _bank)) = (probe().await, probe().await);
     let sensor = written(&[82.0; 20]);

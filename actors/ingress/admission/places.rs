@@ -21,13 +21,11 @@ impl House {
         prompt: usize,
         wanted: &Wanted,
     ) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
-        let (Some(places), Some(all)) = (&self.tokens, self.config.tokens_max) else {
-            return Ok(None);
-        };
+        let all = self.config.tokens_max.map_or(usize::MAX, |n| n.get());
         let asked = wanted.new_tokens_max.map(|(n, _)| n).or(wanted.new_tokens_default);
-        let tokens = prompt.saturating_add(asked.unwrap_or(0)).min(all.get());
+        let tokens = prompt.saturating_add(asked.unwrap_or(0)).min(all);
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
-        let place = Arc::clone(places).try_acquire_many_owned(tokens);
+        let place = Arc::clone(&self.tokens).try_acquire_many_owned(tokens);
         place.map(Some).map_err(|_| self.overloaded())
     }
 

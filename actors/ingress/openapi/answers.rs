@@ -430,6 +430,9 @@ pub(crate) struct Health {
     /// Kernels that failed their trial.
     #[schema(nullable = false)]
     kernels_switched_off: Option<Vec<String>>,
+    /// Settings that are written otherwise than they hold, until the next start.
+    #[schema(nullable = false)]
+    restart_needed: Option<Vec<String>>,
     /// What heat allows, and what the fans do.
     #[schema(nullable = false)]
     heat: Option<Heat>,

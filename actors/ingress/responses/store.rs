@@ -1,7 +1,7 @@
 //! Answers that clients may go on from, or fetch again: in memory only, bounded in bytes and time.
 //! Each is its tenant's: for others there is none of this name.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -34,16 +34,37 @@ impl Kept {
     }
 }
 
+type All = Cache<(Tenant, String), Arc<Kept>>;
+
 /// All of them, as one tenant sees them.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    all: Cache<(Tenant, String), Arc<Kept>>,
+    all: Arc<RwLock<All>>,
     tenant: Tenant,
 }
 
 impl Store {
     /// Holds so many bytes of all tenants, each answer for so long.
     pub(crate) fn new(bytes_max: u64, idle: Duration) -> Self {
+        let all = Arc::new(RwLock::new(Self::cache(bytes_max, idle)));
+        Self { all, tenant: Tenant::default() }
+    }
+
+    /// Holds so many and for so long from now on, for every tenant. moka cannot be resized, so what
+    /// is kept moves, as long as there is room.
+    pub(crate) fn resize(&self, bytes_max: u64, idle: Duration) {
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let policy = all.policy();
+        if (policy.max_capacity(), policy.time_to_idle()) == (Some(bytes_max), Some(idle)) {
+            return;
+        }
+        let new = Self::cache(bytes_max, idle);
+        all.iter().for_each(|(id, kept)| new.insert((*id).clone(), kept));
+        new.run_pending_tasks();
+        *all = new;
+    }
+
+    fn cache(bytes_max: u64, idle: Duration) -> All {
         let size = |(_, id): &(Tenant, String), kept: &Arc<Kept>| {
             let texts = kept.messages.len() + kept.response.len();
             u32::try_from(texts + id.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
@@ -51,12 +72,16 @@ impl Store {
         // The newest matter most: with moka's own policy a full store would refuse newcomers.
         let policy = moka::policy::EvictionPolicy::lru();
         let cache = Cache::builder().max_capacity(bytes_max).weigher(size).time_to_idle(idle);
-        Self { all: cache.eviction_policy(policy).build(), tenant: Tenant::default() }
+        cache.eviction_policy(policy).build()
+    }
+
+    fn all(&self) -> RwLockReadGuard<'_, All> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same answers, as this tenant sees them.
     pub(crate) fn of(&self, tenant: Tenant) -> Self {
-        Self { all: self.all.clone(), tenant }
+        Self { all: Arc::clone(&self.all), tenant }
     }
 
     fn name(&self, id: &str) -> (Tenant, String) {
@@ -64,9 +89,10 @@ impl Store {
     }
 
     pub(crate) fn keep(&self, id: &str, kept: Kept) {
-        self.all.insert(self.name(id), Arc::new(kept));
+        let all = self.all();
+        all.insert(self.name(id), Arc::new(kept));
         // At once, not with some later insert: till then there would be more than may be.
-        self.all.run_pending_tasks();
+        all.run_pending_tasks();
     }
 
     /// The conversation that ends with this answer.
@@ -77,14 +103,14 @@ impl Store {
 
     /// The answer of this name.
     pub(crate) fn kept(&self, id: &str, param: &str) -> Result<Arc<Kept>, ApiError> {
-        self.all
+        self.all()
             .get(&self.name(id))
             .ok_or_else(|| ApiError::NotKept { param: param.to_owned(), id: id.to_owned() })
     }
 
     /// Forgets the answer; false if there was none.
     pub(crate) fn forget(&self, id: &str) -> bool {
-        self.all.remove(&self.name(id)).is_some()
+        self.all().remove(&self.name(id)).is_some()
     }
 }
 
@@ -100,10 +126,13 @@ mod tests {
         let said = || vec![json!({"role": "user", "content": "x".repeat(10_000)})];
         for i in 0..50 {
             store.keep(&format!("resp_{i}"), Kept::new(said(), &json!({"id": i})));
-            assert!(store.all.weighted_size() <= 100_000, "{}", store.all.weighted_size());
+            assert!(store.all().weighted_size() <= 100_000, "{}", store.all().weighted_size());
         }
         assert_eq!(store.conversation("resp_49").unwrap(), said(), "the newest are kept");
         assert!(store.conversation("resp_0").is_err(), "the oldest go");
+        store.of(Tenant(7)).resize(50_000, Duration::from_secs(60));
+        let size = store.all().weighted_size();
+        assert!((30_000..=50_000).contains(&size), "what has room stays: {size}");
         // One that is larger than all the room is not kept at all.
         let huge = vec![json!("x".repeat(200_000))];
         store.keep("huge", Kept::new(huge, &json!({})));

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ const TRIED_MAX: usize = 16;
 pub(crate) struct Trial {
     turn: Arc<Semaphore>,
     /// Engines that a text may lose at one place.
-    strikes_max: u32,
+    strikes_max: AtomicU32,
     /// Engines on which somebody was tried of whom there was no news.
     engines: Mutex<VecDeque<ActorId>>,
     /// By what was asked, also for whoever asks it again.
@@ -58,7 +58,13 @@ impl Trial {
     pub(crate) fn new(strikes_max: u32) -> Self {
         let records = Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED);
         let (turn, engines) = (Arc::new(Semaphore::new(1)), Mutex::default());
+        let strikes_max = AtomicU32::new(strikes_max);
         Self { turn, strikes_max, engines, records: records.build() }
+    }
+
+    /// From now on a text may lose so many.
+    pub(crate) fn allow(&self, strikes_max: u32) {
+        self.strikes_max.store(strikes_max, Ordering::Relaxed);
     }
 
     fn begin(&self, engine: ActorId) {
@@ -152,7 +158,7 @@ impl Course {
 
     /// Whether engine after engine ended with it, of late.
     pub(crate) fn is_given_up(&self) -> bool {
-        self.record.strikes >= self.ways.trial.strikes_max
+        self.record.strikes >= self.ways.trial.strikes_max.load(Ordering::Relaxed)
     }
 
     /// There is news of the row, or nobody waits for any: it gives the turn to the next.

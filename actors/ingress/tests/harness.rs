@@ -77,6 +77,7 @@ pub(in crate::ingress) fn config() -> Config {
         origins: Vec::new(),
         keys: Keys::default(),
         admin: crate::ingress::Secret::default(),
+        tls: None,
     }
 }
 
