@@ -7,8 +7,8 @@
 //! * **Dies** on any fault of the engine, taking the generation with it; streams learn of it by
 //!   their dropped senders. After `Drain` it ends by itself with its last row.
 //!
-//! All that arrives during a cycle is handled before the next: that is the batching. It has no
-//! timers: idle, it waits for a message.
+//! All that arrives during a cycle is handled before the next: that is the batching. Idle, it waits
+//! for a message; the one timer is of the pauses that heat asks for between two cycles.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use mtplx_core::SnapshotId;
 use mtplx_core::batch::{Batch, BatchLimits, Knobs, Report, Settled, Warm};
 use mtplx_core::engine::{Engine, EngineInfo, Fault, Plan, Prefill};
+use mtplx_core::thermal::Pauses;
 use ractor::thread_local::ThreadLocalActor;
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::{Deserialize, Serialize};
@@ -167,6 +168,12 @@ pub struct State<E> {
     reclaiming: bool,
     /// Whether a `Cycle` is on its way.
     cycling: bool,
+    /// What is owed to heat.
+    pauses: Pauses,
+    /// The end of the last step.
+    worked_until: Option<Instant>,
+    /// How long to wait with the next one.
+    pause: Duration,
     /// Whether the books were checked since the last work was done.
     resting: bool,
     draining: bool,
@@ -223,6 +230,9 @@ impl<E: Engine + 'static> ThreadLocalActor for Decode<E> {
             home: None,
             reclaiming: false,
             cycling: false,
+            pauses: Pauses::default(),
+            worked_until: None,
+            pause: Duration::ZERO,
             resting: false,
             draining: false,
             stay: None,
@@ -303,6 +313,7 @@ impl<E: Engine> State<E> {
         }
         self.flight.begins(&plan, self.batch.rows());
         let running = Instant::now();
+        let rested = self.worked_until.map_or(Duration::ZERO, |at| began - at);
         let chunks = self.chunks(&plan);
         let outcome = self.engine.run(&plan, self.batch.rows())?;
         drop(chunks);
@@ -324,6 +335,9 @@ impl<E: Engine> State<E> {
         tracing::trace!(step = plan.step, moves = ?plan.moves, ?report, ?ran, "step");
         self.publish(settled)?;
         reports.cast(tuner::Message::Report(Box::new(report)))?;
+        let pause = self.pauses.after(ran.as_secs_f64(), rested.as_secs_f64(), knobs.pause);
+        self.pause = Duration::from_secs_f64(pause);
+        self.worked_until = Some(Instant::now());
         Ok(true)
     }
 
@@ -370,7 +384,13 @@ impl<E: Engine> State<E> {
             if moving && (self.tuning.is_some() || !self.parcels.is_empty()) {
                 self.cycling = true;
                 let _own = self.span.enter();
-                myself.cast(Message::Cycle)?;
+                let pause = std::mem::take(&mut self.pause);
+                if pause.is_zero() {
+                    myself.cast(Message::Cycle)?;
+                } else {
+                    metrics::paused();
+                    myself.send_after(pause, || Message::Cycle);
+                }
             }
             return Ok(());
         }

@@ -4,11 +4,13 @@
 //! so that they can be added up over time and machines. Series whose labels are known beforehand
 //! exist from the start at zero, so that a rate over them is never empty.
 
+mod heat;
 mod install;
 mod kind;
 mod record;
 pub mod vllm;
 
+pub use heat::*;
 pub use install::{install, prepare, with_buckets};
 pub use kind::{Axis, Kind, Metric, Unit};
 use kind::{axis, metric};
@@ -29,6 +31,7 @@ const REFUSED: [&str; 8] =
     ["invalid", "too_long", "overloaded", "late", "memory", "unavailable", "quota", "key"];
 const CLASS: Axis = axis("class", &["interactive", "background"]);
 const ACTOR: Axis = axis("actor", &["decode", "bank", "tuner", "thermal"]);
+const SENSOR: [Axis; 2] = [axis("source", &[]), axis("sensor", &[])];
 const SOURCE: Axis = axis("source", &["forwarded", "restored", "unfed"]);
 /// Draft positions; deeper ones appear when they are first tried.
 const POSITION: Axis = axis("position", &["1", "2", "3", "4"]);
@@ -273,6 +276,27 @@ inventory! {
         "Share of the rows that heat allows.");
     SILENCES = metric(Counter, Count, "mtplx_thermal_silences_total",
         "Times no sensor gave a reading.");
+    PAUSE = metric(Gauge, Ratio, "mtplx_thermal_pause_ratio",
+        "Share of the time that heat wants for pauses between cycles.");
+    PAUSES = metric(Counter, Count, "mtplx_thermal_pauses_total", "Pauses made for heat.");
+    TARGET = metric(Gauge, Celsius, "mtplx_thermal_target_celsius",
+        "Where pauses hold the hottest sensor: the setting, or less where clocks were held back.");
+    PRESSURE = metric(Gauge, Ratio, "mtplx_thermal_pressure_ratio",
+        "What the system says of its heat: 0 nominal, 1/3 fair, 2/3 serious, 1 critical.");
+    SENSOR_CELSIUS = metric(Gauge, Celsius, "mtplx_sensor_celsius",
+        "Temperatures of processors.").by(&SENSOR);
+    SENSOR_WATTS = metric(Gauge, Count, "mtplx_sensor_watts", "Power.").by(&SENSOR);
+    SENSOR_CLOCK = metric(Gauge, Count, "mtplx_sensor_megahertz", "Clocks.").by(&SENSOR);
+    SENSOR_BUSY = metric(Gauge, Ratio, "mtplx_sensor_busy_ratio",
+        "Share of the time that a processor worked.").by(&SENSOR);
+    SENSOR_RPM = metric(Gauge, Count, "mtplx_sensor_fan_rpm", "Turns of a fan in a minute.")
+        .by(&SENSOR);
+    SENSOR_FAN = metric(Gauge, Ratio, "mtplx_sensor_fan_ratio", "Share of a fan's most.")
+        .by(&SENSOR);
+    FANS_PINNED = metric(Gauge, Ratio, "mtplx_fans_pinned_ratio",
+        "1 while this server holds the fans at their most, else 0.");
+    WATCHDOGS = metric(Counter, Count, "mtplx_fan_watchdogs_total",
+        "Watchdogs of the fans started; more than one were lost on the way.");
 
     // The house.
     GENERATION = metric(Gauge, Count, "mtplx_generation",

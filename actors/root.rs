@@ -417,7 +417,8 @@ impl State {
             && let Some(thermal) = &self.thermal
         {
             // What the tuner begins with anew knows nothing of heat.
-            let _ = thermal.cast(thermal::Message::Advise(generation.tuner.clone()));
+            let _ = thermal
+                .cast(thermal::Message::Advise(generation.tuner.clone(), generation.bank.clone()));
         }
     }
 

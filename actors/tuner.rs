@@ -1,10 +1,10 @@
 //! The author of the knobs.
 //!
 //! * **Owns** the knobs and what was learnt of cycles.
-//! * **Hears** `Report`, `Ceiling`, `Limits`, `Observe`, `Show`; from itself `Keep`.
+//! * **Hears** `Report`, `Ceiling`, `Pause`, `Limits`, `Observe`, `Show`; from itself `Keep`.
 //! * **Says** `decode::Tune`: at once at birth, then whenever the knobs change.
 //! * **Dies** with its generation; the next begins from what was learnt, where there is a folder
-//! for   that, else from the config.
+//! for that, else from the config.
 
 use std::path::Path;
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub enum Message {
     Report(Box<Report>),
     /// Heat allows this much.
     Ceiling(Ceiling),
+    /// Heat wants such a share of the time for pauses.
+    Pause(f32),
     /// Move within these bounds from now on; what was learnt within others begins anew.
     Limits(TuneLimits),
     /// Say what is believed.
@@ -83,6 +85,7 @@ impl Config {
             prefill_busy: self.prefill_busy_tokens,
             prefill_idle: self.prefill_idle_tokens,
             stretch: Some(self.prefill_stretch),
+            pause: 0.0,
         };
         TuneLimits {
             start,
@@ -144,6 +147,8 @@ pub struct State {
     learner: Learner,
     /// What decode was told last.
     told: Knobs,
+    /// What heat wants; whatever is learnt, it stays in the knobs.
+    pause: f32,
     reports: u64,
     /// As they were told to the metrics last.
     counts: (u64, u64, u64),
@@ -174,6 +179,7 @@ impl Actor for Tuner {
         let state = State {
             told: learner.knobs(),
             learner,
+            pause: 0.0,
             reports: 0,
             counts: (0, 0, 0),
             config,
@@ -199,13 +205,14 @@ impl Actor for Tuner {
                 state.count();
             }
             Message::Ceiling(ceiling) => state.learner.set_ceiling(ceiling),
+            Message::Pause(share) => state.pause = share,
             Message::Limits(limits) => state.learner = Learner::new(limits),
             // Whoever asked may have gone.
             Message::Observe(reply) => drop(reply.send(state.observe())),
             Message::Show(reply) => drop(reply.send(Box::new(state.show()))),
             Message::Keep => state.keep(),
         }
-        let knobs = state.learner.knobs();
+        let knobs = Knobs { pause: state.pause, ..state.learner.knobs() };
         if knobs != state.told {
             state.told = knobs;
             state.tell(myself)?;
@@ -319,6 +326,8 @@ mod tests {
         tuner.cast(Message::Ceiling(Ceiling::Full)).unwrap();
         tuner.cast(Message::Ceiling(Ceiling::Low)).unwrap();
         assert_eq!(knobs(&mut heard).await.rows_max, 2);
+        tuner.cast(Message::Pause(0.25)).unwrap();
+        assert_eq!(knobs(&mut heard).await.pause, 0.25);
         // A depth that is not known yet is tried once there is something to compare it with.
         (0..8).for_each(|_| tuner.cast(cycle(4)).unwrap());
         assert_ne!(knobs(&mut heard).await.depths.at(1), 4);

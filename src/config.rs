@@ -13,8 +13,8 @@ use mtplx_kernels::memory;
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
-use crate::keys;
 use crate::telemetry::{self, Metrics, Traces};
+use crate::{fans, keys, modes};
 
 pub mod change;
 mod error;
@@ -36,6 +36,7 @@ const BANK_SHARE: u64 = 8;
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct Written {
+    mode: String,
     server: Server,
     model: Model,
     engine: Engine,
@@ -47,6 +48,7 @@ struct Written {
     tls: TlsFiles,
     tuner: tuner::Config,
     thermal: thermal::Config,
+    fans: fans::Config,
     root: root::Config,
     cluster: node::Config,
     log: Log,
@@ -172,6 +174,8 @@ pub enum LogFormat {
 /// Settings as checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// The profile that was laid over the defaults.
+    pub mode: String,
     /// Where and for how many.
     pub server: Server,
     /// What.
@@ -188,6 +192,8 @@ pub struct Config {
     pub keys: Keys,
     /// Who may manage the server.
     pub admin: Admin,
+    /// Who turns the machine's fans.
+    pub fans: fans::Config,
     /// Where other machines may join.
     pub cluster: node::Config,
     /// Where what connections are encrypted with is.
@@ -217,8 +223,8 @@ pub struct Source {
 }
 
 impl Config {
-    /// The defaults, `file` and `overrides` laid over each other and checked. Overrides are
-    /// `(section, key, value)`.
+    /// The defaults, the mode, `file` and `overrides` laid over each other and checked. Overrides
+    /// are `(section, key, value)`; the mode's own has no section.
     ///
     /// # Errors
     /// [`ConfigError`] naming the file and key at fault.
@@ -241,18 +247,41 @@ impl Source {
     /// [`ConfigError`] naming the file, its line and the key at fault.
     pub fn read(&self) -> Result<Config, ConfigError> {
         let mut table = parse(DEFAULTS, "defaults")?;
-        let Some(path) = &self.file else { return self.finish(table) };
+        let Some(path) = &self.file else {
+            self.lay_mode(&mut table, None)?;
+            return self.finish(table);
+        };
         let text = std::fs::read_to_string(path)
             .map_err(|reason| ConfigError::Read { path: path.clone(), reason })?;
         let origin = path.display().to_string();
-        lay(&mut table, parse(&text, &origin)?);
+        let own = parse(&text, &origin)?;
+        self.lay_mode(&mut table, Some(&own)).map_err(|error| error.at(path, &text))?;
+        lay(&mut table, own);
         // Read here already, so that an error names where the value was written.
         let read = read(table.clone(), &origin).and_then(|_| self.finish(table));
         read.map_err(|error| error.at(path, &text))
     }
 
+    /// Lays the mode's settings over the defaults: that of the command line, the file or the
+    /// defaults.
+    fn lay_mode(&self, table: &mut Table, own: Option<&Table>) -> Result<(), ConfigError> {
+        let said = self.overrides.iter().rfind(|(section, _, _)| section.is_empty());
+        let said = said.map(|(_, _, mode)| mode);
+        let mode = said.or(own.and_then(|own| own.get("mode"))).or(table.get("mode"));
+        // What is no text is named where types are.
+        if let Some(Value::String(name)) = mode.cloned() {
+            lay(table, modes::settings(&name).map_err(ConfigError::Part)?);
+            table.insert("mode".into(), Value::String(name));
+        }
+        Ok(())
+    }
+
+    /// The command line's own has the last word.
     fn finish(&self, mut table: Table) -> Result<Config, ConfigError> {
         for (section, key, value) in &self.overrides {
+            if section.is_empty() {
+                table.insert(key.clone(), value.clone());
+            }
             if let Some(Value::Table(section)) = table.get_mut(section) {
                 section.insert(key.clone(), value.clone());
             }
@@ -332,8 +361,8 @@ impl Written {
     fn check(self, table: Table, source: Source) -> Result<Config, ConfigError> {
         let Self { server, model, engine, decode, bank, disk, mut admin, tuner, cluster, .. } =
             self;
-        let Self { thermal, root, log, tls: tls_files, keys: KeysFile { file: keys_file }, .. } =
-            self;
+        let Self { mode, thermal, fans, root, log, tls: tls_files, keys: keys_file, .. } = self;
+        let keys_file = keys_file.file;
         cluster.check().map_err(ConfigError::Part)?;
         telemetry::filter(&log.filter)
             .map_err(|e| ConfigError::Part(format!("log.filter: {e:#}")))?;
@@ -357,7 +386,7 @@ impl Written {
         let bank = bank::Config { bytes_max, ..bank };
         let decode = decode::Config { queue_s: server.queue_s, ..decode };
         let actors = root::Configs { root, decode, bank, tuner, thermal };
-        actors.check().map_err(ConfigError::Part)?;
+        actors.check().and_then(|()| fans.check()).map_err(ConfigError::Part)?;
         let context = engine.context_tokens_max;
         let engine = mtplx_kernels::EngineOptions {
             slots: engine.slots,
@@ -376,6 +405,7 @@ impl Written {
         };
         traces.check().map_err(ConfigError::Part)?;
         let config = Config {
+            mode,
             server,
             model,
             engine,
@@ -384,6 +414,7 @@ impl Written {
             keys_file,
             keys,
             admin,
+            fans,
             tls_files,
             tls,
             cluster,

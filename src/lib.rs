@@ -3,8 +3,10 @@
 pub mod bank;
 pub mod bench;
 pub mod config;
+pub mod fans;
 pub mod keys;
 pub mod model;
+pub mod modes;
 pub mod node;
 pub mod plan;
 pub mod reload;
@@ -92,7 +94,10 @@ impl App {
         let blueprint = Blueprint {
             configs: config.actors,
             open,
-            sensor: Arc::new(|| Box::new(thermal::Components::new())),
+            sensor: {
+                let limit = config.actors.thermal.timeout();
+                Arc::new(move || Box::new(thermal::Sources::of_this_machine(limit)))
+            },
             store: store.clone(),
             flight: config.flight.clone(),
             notes: store.is_some().then(|| config.disk.path.clone()),
@@ -109,6 +114,12 @@ impl App {
         self.ingress.let_reload(self.reloader.by_route());
         tokio::spawn(self.reloader.clone().watch_keys());
         self
+    }
+
+    /// Its door, to ask whether anybody is served.
+    #[must_use]
+    pub fn door(&self) -> ingress::Handle {
+        self.ingress.clone()
     }
 
     /// Where it listens.

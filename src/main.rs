@@ -11,6 +11,8 @@ use mtplx::bench::products::{self, ProductsArgs};
 use mtplx::bench::shape::{self, ShapeArgs};
 use mtplx::bench::{self, BenchArgs};
 use mtplx::config::{self, Config};
+use mtplx::fans::command::{self, MaxArgs};
+use mtplx::fans::watchdog::{self, WatchdogArgs};
 use mtplx::keys::{self, KeysArgs};
 use mtplx::model::Model;
 use mtplx::node::{self, NodeArgs};
@@ -18,7 +20,7 @@ use mtplx::plan::{self, PlanArgs};
 use mtplx::reload::Reloader;
 use mtplx::service::{self, ServiceArgs};
 use mtplx::tune::{self, CandidateArgs, TuneArgs};
-use mtplx::{App, telemetry};
+use mtplx::{App, fans, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value;
 
@@ -49,6 +51,11 @@ enum Command {
     Keys(Keys),
     /// Make rows for another machine, or look after those that do.
     Node(Node),
+    /// The machine's fans: let them be turned, see how they stand, give them back.
+    Max(Max),
+    /// Gives the fans back when the server that started it ends.
+    #[command(name = watchdog::COMMAND, hide = true)]
+    FanWatchdog(WatchdogArgs),
     /// Make the server a service of this machine, or of you.
     Service(ServiceArgs),
 }
@@ -61,6 +68,9 @@ struct Serve {
     /// Port to listen on; 0 takes a free one.
     #[arg(long)]
     port: Option<u16>,
+    /// As --mode sustained-max: with the fans at their most.
+    #[arg(long, conflicts_with = "mode")]
+    max: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -130,6 +140,18 @@ struct Node {
 }
 
 #[derive(Args)]
+struct Max {
+    #[command(flatten)]
+    max: MaxArgs,
+    /// ThermalForge, rather than what the settings name.
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// Settings that name it.
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct Common {
     /// Folder of a checkpoint in MLX layout; the small model inside the binary without it.
     #[arg(long)]
@@ -137,6 +159,9 @@ struct Common {
     /// Settings laid over the defaults.
     #[arg(long)]
     config: Option<PathBuf>,
+    /// A profile laid between both: sustained, sustained-max, burst, stable or safe.
+    #[arg(long)]
+    mode: Option<String>,
 }
 
 impl Common {
@@ -144,6 +169,7 @@ impl Common {
         if let Some(path) = &self.model {
             overrides.push(("model", "path", Value::String(path.display().to_string())));
         }
+        overrides.extend(self.mode.clone().map(|mode| ("", "mode", Value::String(mode))));
         Ok(Config::load(self.config.as_deref(), &overrides)?)
     }
 }
@@ -158,6 +184,8 @@ fn main() -> ExitCode {
         Command::Bank(args) => manage(&args),
         Command::Keys(args) => edit_keys(&args),
         Command::Node(args) => be_node(&args),
+        Command::Max(args) => turn_fans(&args),
+        Command::FanWatchdog(args) => return watchdog::run(&args),
         Command::Service(args) => service::run(&args),
     };
     match done {
@@ -173,6 +201,7 @@ fn serve(args: &Serve) -> Result<()> {
     let mut overrides = Vec::new();
     overrides.extend(args.host.map(|host| ("server", "host", Value::String(host.to_string()))));
     overrides.extend(args.port.map(|port| ("server", "port", Value::Integer(port.into()))));
+    overrides.extend(args.max.then(|| ("", "mode", Value::String("sustained-max".into()))));
     let config = args.common.load(overrides)?;
     let spans = telemetry::logs_and_traces(&config.log, &config.traces)?;
     let metrics = telemetry::metrics()?;
@@ -190,7 +219,10 @@ fn serve(args: &Serve) -> Result<()> {
             tokio::spawn(leave_at_the_next(signals));
         };
         let scheme = if config.tls.is_some() { "https" } else { "http" };
-        app.run(stop, || announce(&model.name, scheme, address)).await
+        let fans = fans::keep(&config.fans, app.door()).await;
+        let done = app.run(stop, || announce(&model.name, scheme, address)).await;
+        fans.stop().await;
+        done
     });
     // A sensor or a device that hangs would hold up the end for ever.
     runtime.shutdown_background();
@@ -279,6 +311,12 @@ fn edit_keys(args: &Keys) -> Result<()> {
         None => keys::file_of(args.config.as_deref())?,
     };
     keys::run(&file, &args.keys)
+}
+
+fn turn_fans(args: &Max) -> Result<()> {
+    let program = args.program.as_ref().map(|path| Value::String(path.display().to_string()));
+    let overrides: Vec<_> = program.map(|path| ("fans", "program", path)).into_iter().collect();
+    command::run(&Config::load(args.config.as_deref(), &overrides)?.fans, &args.max)
 }
 
 fn manage(args: &BankArgs) -> Result<()> {

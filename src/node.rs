@@ -132,7 +132,10 @@ pub async fn run(
     let blueprint = Blueprint {
         configs: config.actors,
         open: Arc::new(model.opener(config.engine.clone())),
-        sensor: Arc::new(|| Box::new(thermal::Components::new())),
+        sensor: {
+            let limit = config.actors.thermal.timeout();
+            Arc::new(move || Box::new(thermal::Sources::of_this_machine(limit)))
+        },
         store: store.clone(),
         flight: config.flight.clone(),
         notes: store.is_some().then(|| config.disk.path.clone()),

@@ -10,11 +10,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use mtplx_actors::ingress::{Chat, Must};
-use mtplx_actors::thermal::{Components, Sensor};
+use mtplx_actors::thermal::{Sensor, Sources};
 use mtplx_core::engine::Engine;
 use mtplx_kernels::MlxEngine;
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,9 @@ pub mod interval;
 use interval::SpeedUp;
 
 const PROMPTS: &str = include_str!("tune/prompts.toml");
+/// A sensor gets so long to answer.
+const SENSOR_TIME: Duration = Duration::from_secs(2);
+
 /// The hidden command that a process of one depth runs.
 pub const CANDIDATE: &str = "tune-candidate";
 
@@ -177,14 +182,14 @@ pub fn run(args: &TuneArgs, engine_depth_max: u8, common: &[OsString]) -> Result
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({eta})")?);
     let mut told: Vec<Vec<Told>> = vec![Vec::new(); depths.len()];
     let mut heat: Vec<Vec<Option<f32>>> = vec![Vec::new(); depths.len()];
-    let mut sensor = Components::new();
+    let mut sensor = Sources::of_this_machine(SENSOR_TIME);
     for round in 0..rounds {
         for i in 0..depths.len() {
             // The order turns, so that no depth always follows the same one.
             let i = (i + round) % depths.len();
             bar.set_message(format!("round {}, depth {}", round + 1, depths[i]));
             told[i].push(process(depths[i], &args.texts, common)?);
-            heat[i].push(sensor.hottest());
+            heat[i].push(sensor.read().heat().celsius);
             bar.inc(1);
         }
     }

@@ -43,8 +43,8 @@ use super::unknown::Ignored;
 use super::wire::Wire;
 use super::{Config, RenderMetrics, admin, dashboard, docs, openapi, random, tokenize, trace};
 use crate::admission::Served;
-use crate::metrics;
 use crate::node::Report;
+use crate::{metrics, thermal};
 
 pub(super) mod messages;
 pub(super) mod responses;
@@ -429,6 +429,9 @@ fn healthy(house: &House, engine: &Served) -> Value {
     }
     if !house.restart_needed.is_empty() {
         told["restart_needed"] = json!(house.restart_needed.as_ref());
+    }
+    if let Some(heat) = thermal::shown() {
+        told["heat"] = json!(heat);
     }
     told
 }

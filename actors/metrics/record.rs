@@ -7,7 +7,6 @@ use mtplx_core::batch::{Batch, Books, Knobs, Report};
 use mtplx_core::engine::EngineInfo;
 use mtplx_core::fairness::Class;
 use mtplx_core::request::{Finish, Refusal, Usage};
-use mtplx_core::thermal::Ceiling;
 use mtplx_core::tune::Reason;
 
 use super::*;
@@ -333,25 +332,6 @@ pub fn tuner(here: Option<(usize, u8, Reason)>, before: (u64, u64, u64), now: (u
     TUNER_TRIALS.add(now.0.saturating_sub(before.0), []);
     TUNER_SWITCHES.add(now.1.saturating_sub(before.1), []);
     TUNER_CHANGES.add(now.2.saturating_sub(before.2), []);
-}
-
-/// The sensor was asked, and what follows from it.
-pub fn thermal(celsius: Option<f32>, ceiling: Ceiling) {
-    match celsius {
-        Some(celsius) => TEMPERATURE.set(celsius.into(), []),
-        None => SILENCES.add(1, []),
-    }
-    let share = match ceiling {
-        Ceiling::Low => 0.25,
-        Ceiling::Reduced => 0.5,
-        Ceiling::Full => 1.0,
-    };
-    CEILING.set(share, []);
-}
-
-/// The thermal actor was started anew.
-pub fn thermal_restarted() {
-    THERMAL_RESTARTS.add(1, []);
 }
 
 // === the house ===

@@ -55,6 +55,7 @@ impl Configs {
             ("root.stuck_s", root.stuck_s),
             ("root.bury_s", root.bury_s),
             ("thermal.sample_s", thermal.sample_s),
+            ("thermal.timeout_s", thermal.timeout_s),
         ];
         for (name, seconds) in times {
             // A year: far beyond use, far below where durations overflow.
@@ -62,7 +63,7 @@ impl Configs {
                 return Err(format!("{name} must be a number of seconds, got {seconds}"));
             }
         }
-        let rising = thermal.warm_celsius <= thermal.hot_celsius;
+        thermal.check()?;
         let rules = [
             (root.stuck_s > 0.0, "root.stuck_s must be above 0"),
             (decode.chunk_grain_tokens > 0, "decode.chunk_grain_tokens must be at least 1"),
@@ -81,8 +82,6 @@ impl Configs {
                 tuner.prefill_stretch > 1.0 && tuner.prefill_stretch.is_finite(),
                 "tuner.prefill_stretch must be a number above 1",
             ),
-            (thermal.sample_s > 0.0, "thermal.sample_s must be above 0"),
-            (rising, "thermal.warm_celsius must not be above thermal.hot_celsius"),
         ];
         let broken = rules.into_iter().find(|(holds, _)| !holds);
         broken.map_or(Ok(()), |(_, rule)| Err(rule.to_owned()))

@@ -15,14 +15,14 @@ impl<E: Engine + 'static> Root<E> {
     pub(super) async fn heat(&self, state: &mut State) {
         // Between generations there is nobody to tell; the next one comes back here.
         let Phase::Serving(generation) = &state.phase else { return };
-        let tuner = generation.tuner.clone();
+        let (tuner, bank) = (generation.tuner.clone(), generation.bank.clone());
         if let Some(thermal) = &state.thermal {
             // A thermal actor that is gone is heard of as lost.
-            let _ = thermal.cast(thermal::Message::Advise(tuner));
+            let _ = thermal.cast(thermal::Message::Advise(tuner, bank));
             return;
         }
         let sensor = Arc::clone(&self.0.sensor);
-        let arguments = thermal::Arguments { config: state.configs.thermal, sensor, tuner };
+        let arguments = thermal::Arguments { config: state.configs.thermal, sensor, tuner, bank };
         let root = state.myself.get_cell();
         match Actor::spawn_linked(None, thermal::Thermal, arguments, root).await {
             Ok((thermal, _)) => state.thermal = Some(thermal),

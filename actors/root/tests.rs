@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::*;
 use crate::oracle::{Guest, admit, alone, request, script, varied};
-use crate::thermal::{MakeSensor, Sensor};
+use crate::thermal::{MakeSensor, Reading, Sensor};
 use crate::tuner;
 
 mod anew;
@@ -56,10 +56,14 @@ pub(super) fn configs() -> Configs {
         },
         thermal: thermal::Config {
             sample_s: 1000.0,
+            timeout_s: 1.0,
+            target_celsius: 80.0,
+            pause_max: 0.5,
             warm_celsius: 85.0,
             hot_celsius: 95.0,
             hysteresis_celsius: 5.0,
             silent_readings_max: 3,
+            bank_hot_share: 0.5,
         },
     }
 }
@@ -94,8 +98,8 @@ impl Door for Lobby {
 struct Numb;
 
 impl Sensor for Numb {
-    fn hottest(&mut self) -> Option<f32> {
-        None
+    fn read(&mut self) -> Reading {
+        Reading::default()
     }
 }
 
@@ -405,10 +409,12 @@ async fn thermal_is_restarted_alone() {
     /// Panics unless it is the second.
     struct Second(u32, tokio::sync::mpsc::UnboundedSender<()>);
     impl Sensor for Second {
-        fn hottest(&mut self) -> Option<f32> {
+        fn read(&mut self) -> Reading {
             assert!(self.0 > 0, "a broken sensor");
             let _ = self.1.send(());
-            Some(99.0)
+            let mut reading = Reading::default();
+            reading.add(thermal::Quantity::Celsius, "test", "die", 99.0);
+            reading
         }
     }
     let make = move || Second(made.fetch_add(1, Ordering::Relaxed), told.clone());

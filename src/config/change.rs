@@ -49,6 +49,9 @@ const LIVE: &[&str] = &[
     // For connections that come after it.
     "tls.cert",
     "tls.key",
+    "thermal.target_celsius",
+    "thermal.pause_max",
+    "thermal.bank_hot_share",
     "thermal.warm_celsius",
     "thermal.hot_celsius",
     "thermal.hysteresis_celsius",

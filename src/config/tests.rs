@@ -74,3 +74,33 @@ fn what_is_wrong_is_named() {
     let missing = Config::load(Some(Path::new("/nonexistent/x.toml")), &[]).unwrap_err();
     assert!(missing.to_string().contains("/nonexistent/x.toml"));
 }
+
+#[test]
+fn a_mode_lies_between_the_defaults_and_the_file_and_the_command_line_has_the_last_word() {
+    let config = load("mode = \"burst\"").unwrap();
+    assert_eq!(config.engine.context_tokens_max, Some(8192));
+    let config = load("mode = \"burst\"\n[engine]\ncontext_tokens_max = 100").unwrap();
+    assert_eq!(config.engine.context_tokens_max, Some(100));
+    let over = [("", "mode", Value::String("safe".into()))];
+    let config = Config::load(None, &over).unwrap();
+    assert_eq!((config.mode.as_str(), config.engine.depth_max), ("safe", 0));
+    assert_eq!(Config::load(None, &[]).unwrap().mode, "sustained");
+    for (text, named) in [
+        ("[fans]\nidle_s = -1.0", "fans.idle_s"),
+        ("mode = \"turbo\"", "sustained-max"),
+        ("mode = 7", "mode"),
+    ] {
+        let error = load(text).unwrap_err().to_string();
+        assert!(error.contains(named), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn every_mode_is_sound_and_an_ordinary_file() {
+    for (name, text) in crate::modes::MODES {
+        let over = [("", "mode", Value::String(name.into()))];
+        let (mode, file) = (Config::load(None, &over).unwrap(), load(text).unwrap());
+        let parts = |config: Config| (config.engine, config.actors, config.fans);
+        assert_eq!(parts(mode), parts(file), "{name}");
+    }
+}

@@ -16,6 +16,9 @@ pub struct Knobs {
     /// How many times as long as without it a step may take because it also feeds prompts while
     /// others decode; above 1.
     pub stretch: Option<f64>,
+    /// Share of the time for pauses between steps: heat's wish. What is decoded does not depend on
+    /// it.
+    pub pause: f32,
 }
 
 impl Knobs {
@@ -23,7 +26,7 @@ impl Knobs {
     #[must_use]
     pub fn fixed(depth: u8, rows_max: usize, (busy, idle): (usize, usize)) -> Self {
         let depths = Depths::all(depth);
-        Self { depths, rows_max, prefill_busy: busy, prefill_idle: idle, stretch: None }
+        Self { depths, rows_max, prefill_busy: busy, prefill_idle: idle, stretch: None, pause: 0.0 }
     }
 }
 

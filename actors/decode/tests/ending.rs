@@ -96,3 +96,14 @@ async fn the_books_add_up_after_the_root_killed_it() {
     }
     add_up(&counts);
 }
+
+#[tokio::test]
+async fn pauses_for_heat_change_no_token() {
+    let world = world(small).await;
+    let guests = [world.admit(varied(1)).await, world.admit(varied(2)).await];
+    let knobs = Knobs { pause: 0.9, ..Knobs::fixed(3, 8, (16, 64)) };
+    world.decode.cast(Message::Tune(knobs, world.tuner.clone())).unwrap();
+    for guest in guests {
+        guest.hear_truth().await;
+    }
+}

@@ -436,6 +436,28 @@ pub(crate) struct Health {
     /// Settings that are written otherwise than they hold, until the next start.
     #[schema(nullable = false)]
     restart_needed: Option<Vec<String>>,
+    /// What heat allows, and what the fans do.
+    #[schema(nullable = false)]
+    heat: Option<Heat>,
+}
+
+/// What heat allows, and what the fans do.
+#[derive(ToSchema)]
+struct Heat {
+    #[schema(pattern = "^(full|reduced|low)$")]
+    ceiling: String,
+    /// Share of the time for pauses between cycles.
+    pause: f32,
+    /// Why: `target`, `warm`, `hot`, `pressure`, `silence`.
+    reasons: Vec<String>,
+    /// The hottest processor.
+    #[schema(nullable = false)]
+    celsius: Option<f32>,
+    /// What the system says: `nominal`, `fair`, `serious`, `critical`.
+    #[schema(nullable = false)]
+    pressure: Option<String>,
+    #[schema(pattern = "^(auto|max|idle|off|failed)$")]
+    fans: String,
 }
 
 /// One of several machines.

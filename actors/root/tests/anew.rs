@@ -1,12 +1,15 @@
 //! Settings that change while the house stands.
 
 use super::*;
+use crate::thermal::Quantity;
 
 struct Hot;
 
 impl Sensor for Hot {
-    fn hottest(&mut self) -> Option<f32> {
-        Some(99.0)
+    fn read(&mut self) -> Reading {
+        let mut reading = Reading::default();
+        reading.add(Quantity::Celsius, "test", "die", 99.0);
+        reading
     }
 }
 

@@ -223,6 +223,7 @@ impl World {
             prefill_busy: 1 + rng.below(32) as usize,
             prefill_idle: 64,
             stretch: [None, Some(1.5), Some(3.0)][rng.below(3) as usize],
+            pause: 0.0,
         }
     }
 
