@@ -1,7 +1,7 @@
 # Everything a checkout needs, in one word each; `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test serve lint deny judges judges-js conformance agents openwebui-test \
+.PHONY: help setup build test serve fuzz lint deny judges judges-js conformance agents openwebui-test \
     chromium prometheus python
 
 PYTHON ?= python3
@@ -44,6 +44,12 @@ test: setup ## every test of every crate
 
 serve: setup ## run the server; ARGS='--config my.toml' for it
 	cargo run --release -- serve $(ARGS)
+
+# Half an hour or more; FUZZ=20000 for a taste. Inputs of each target follow from its name, so a
+# second run with MTPLX_FUZZ_FIRST goes on where the first ended.
+FUZZ ?= 3200000
+fuzz: setup ## ten million inputs that nobody would send, at the lowest priority
+	MTPLX_FUZZ=$(FUZZ) nice -n 19 cargo test --release --workspace --lib fuzz_ -- --nocapture
 
 lint: setup ## formatting and clippy, warnings denied
 	cargo fmt --all --check

@@ -4,6 +4,8 @@ pub mod bank;
 pub mod bench;
 pub mod config;
 pub mod fans;
+#[cfg(test)]
+mod fuzz;
 pub mod keys;
 pub mod model;
 pub mod modes;

@@ -20,7 +20,10 @@ pub fn judges() -> PathBuf {
 
 /// Runs a judge of both clients against the server.
 fn judged(program: PathBuf, script: &str) {
-    let house = House::shared();
+    judged_by(&House::shared(), program, script);
+}
+
+fn judged_by(house: &House, program: PathBuf, script: &str) {
     let out = Command::new(program).arg(root().join(script)).arg(&house.url).output().unwrap();
     let said = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     assert!(out.status.success(), "{}", said.concat());
@@ -39,6 +42,12 @@ fn both_official_clients_for_javascript_are_served() {
     }
     make("judges-js");
     judged("node".into(), ".native/judges-js/real_server.mjs");
+}
+
+#[test]
+fn a_client_without_patience_leaves_one_row_behind() {
+    // Of its own: it counts places.
+    judged_by(&House::start(&[]), judges(), "tests/judges/retry_client.py");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod damage;
 mod fixture;
 mod forms;
+mod fuzz;
 mod heads;
 mod mixtures;
 mod noise;
