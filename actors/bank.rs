@@ -52,6 +52,7 @@ const APART: usize = 64;
 
 /// What the bank hears.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an admission is moved once and never kept here")]
 pub enum Message {
     /// Find the longest warm prefix of this request and pass it on.
     Open(Admission),

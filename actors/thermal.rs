@@ -143,6 +143,10 @@ impl Config {
                  thermal.hysteresis_celsius",
             ),
             ((0.0..=0.9).contains(&self.pause_max), "thermal.pause_max must be from 0 to 0.9"),
+            (
+                self.sample_s >= 0.1 && self.timeout_s < self.sample_s,
+                "thermal.sample_s must be at least 0.1 and above thermal.timeout_s",
+            ),
             (share(self.bank_hot_share), "thermal.bank_hot_share must be between 0 and 1"),
         ];
         let broken = rules.into_iter().find(|(holds, _)| !holds);

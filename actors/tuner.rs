@@ -4,7 +4,7 @@
 //! * **Hears** `Report`, `Ceiling`, `Pause`, `Limits`, `Observe`, `Show`; from itself `Keep`.
 //! * **Says** `decode::Tune`: at once at birth, then whenever the knobs change.
 //! * **Dies** with its generation; the next begins from what was learnt, where there is a folder
-//! for that, else from the config.
+//!   for that, else from the config.
 
 use std::path::Path;
 use std::time::Duration;

@@ -157,10 +157,36 @@ TEAM = ("mtplx: team", "Who gets what: by key.", [
     ("Clients present", "lines", "none", [("clients", "mtplx_clients_present")]),
     ("Rows that stepped back for others", "lines", "ops",
      [("rows", rate("mtplx_rows_stepped_back_total"))]),
+    ("Requests that a retry replaced", "lines", "reqps",
+     [("requests", rate("mtplx_requests_superseded_total"))]),
+    ("Nodes: rows", "lines", "none", [("{{node}}", "mtplx_node_rows")]),
+    ("Nodes: state", "lines", "none",
+     [("{{node}} {{state}}", "mtplx_node_state_ratio")]),
+    ("Nodes: there and back", "lines", "s", [("{{node}}", "mtplx_node_rtt_seconds")]),
 ])
 
 THERMAL_TUNER = ("mtplx: thermal and tuner", "Heat, and what the knobs are set to.", [
-    ("Temperature", "lines", "celsius", [("hottest", "mtplx_temperature_celsius")]),
+    ("Temperature", "lines", "celsius", [
+        ("hottest", "mtplx_temperature_celsius"), ("target", "mtplx_thermal_target_celsius")]),
+    ("Temperatures by sensor", "lines", "celsius",
+     [("{{source}} {{sensor}}", "mtplx_sensor_celsius")]),
+    ("Pauses between cycles", "lines", "percentunit",
+     [("share", "mtplx_thermal_pause_ratio")]),
+    ("Pauses", "lines", "ops", [("pauses", rate("mtplx_thermal_pauses_total"))]),
+    ("Thermal pressure, as the system says", "lines", "percentunit",
+     [("pressure", "mtplx_thermal_pressure_ratio")]),
+    ("Power by sensor", "lines", "watt", [("{{source}} {{sensor}}", "mtplx_sensor_watts")]),
+    ("Clocks by sensor, MHz", "lines", "none",
+     [("{{source}} {{sensor}}", "mtplx_sensor_megahertz")]),
+    ("Busy by sensor", "lines", "percentunit",
+     [("{{source}} {{sensor}}", "mtplx_sensor_busy_ratio")]),
+    ("Fans: turns a minute", "lines", "none",
+     [("{{source}} {{sensor}}", "mtplx_sensor_fan_rpm")]),
+    ("Fans: share of their most", "lines", "percentunit",
+     [("{{source}} {{sensor}}", "mtplx_sensor_fan_ratio")]),
+    ("Fans held at their most", "lines", "bool_yes_no", [("held", "mtplx_fans_pinned_ratio")]),
+    ("Watchdogs of fans started, in the last hour", "lines", "none",
+     [("watchdogs", "increase(mtplx_fan_watchdogs_total[1h])")]),
     ("Share of the rows that heat allows", "lines", "percentunit",
      [("ceiling", "mtplx_thermal_ceiling_ratio")]),
     ("Sensor: silences and restarts in the last hour", "lines", "none", [
@@ -171,6 +197,13 @@ THERMAL_TUNER = ("mtplx: thermal and tuner", "Heat, and what the knobs are set t
     ("Acceptance as the tuner believes it", "lines", "percentunit",
      [("{{position}}", "mtplx_draft_acceptance_ratio")]),
     ("Times the knobs were set", "lines", "ops", [("set", rate("mtplx_knob_settings_total"))]),
+    ("Depth by rows, as the tuner chose", "lines", "tokens",
+     [("{{rows}} rows", "mtplx_tuner_depth_tokens")]),
+    ("Why", "lines", "none", [("{{reason}}", "mtplx_tuner_reason_info == 1")]),
+    ("What the tuner does", "lines", "ops", [
+        ("trials", rate("mtplx_tuner_trials_total")),
+        ("changes of depth", rate("mtplx_tuner_switches_total")),
+        ("changes of the text", rate("mtplx_tuner_changes_total"))]),
 ])
 
 BOARDS = {

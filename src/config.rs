@@ -307,6 +307,11 @@ fn host_of<'de, D: Deserializer<'de>>(from: D) -> Result<IpAddr, D::Error> {
 }
 
 fn read(table: Table, origin: &str) -> Result<Written, ConfigError> {
+    // Words about its type would show it.
+    if table.get("admin").and_then(|a| a.get("token")).is_some_and(|token| !token.is_str()) {
+        let reason = "admin.token: a string is wanted, between quotes".to_owned();
+        return Err(ConfigError::Parse { origin: origin.to_owned(), reason });
+    }
     table.try_into().map_err(|e: toml::de::Error| ConfigError::Parse {
         origin: origin.to_owned(),
         reason: e.to_string().trim_end().replace('\n', " "),
@@ -316,7 +321,11 @@ fn read(table: Table, origin: &str) -> Result<Written, ConfigError> {
 fn parse(text: &str, origin: &str) -> Result<Table, ConfigError> {
     text.parse().map_err(|e: toml::de::Error| ConfigError::Parse {
         origin: origin.to_owned(),
-        reason: e.to_string(),
+        // Never the line itself: there may be a secret in it.
+        reason: match e.span().and_then(|span| text.get(..span.start)) {
+            Some(before) => format!("line {}: {}", before.matches('\n').count() + 1, e.message()),
+            None => e.message().to_owned(),
+        },
     })
 }
 

@@ -2,12 +2,12 @@
 //! written to target/; the one in dashboards/ is one of these.
 
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 
 use crate::dashboards::mixed;
-use crate::house::{House, root};
+use crate::house::{House, Over, root};
 
 /// What stands on the page after so many seconds, and whether anything went wrong.
 fn seen(house: &House, picture: &str, rest: &[&str]) -> Value {
@@ -33,13 +33,14 @@ fn the_page_shows_what_is_served_and_keeps_its_own_policy() {
         }
     }
     crate::openai::make("judges-js");
+    std::fs::create_dir_all(root().join("target")).unwrap();
     let house = House::start(&[]);
     let over = AtomicBool::new(false);
     let (page, phone) = std::thread::scope(|s| {
         s.spawn(|| mixed(&house, &over));
+        let _over = Over(&over);
         let page = seen(&house, "dashboard.png", &["20"]);
         let phone = seen(&house, "dashboard-phone.png", &["8", "390", "800", "dark"]);
-        over.store(true, Ordering::Relaxed);
         (page, phone)
     });
     for (seen, lines) in [(&page, 12), (&phone, 6)] {

@@ -24,6 +24,15 @@ pub struct House {
     log: Arc<Mutex<Vec<String>>>,
 }
 
+/// Says that it is over when it is dropped, so that a failed test does not wait for its load.
+pub struct Over<'a>(pub &'a std::sync::atomic::AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 impl House {
     /// Starts a server and waits until it serves.
     pub fn start(args: &[&str]) -> Self {

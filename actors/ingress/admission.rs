@@ -37,6 +37,9 @@ mod structure;
 
 use self::structure::declared;
 
+const GIVEN_UP: &str = "ended one engine after another, each time at the same place; change it, or \
+                        report this: it is in the log";
+
 /// Whether and by whom requests are served.
 #[derive(Clone, Debug)]
 pub(crate) enum Readiness {
@@ -197,19 +200,17 @@ impl House {
                     sharing: Sharing { root: prompt.root, ..sharing },
                     standing: bill.standing(),
                 };
-                let since = arrived.into();
                 let entry = entry(&served, &request)?;
-                let course = Course::new(request.clone(), since, entry.clone(), self.ways());
+                let course =
+                    Course::new(request.clone(), arrived.into(), entry.clone(), self.ways());
                 if course.is_given_up() {
-                    let reason = "ended one engine after another, each time at the same place; \
-                                  change it, or report this: it is in the log";
-                    return Err(Refusal::Invalid { field, reason: reason.into() }.into());
+                    return Err(Refusal::Invalid { field, reason: GIVEN_UP.into() }.into());
                 }
                 bill.prompt = request.prompt.len();
                 let (events, receiver) = channel(&request);
                 let permit = permits.split(1).ok_or_else(|| self.overloaded())?;
                 let manner = self.manner(&wanted, prompt);
-                let (work, span) = (course.work(), Span::current());
+                let (since, work, span) = (arrived.into(), course.work(), Span::current());
                 let admission = Admission { request, events, permit, since, work, span };
                 admissions.push(((admission, entry, receiver), course, (manner, bound), bill));
             }

@@ -329,7 +329,7 @@ impl Bill {
         let first = self.told.prompt == 0;
         let cached = if first { usage.cached } else { 0 };
         let fed = if first { usage.prompt - usage.cached.min(usage.prompt) } else { 0 };
-        let made = usage.generated - self.told.generated;
+        let made = usage.generated.saturating_sub(self.told.generated);
         self.told = usage;
         let counts = [("prompt", fed), ("cached", cached), ("generated", made)];
         {

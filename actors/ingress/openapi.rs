@@ -11,6 +11,7 @@ use super::{admin, dashboard, guard, reload, routes, tokenize};
 
 pub(crate) mod answers;
 pub(crate) mod asked;
+mod health;
 
 /// What the document says of itself. The version is the build's.
 #[derive(OpenApi)]

@@ -187,10 +187,8 @@ impl State {
             known.work.set(true);
         }
         match news {
-            News::Left => {
-                known.work.set(false);
-                self.rows.remove(&row);
-            }
+            // It may have left with its engine: whether that was at work on it stays as it was.
+            News::Left => drop(self.rows.remove(&row)),
             News::GaveUp(reason) => {
                 known.grammar.iter().for_each(|grammar| grammar.gave_up(&reason));
             }

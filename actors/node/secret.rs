@@ -273,9 +273,12 @@ mod tests {
                 .await
                 .map_err(|e| e.to_string())?;
             stream.write_u8(7).await.map_err(|e| e.to_string())?;
-            stream.flush().await.map_err(|e| e.to_string())
+            stream.flush().await.map_err(|e| e.to_string())?;
+            // It stays open until the other side has read.
+            Ok(stream)
         };
-        tokio::join!(accept, connect)
+        let (accepted, connected) = tokio::join!(accept, connect);
+        (accepted, connected.map(drop))
     }
 
     #[tokio::test]

@@ -352,6 +352,8 @@ impl State {
     /// Does not belong to anybody any more: rows end, whoever wanted them has them made elsewhere.
     fn part(&mut self, reason: &str) {
         if let Link::Member(_) = &self.link {
+            // First what they made, and which of them the engine was at work on.
+            self.send();
             self.say(Word::Lost(reason.to_owned()));
             self.link = Link::Apart;
         }

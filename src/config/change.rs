@@ -46,6 +46,8 @@ const LIVE: &[&str] = &[
     "disk.idle_s",
     "keys.file",
     "admin.token",
+    // What it sets is listed by itself.
+    "mode",
     // For connections that come after it.
     "tls.cert",
     "tls.key",
@@ -87,8 +89,15 @@ const RESTART: &[&str] = &[
     // The engine has memory for steps of so many.
     "tuner.prefill_idle_tokens",
     "disk.path",
-    // The timer runs.
+    // The timer runs, and so do the sensors' threads and whoever holds the fans.
     "thermal.sample_s",
+    "thermal.timeout_s",
+    "fans.mode",
+    "fans.program",
+    "fans.sudo",
+    "fans.idle_s",
+    "fans.ramp_s",
+    "fans.folder",
     // Nodes are told when they join.
     "cluster.listen",
     "cluster.secret",

@@ -64,9 +64,12 @@ fn what_is_wrong_is_named() {
         ("[keys]\nfile = \"/nonexistent/keys\"", "/nonexistent/keys"),
         ("[root]\nbackoff_s = -1.0", "root.backoff_s"),
         ("[server", "line 1"),
+        ("[admin]\ntoken = s3cret", "line 2"),
+        ("[admin]\ntoken = 12345678", "admin.token"),
     ] {
         let error = load(text).unwrap_err().to_string();
         assert!(error.contains(named), "{text:?}: {error}");
+        assert!(!error.contains("s3cret") && !error.contains("12345678"), "{error}");
     }
     let over = [("server", "port", Value::String("x".into()))];
     let error = Config::load(None, &over).unwrap_err().to_string();

@@ -5,9 +5,11 @@
 //! That two requests are equal is not enough: who wants two answers to one question asks twice. A
 //! request is a retry only if it says so, by a count of attempts above 0 or by a key that an
 //! earlier one had. Of several that it may be the retry of it is that of one: of the attempt right
-//! before it, else of the latest before that; of equals, of the one that came first.
+//! before it, else of the latest before that; of equals, of the one that came first. A count alone
+//! does not say whose retry it is: if an attempt right before it has ended, refused or otherwise,
+//! it is that one's, and nobody who stands beside is let go for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::fairness::Client;
 
@@ -31,13 +33,19 @@ pub struct Attempt(u64);
 #[derive(Clone, Debug, Default)]
 pub struct Retries {
     running: BTreeMap<Attempt, (Client, Mark)>,
+    /// Those without a key that ended by themselves, the last of them.
+    ended: VecDeque<(Client, Mark)>,
     last: u64,
 }
+
+/// Ended attempts that are remembered.
+const ENDED_MAX: usize = 1024;
 
 impl Retries {
     /// An attempt begins: its name, and whom it takes the place of.
     pub fn begin(&mut self, client: Client, mark: Mark) -> (Attempt, Option<Attempt>) {
-        let earlier = self.earlier(client, mark);
+        let follows = mark.key.is_none() && self.follows_an_end(client, mark);
+        let earlier = if follows { None } else { self.earlier(client, mark) };
         self.last += 1;
         let attempt = Attempt(self.last);
         self.running.insert(attempt, (client, mark));
@@ -50,7 +58,19 @@ impl Retries {
 
     /// An attempt has ended, however it did.
     pub fn end(&mut self, attempt: Attempt) {
-        self.running.remove(&attempt);
+        let Some((client, mark)) = self.running.remove(&attempt) else { return };
+        if mark.key.is_none() {
+            self.ended.truncate(ENDED_MAX - 1);
+            self.ended.push_front((client, mark));
+        }
+    }
+
+    /// Whether an attempt right before this one has ended; a second one cannot have followed it.
+    fn follows_an_end(&mut self, client: Client, mark: Mark) -> bool {
+        let Some(before) = mark.attempt.checked_sub(1) else { return false };
+        let before = (client, Mark { attempt: before, ..mark });
+        let at = self.ended.iter().position(|ended| *ended == before);
+        at.and_then(|at| self.ended.remove(at)).is_some()
     }
 
     /// Attempts that are being answered.
@@ -104,8 +124,22 @@ mod tests {
         let (third, of) = retries.begin(ANN, mark(7, None, 2));
         assert_eq!(of, Some(second));
         retries.end(third);
-        // Attempts in between may have been refused.
+        // One in between may not have come here.
         assert_eq!(retries.begin(ANN, mark(7, None, 2)).1, Some(other));
+    }
+
+    #[test]
+    fn the_retry_of_a_refused_attempt_takes_the_place_of_nobody() {
+        let mut retries = Retries::default();
+        let all: Vec<_> = (0..10).map(|_| retries.begin(ANN, mark(7, None, 0)).0).collect();
+        for &refused in &all[6..] {
+            retries.end(refused);
+        }
+        for _ in 6..10 {
+            assert_eq!(retries.begin(ANN, mark(7, None, 1)).1, None);
+        }
+        assert_eq!(retries.running(), 10);
+        assert_eq!(retries.begin(ANN, mark(7, None, 1)).1, Some(all[0]), "no refused one is left");
     }
 
     #[test]

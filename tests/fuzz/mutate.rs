@@ -140,7 +140,11 @@ impl Corpus {
                 Value::Array(items) if !items.is_empty() => {
                     drop(items.remove(random.below(items.len())));
                 }
-                _ => *place = Value::Null,
+                Value::Array(_)
+                | Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::String(_) => *place = Value::Null,
             },
             6 => match place {
                 Value::Object(map) => {
@@ -163,10 +167,13 @@ impl Corpus {
                 }
                 *place = deep;
             }
-            _ => match place {
-                Value::String(text) => self.change_text(text, random),
-                _ => *place = self.odd(random),
-            },
+            _ => {
+                if let Value::String(text) = place {
+                    self.change_text(text, random);
+                } else {
+                    *place = self.odd(random);
+                }
+            }
         }
     }
 

@@ -61,6 +61,7 @@ client = openai.OpenAI(
     timeout=1.0,
     max_retries=ATTEMPTS - 1,
 )
+served = openai.OpenAI(base_url=f"{sys.argv[1]}/v1", api_key="none").models.list().data[0].id
 before = metric("mtplx_requests_superseded_total")
 most = 0
 done = threading.Event()
@@ -73,11 +74,11 @@ def look():
         time.sleep(0.05)
 
 
-looking = threading.Thread(target=look)
+looking = threading.Thread(target=look, daemon=True)
 looking.start()
 try:
     client.chat.completions.create(
-        model="any",
+        model=served,
         messages=[{"role": "user", "content": "Tell me all stories of dragons that you know."}],
         max_tokens=3500,
         extra_body={"ignore_eos": True, "draft_tokens": 0},

@@ -6,6 +6,8 @@
 use serde_json::Value;
 use utoipa::ToSchema;
 
+pub(crate) use super::health::Health;
+
 /// An answer of `/v1/chat/completions`.
 #[derive(ToSchema)]
 pub(crate) struct ChatCompletion {
@@ -414,58 +416,6 @@ pub(crate) struct Tokenized {
 #[derive(ToSchema)]
 pub(crate) struct Detokenized {
     prompt: String,
-}
-
-/// Whether somebody serves.
-#[derive(ToSchema)]
-pub(crate) struct Health {
-    #[schema(pattern = "^(ok|unavailable)$")]
-    status: String,
-    /// Why not.
-    #[schema(nullable = false)]
-    reason: Option<String>,
-    /// Milliseconds since the engine was last seen at work; idle, it is asked once a second.
-    #[schema(nullable = false)]
-    heartbeat_age_ms: Option<u64>,
-    /// Kernels that failed their trial.
-    #[schema(nullable = false)]
-    kernels_switched_off: Option<Vec<String>>,
-    /// The machines that serve, where there may be several.
-    #[schema(nullable = false)]
-    nodes: Option<Vec<NodeHealth>>,
-    /// Settings that are written otherwise than they hold, until the next start.
-    #[schema(nullable = false)]
-    restart_needed: Option<Vec<String>>,
-    /// What heat allows, and what the fans do.
-    #[schema(nullable = false)]
-    heat: Option<Heat>,
-}
-
-/// What heat allows, and what the fans do.
-#[derive(ToSchema)]
-struct Heat {
-    #[schema(pattern = "^(full|reduced|low)$")]
-    ceiling: String,
-    /// Share of the time for pauses between cycles.
-    pause: f32,
-    /// Why: `target`, `warm`, `hot`, `pressure`, `silence`.
-    reasons: Vec<String>,
-    /// The hottest processor.
-    #[schema(nullable = false)]
-    celsius: Option<f32>,
-    /// What the system says: `nominal`, `fair`, `serious`, `critical`.
-    #[schema(nullable = false)]
-    pressure: Option<String>,
-    #[schema(pattern = "^(auto|max|idle|off|failed)$")]
-    fans: String,
-}
-
-/// One of several machines.
-#[derive(ToSchema)]
-pub(crate) struct NodeHealth {
-    name: String,
-    #[schema(pattern = "^(ready|silent|draining)$")]
-    state: String,
 }
 
 /// The name of a state that was taken in.

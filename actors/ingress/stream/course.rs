@@ -213,7 +213,9 @@ impl Course {
         let (request, events, receiver) = self.row()?;
         tracing::warn!(request = self.request.id.0, row = request.id.0, "going on elsewhere");
         (self.entry, self.work) = (Arc::default(), AtWork::default());
-        let (since, work) = (self.since(), self.work.clone());
+        // Who has made something waits for a slot from when an engine is there to have one.
+        let came = self.tokens.is_empty().then_some(self.since);
+        let work = self.work.clone();
         let (trial, news) = (self.record.strikes > 1).then(oneshot::channel).unzip();
         self.trial = trial;
         let (ways, own) = (self.ways.clone(), Arc::clone(&self.entry));
@@ -230,6 +232,7 @@ impl Course {
             metrics::resumed();
             // Before there can be news of it.
             let _ = own.set(entry.clone());
+            let since = came.unwrap_or_else(Instant::now);
             // One that is gone again drops it.
             entry.open(Admission { request, events, permit, since, work, span });
             // It is the answer's from now on, and counts as long as that is there.

@@ -184,9 +184,9 @@ fn small_tokenizer() -> String {
     vocab.retain(|_, id| id.as_u64().unwrap() < 300);
     let vocab = vocab.clone();
     let known = |merge: &Value| {
-        let parts: Vec<String> = match merge {
-            Value::String(text) => text.split(' ').map(str::to_owned).collect(),
-            other => serde_json::from_value(other.clone()).unwrap(),
+        let parts: Vec<String> = match merge.as_str() {
+            Some(text) => text.split(' ').map(str::to_owned).collect(),
+            None => serde_json::from_value(merge.clone()).unwrap(),
         };
         parts.iter().chain([&parts.concat()]).all(|part| vocab.contains_key(part))
     };

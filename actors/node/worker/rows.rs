@@ -109,8 +109,7 @@ impl State {
             let request = asked.request(id, grammar);
             let (sender, events) = channel(&request);
             let (since, work, span) = (Instant::now(), AtWork::default(), Span::none());
-            let admission =
-                Some(Admission { request, events: sender, permit, since, work, span });
+            let admission = Some(Admission { request, events: sender, permit, since, work, span });
             Some(Ready { epoch, row, admission, events, bound, cancelled })
         };
         tokio::spawn(async move {

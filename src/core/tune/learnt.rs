@@ -182,7 +182,10 @@ impl Tuner {
         let of = |rates: &Vec<Rate>| rates.iter().map(|r| (r.judged, r.stood)).collect();
         let mut costs = Vec::new();
         for (index, cell) in self.cells.iter().enumerate() {
-            let Some(cell) = cell.as_ref().filter(|cell| cell.usual.is_some()) else { continue };
+            // What was recalled and did not run since is worth as much as before.
+            let known =
+                |cell: &&Cell| cell.usual.is_some() || cell.relative.iter().any(|one| one.measured);
+            let Some(cell) = cell.as_ref().filter(known) else { continue };
             let ratio = |one: &Relative| one.measured.then(|| one.log.exp());
             costs.push(LearntCost {
                 rows: rows_of(index / CONTEXT_BANDS),
