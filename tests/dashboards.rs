@@ -255,7 +255,7 @@ fn every_panel_has_data_while_a_real_prometheus_watches_a_mixed_load() {
     let settings = files.path().join("my.toml");
     let text = format!(
         "[engine]\nslots = 2\n[bank]\nidle_s = 600\n[disk]\npath = {disk:?}\nidle_s = 1\n\
-         tokens_min = 16\n[thermal]\nsample_s = 1.0\n"
+         tokens_min = 16\n[thermal]\nsample_s = 1.0\ntimeout_s = 0.5\n"
     );
     std::fs::write(&settings, text).unwrap();
     let house = House::start(&["--config", &settings.display().to_string()]);

@@ -122,7 +122,8 @@ fn settings_are_read_anew_under_load_and_nobodys_answer_changes() {
         assert_eq!(told["changed"], changed);
         assert_eq!(world.ask(301).0, 400);
         let tuned = "[tuner]\ndepth_auto = false\ndepth = 1\nrows_max = 2\n[bank]\nidle_s = 60\n\
-            [root]\nbackoff_s = 1.0\n[thermal]\ntarget_celsius = 70.0\nwarm_celsius = 80.0\n[log]\nfilter = \"debug\"\n";
+            [root]\nbackoff_s = 1.0\n[thermal]\ntarget_celsius = 70.0\nwarm_celsius = 80.0\n\
+            [log]\nfilter = \"debug\"\n";
         world.hang_up(&format!("[server]\nrequests_max = 4\nnew_tokens_max = 300\n{tuned}"));
         world.house.eventually("read anew", |_| world.reloads("applied") == 2.0);
         world.house.eventually("narrower", |h| h.metric("mtplx_rows_max") == 2.0);
