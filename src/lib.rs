@@ -77,6 +77,7 @@ impl App {
     ) -> Result<Self> {
         config.check_door()?;
         mtplx_actors::metrics::build(env!("CARGO_PKG_VERSION"));
+        mtplx_actors::metrics::fans_pinned(false);
         let nodes = config.cluster.is_on().then(Nodes::default);
         let door = ingress::Config { nodes: nodes.clone(), ..reload::door_of(config, &model.name) };
         let (ingress, listening) = ingress::start(door, Arc::clone(&model.text), render).await?;
