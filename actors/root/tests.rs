@@ -419,7 +419,7 @@ async fn thermal_is_restarted_alone() {
     }
     let make = move || Second(made.fetch_add(1, Ordering::Relaxed), told.clone());
     let mut configs = configs();
-    configs.thermal.sample_s = 0.01;
+    (configs.thermal.sample_s, configs.thermal.timeout_s) = (0.1, 0.05);
     let sensor: MakeSensor = Arc::new(move || Box::new(make()));
     let mut world = build(configs, sensor, || Ok(small())).await;
     asked.recv().await.unwrap();
