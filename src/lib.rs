@@ -94,18 +94,7 @@ impl App {
             return Ok(app.watched());
         }
         let store = open_store(config);
-        let blueprint = Blueprint {
-            configs: config.actors,
-            open,
-            sensor: {
-                let limit = config.actors.thermal.timeout();
-                Arc::new(move || Box::new(thermal::Sources::of_this_machine(limit)))
-            },
-            store: store.clone(),
-            flight: config.flight.clone(),
-            notes: store.is_some().then(|| config.disk.path.clone()),
-            door,
-        };
+        let blueprint = house_blueprint(config, open, store.clone(), door);
         let house = root::start(blueprint).await.context("cannot start the root actor")?;
         let root = Some(house.root());
         let reloader = Reloader::new(settings, (ingress.clone(), root), store.clone());
@@ -206,6 +195,25 @@ async fn end_of(house: &mut Option<House>) -> End {
     match house {
         Some(house) => house.end().await,
         None => std::future::pending().await,
+    }
+}
+
+/// What the root builds a house of, for a server and for a node alike.
+fn house_blueprint<E: Engine>(
+    config: &Config,
+    open: Open<E>,
+    store: Option<Arc<Store>>,
+    door: Arc<dyn Door>,
+) -> Blueprint<E> {
+    let limit = config.actors.thermal.timeout();
+    Blueprint {
+        configs: config.actors,
+        open,
+        sensor: Arc::new(move || Box::new(thermal::Sources::of_this_machine(limit))),
+        notes: store.is_some().then(|| config.disk.path.clone()),
+        store,
+        flight: config.flight.clone(),
+        door,
     }
 }
 

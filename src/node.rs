@@ -15,15 +15,14 @@ use clap::{Args, Subcommand};
 use mtplx_actors::ingress::{self, RenderMetrics};
 use mtplx_actors::node::secret::Secret;
 use mtplx_actors::node::{Identity, Nodes, gate, porch, worker};
-use mtplx_actors::root::{self, Blueprint};
-use mtplx_actors::thermal;
+use mtplx_actors::root;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::config::{ADMIN_TOKEN, Config};
 use crate::model::Model;
-use crate::{ended, open_store};
+use crate::{ended, house_blueprint, open_store};
 
 /// An idle house gets this long to end.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
@@ -129,18 +128,8 @@ pub async fn run(
     let address = opened.with_context(|| format!("cannot listen on {at}"))?;
     tracing::info!(name, gateway, "a node; health on http://{address}");
     let store = open_store(config);
-    let blueprint = Blueprint {
-        configs: config.actors,
-        open: Arc::new(model.opener(config.engine.clone())),
-        sensor: {
-            let limit = config.actors.thermal.timeout();
-            Arc::new(move || Box::new(thermal::Sources::of_this_machine(limit)))
-        },
-        store: store.clone(),
-        flight: config.flight.clone(),
-        notes: store.is_some().then(|| config.disk.path.clone()),
-        door: Arc::new(node.clone()),
-    };
+    let open = Arc::new(model.opener(config.engine.clone()));
+    let blueprint = house_blueprint(config, open, store.clone(), Arc::new(node.clone()));
     let mut house = root::start(blueprint).await.context("cannot start the root actor")?;
     announce(address);
     let drain = Duration::from_secs_f64(config.actors.root.drain_s);
