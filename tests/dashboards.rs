@@ -197,6 +197,13 @@ impl Watcher {
         self.get(&format!("query?query={coded}"))
     }
 
+    /// Its rules, of all groups.
+    fn rules(&self) -> Vec<Value> {
+        let answer = self.get("rules");
+        let groups = answer["data"]["groups"].as_array().cloned().unwrap_or_default();
+        groups.iter().flat_map(|g| g["rules"].as_array().cloned().unwrap_or_default()).collect()
+    }
+
     /// Whether a query has a number to show.
     fn draws(&self, query: &str) -> bool {
         let query = query.replace("$__rate_interval", "30s");
@@ -268,15 +275,21 @@ fn every_panel_has_data_while_a_real_prometheus_watches_a_mixed_load() {
         s.spawn(|| mixed(&house, &over));
         let _over = Over(&over);
         // Rates want some scrapes, and states some idle time before they are written.
-        while !empty.is_empty() && began.elapsed() < Duration::from_secs(45) {
+        while !empty.is_empty() && began.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_secs(2));
             empty.retain(|(_, query)| !watcher.draws(query));
         }
     });
     assert!(empty.is_empty(), "no data for {empty:#?}");
-    let rules = watcher.get("rules");
-    let groups = rules["data"]["groups"].as_array().unwrap();
-    let rules: Vec<&Value> = groups.iter().flat_map(|g| g["rules"].as_array().unwrap()).collect();
+    // A group is first evaluated at an offset of its own, which may lie behind the last query.
+    let rules = loop {
+        let rules = watcher.rules();
+        let waits = rules.iter().any(|rule| rule["health"] == "unknown");
+        if !rules.is_empty() && !waits || began.elapsed() > Duration::from_secs(120) {
+            break rules;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    };
     assert!(rules.len() > 20, "{rules:?}");
     for rule in rules {
         assert_eq!(rule["health"], "ok", "{rule}");
