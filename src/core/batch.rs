@@ -27,6 +27,7 @@ mod books;
 mod distribution;
 #[cfg(all(test, feature = "scripted"))]
 mod pacing;
+mod pause;
 mod row;
 mod seat;
 mod settle;
@@ -351,10 +352,12 @@ impl Batch {
     }
 
     fn plan_verify(&mut self, depths: &Depths) -> Vec<Verify> {
-        let depth = depths.at(self.rows.values().filter(|row| row.is_decoding()).count());
+        let pausing = self.pausing();
+        let decoding = self.rows.values().filter(|row| row.is_decoding()).count();
+        let depth = depths.at(decoding - pausing.len());
         let mut verify = Vec::new();
         for (&slot, row) in &mut self.rows {
-            if !row.is_decoding() {
+            if !row.is_decoding() || pausing.contains(&slot) {
                 continue;
             }
             let wanted = row.request.prompt.len() + row.request.limits.new_tokens_max;

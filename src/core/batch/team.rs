@@ -306,3 +306,29 @@ fn nobody_steps_back_for_another_request_of_its_own_client() {
     }
     assert_eq!(team.stepped_back, 0);
 }
+
+#[test]
+fn a_light_clients_prompt_is_fed_before_more_is_made_for_the_heavy_one() {
+    let mut team = Team::new(4);
+    for _ in 0..3 {
+        team.ask(client(1, 1), 20, 600);
+    }
+    for _ in 0..20 {
+        team.step();
+    }
+    let light = team.ask(client(2, 1), 60, 5);
+    let made = team.got[&Client(1)];
+    let before = team.step;
+    while !team.told.contains_key(&light) {
+        team.step();
+    }
+    assert_eq!((team.step - before, team.got[&Client(1)] - made), (1, 0));
+    // A long one has the step to itself only as long as it got less.
+    let long = team.ask(client(3, 1), 4000, 5);
+    let before = team.got[&Client(1)];
+    while !team.told.contains_key(&long) {
+        team.step();
+    }
+    let heavy = team.got[&Client(1)] - before;
+    assert!((2000..6000).contains(&heavy), "{heavy} beside 4000");
+}
