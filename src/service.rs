@@ -89,8 +89,10 @@ struct Plan {
     user: Option<String>,
     command: Vec<String>,
     environment: Option<String>,
-    /// The one folder that it writes.
-    writes: Option<String>,
+    /// The folders that it writes.
+    writes: Vec<String>,
+    /// What relative paths of its settings mean: where it was installed from.
+    folder: String,
     log: String,
     stop_s: u32,
     gpu: bool,
@@ -116,8 +118,8 @@ impl Plan {
                 command.extend([flag.to_owned(), written(path)?]);
             }
         }
-        let disk = &config.disk.path;
-        let writes = (!disk.as_os_str().is_empty()).then(|| written(disk)).transpose()?;
+        let writes = [&config.disk.path, &config.flight.path].into_iter();
+        let writes = writes.filter(|path| !path.as_os_str().is_empty());
         // What the bank has to write is given as long as requests.
         let drain_s = config.actors.root.drain_s.ceil().clamp(0.0, 1e6);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
@@ -133,7 +135,8 @@ impl Plan {
             user: Some(args.user.clone()),
             command,
             environment: args.environment.as_deref().map(written).transpose()?,
-            writes,
+            writes: writes.map(|path| written(path)).collect::<Result<_>>()?,
+            folder: written(Path::new("."))?,
             log: written(&logs.join(format!("{name}.log")))?,
             stop_s,
             gpu: args.gpu.unwrap_or_else(|| Path::new("/dev/nvidiactl").exists()),
@@ -169,6 +172,18 @@ impl Plan {
                 own.join("systemd/user").join(unit)
             }
         })
+    }
+
+    /// What makes the folders that it writes and that are not there yet, for its user alone.
+    fn folders(&self) -> Vec<Vec<String>> {
+        let missing = self.writes.iter().filter(|path| !Path::new(path).exists());
+        let user = self.user.as_deref().filter(|_| self.system);
+        let owner: &[&str] = match &user {
+            Some(user) => &["-o", user],
+            None => &[],
+        };
+        let make = |path| own([&["install", "-d", "-m", "0700"], owner, &[path]].concat());
+        missing.map(|path| make(path.as_str())).collect()
     }
 
     /// What is said to the manager once the file is there, or before it goes.
@@ -247,7 +262,8 @@ pub fn run(args: &ServiceArgs) -> Result<()> {
         }
         Command::Print => print!("{}", plan.text()),
         Command::Install(consent) => {
-            let steps = plan.commands(&file, Step::Start)?;
+            let (folders, start) = (plan.folders(), plan.commands(&file, Step::Start)?);
+            let steps = [folders.as_slice(), &start].concat();
             if agreed(consent, args.json, ("write", &file), &steps)? {
                 let folder = file.parent().context("it has a folder")?;
                 std::fs::create_dir_all(folder)

@@ -12,8 +12,9 @@ use crate::house::mtplx;
 fn odd(dir: &Path) -> PathBuf {
     let odd = dir.join("a \"b\" c&d <e> 100% $HOME 'f' \\g");
     std::fs::create_dir(&odd).unwrap();
-    std::fs::write(odd.join("my.toml"), format!("[disk]\npath = {:?}\n", odd.join("bank")))
-        .unwrap();
+    let [bank, flight] = ["bank", "flight"].map(|name| odd.join(name));
+    let text = format!("[disk]\npath = {bank:?}\n[flight]\npath = {flight:?}\n");
+    std::fs::write(odd.join("my.toml"), text).unwrap();
     odd
 }
 
@@ -69,7 +70,11 @@ fn a_unit_gives_the_server_what_it_needs_and_no_more() {
     let command = words(setting(&unit, "ExecStart"));
     let meant = config.display().to_string().replace('$', "$$");
     assert_eq!(command[1..], ["serve", "--config", meant.as_str()].map(str::to_owned));
-    assert_eq!(words(setting(&unit, "ReadWritePaths")), [odd.join("bank").display().to_string()]);
+    let written: Vec<_> = unit.lines().filter_map(|l| l.strip_prefix("ReadWritePaths=")).collect();
+    let folders = ["bank", "flight"].map(|name| odd.join(name).display().to_string());
+    assert_eq!(written.iter().flat_map(|line| words(line)).collect::<Vec<_>>(), folders);
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(Path::new(setting(&unit, "WorkingDirectory")), here);
     assert_eq!(setting(&unit, "TimeoutStopSec"), "75", "beyond twice root.drain_s");
     assert_eq!(setting(&unit, "ExecReload"), "/bin/kill -HUP $MAINPID");
     for tight in ["NoNewPrivileges=yes", "ProtectSystem=strict", "MemoryDenyWriteExecute=yes"] {
@@ -116,6 +121,8 @@ fn a_list_is_read_by_launchd_as_it_was_meant() {
     assert_eq!(of("KeepAlive", "SuccessfulExit"), plist::Value::Boolean(false));
     assert_eq!(list["ExitTimeOut"].as_unsigned_integer(), Some(75));
     assert_eq!(list["UserName"].as_string(), Some("mtplx"));
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(list["WorkingDirectory"].as_string().map(Path::new), Some(here.as_path()));
 }
 
 #[test]
@@ -145,6 +152,13 @@ fn a_service_is_installed_only_with_consent_and_goes_without_a_trace() {
     assert!(systemd(&["install", "--yes"]).status.success());
     assert!(std::fs::read_to_string(&unit).unwrap().contains("[Install]"));
     assert!(told().ends_with("systemctl --user enable --now mtplx.service\n"), "{}", told());
+    // Without them systemd would not start it.
+    for folder in ["bank", "flight"].map(|name| config.with_file_name(name)) {
+        let mode = std::fs::metadata(&folder).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", folder.display());
+    }
+    let plan = systemd(&["--json", "install", "--dry-run"]);
+    assert!(!String::from_utf8_lossy(&plan.stdout).contains("0700"), "they are there");
     let out = systemd(&["--json", "status"]);
     let status: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(status["installed"], true);

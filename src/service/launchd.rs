@@ -25,6 +25,8 @@ pub(super) fn list(plan: &Plan) -> String {
     let words: String = plan.command.iter().map(|w| format!("    {}\n", text(w))).collect();
     entry("Label", &text(&plan.label()));
     entry("ProgramArguments", &format!("<array>\n{words}  </array>"));
+    // Relative paths of its settings begin here.
+    entry("WorkingDirectory", &text(&plan.folder));
     entry("RunAtLoad", "<true/>");
     // An end in order is one.
     entry("KeepAlive", "<dict>\n    <key>SuccessfulExit</key>\n    <false/>\n  </dict>");

@@ -23,6 +23,8 @@ pub(super) fn unit(plan: &Plan) -> String {
     line("\n[Service]");
     line("Type=exec");
     line(&format!("ExecStart={}", command(plan)));
+    line("# Relative paths of its settings begin here.");
+    line(&format!("WorkingDirectory={}", plan.folder.replace('%', "%%")));
     line("# Reads all settings anew, all of them or none.");
     line("ExecReload=/bin/kill -HUP $MAINPID");
     if let Some(file) = &plan.environment {
@@ -42,7 +44,7 @@ pub(super) fn unit(plan: &Plan) -> String {
     line(&format!("LimitNOFILE={FILES_MAX}"));
     line("UMask=0077");
     line("\n# It reads its model and settings, writes what is named here, and listens.");
-    if let Some(path) = &plan.writes {
+    for path in &plan.writes {
         line(&format!("ReadWritePaths={}", quoted(path)));
     }
     confined(plan, &mut line);

@@ -316,19 +316,20 @@ fn a_light_clients_prompt_is_fed_before_more_is_made_for_the_heavy_one() {
     for _ in 0..20 {
         team.step();
     }
-    let light = team.ask(client(2, 1), 60, 5);
+    let light = team.ask(client(2, 1), 12, 5);
     let made = team.got[&Client(1)];
     let before = team.step;
     while !team.told.contains_key(&light) {
         team.step();
     }
     assert_eq!((team.step - before, team.got[&Client(1)] - made), (1, 0));
-    // A long one has the step to itself only as long as it got less.
+    // A long one is fed beside the others, and its rest alone: they miss one step for it.
     let long = team.ask(client(3, 1), 4000, 5);
-    let before = team.got[&Client(1)];
+    let (before, mut missed) = (team.step, 0);
     while !team.told.contains_key(&long) {
+        let made = team.got[&Client(1)];
         team.step();
+        missed += u64::from(team.got[&Client(1)] == made);
     }
-    let heavy = team.got[&Client(1)] - before;
-    assert!((2000..6000).contains(&heavy), "{heavy} beside 4000");
+    assert!(missed <= 1 && team.step - before > 20, "{missed} of {}", team.step - before);
 }
