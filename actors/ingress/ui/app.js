@@ -19,6 +19,8 @@ let chat = store.chats().find(({ id }) => id === store.open()) ?? fresh();
 let running;
 /** Which turn is being written anew. */
 let editing;
+/** The page goes: what fails from now on was not the server's fault. */
+let leaving = false;
 /** What is known of the server. */
 let server = {};
 
@@ -207,6 +209,7 @@ const respond = async () => {
       later();
     }
   } catch (error) {
+    if (leaving) return undefined;
     failed(turn, error);
   }
   delete turn.live;
@@ -400,7 +403,11 @@ document.addEventListener("keydown", (event) => {
 
 // Another tab's conversations; and what this one shows, before it goes.
 window.addEventListener("storage", list);
-window.addEventListener("pagehide", () => { if (running) store.keep(chat); });
+window.addEventListener("pagehide", () => {
+  leaving = true;
+  if (running) store.keep(chat);
+});
+window.addEventListener("pageshow", () => { leaving = false; });
 
 dress();
 draw();
