@@ -94,7 +94,7 @@ export const drawn = (turn, acts) => {
     tools.append(again);
     if (turn.again) countdown(again, turn);
   }
-  tools.append(make("p", { class: "dim rate" }));
+  if (!mine) tools.append(make("p", { class: "dim rate" }));
   const who = mine ? "You" : "Answer";
   const thinking = make("details", { class: "thinking", hidden: true }, make("summary"),
     make("div", { class: "thought" }));

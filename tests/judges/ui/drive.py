@@ -332,8 +332,12 @@ def dies(me):
 def themes(me):
     """In each theme and on a phone: nothing that keeps anybody from reading."""
     page = me.page
-    me.made_up(body=chunks(SHOWN, thought="A list, a table and code would show it well."))
+    me.real()
     me.press("New chat")
+    me.ask(STORY)
+    me.done()
+    page.set_viewport_size({"width": 1100, "height": 1080})
+    me.made_up(body=chunks(SHOWN, thought="A list, a table and code would show it well."))
     me.ask("How do you draft tokens?")
     me.done()
     for scheme in ("light", "dark"):
