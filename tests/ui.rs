@@ -51,8 +51,8 @@ fn a_person_chats_in_a_browser_and_nothing_that_is_written_runs() {
 /// A server with a certificate of its own and one key.
 fn guarded(dir: &Path) -> (House, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let [cert, key, keys, config] = ["cert.pem", "key.pem", "keys.toml", "my.toml"]
-        .map(|name| dir.join(name));
+    let [cert, key, keys, config] =
+        ["cert.pem", "key.pem", "keys.toml", "my.toml"].map(|name| dir.join(name));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let added = mtplx().args(["keys", "--file"]).arg(&keys).args(["add", "ann"]).output().unwrap();

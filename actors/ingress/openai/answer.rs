@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{ApiError, Delivery};
 use super::logprobs::{self, Told};
+use super::{ApiError, Delivery};
 use crate::ingress::reply::{Delta, Reply};
 use crate::ingress::stream::{Cost, End, FinishReason, Piece};
 use crate::ingress::wire::{self, Frames, Wire};
@@ -105,19 +105,7 @@ impl Answer {
         let last = vec![Said::Nothing; prompts.len() * choices];
         let so_far = vec![(0, Cost::default()); last.len()];
         let (created, model, tells, echo) = (unix_s(), model.to_owned(), false, Vec::new());
-        Self {
-            shape,
-            id,
-            created,
-            model,
-            prompts,
-            choices,
-            delivery,
-            tells,
-            echo,
-            last,
-            so_far,
-        }
+        Self { shape, id, created, model, prompts, choices, delivery, tells, echo, last, so_far }
     }
 
     /// The same with what the model thought, and with prompts that are echoed.
