@@ -47,6 +47,7 @@ mod thinking;
 pub mod tls;
 mod tokenize;
 mod trace;
+mod ui;
 mod unknown;
 mod wire;
 mod work;

@@ -23,7 +23,8 @@
 //! * `team`: clients with keys, beside each other;
 //! * `traces`: what a collector is told of a request;
 //! * `tidy`: the rules of the house itself;
-//! * `tls`: encrypted, and with which certificate.
+//! * `tls`: encrypted, and with which certificate;
+//! * `ui`: the chat page, in a browser.
 
 #![allow(
     clippy::unwrap_used,
@@ -56,3 +57,4 @@ mod team;
 mod tidy;
 mod tls;
 mod traces;
+mod ui;

@@ -24,8 +24,8 @@ const CORS_AGE: Duration = Duration::from_secs(600);
 /// Paths that want no key: what watches a server, and what describes it. Below /admin another one
 /// is wanted.
 #[rustfmt::skip]
-const OPEN: [&str; 8] = [
-    "/health", "/livez", "/readyz", "/metrics", "/dashboard", "/openapi.json", "/docs",
+const OPEN: [&str; 9] = [
+    "/health", "/livez", "/readyz", "/metrics", "/dashboard", "/ui", "/openapi.json", "/docs",
     "/v1/models",
 ];
 
@@ -52,9 +52,10 @@ pub(super) async fn guard(
 
 /// Whether a path wants no key.
 pub(super) fn is_open(path: &str) -> bool {
-    OPEN.iter().any(|open| {
-        path.strip_prefix(open).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
+    let under = |open: &&str| {
+        path.strip_prefix(*open).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    path == "/" || OPEN.iter().any(under)
 }
 
 /// Whether nobody's page led a browser here.

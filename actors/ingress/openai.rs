@@ -115,6 +115,8 @@ pub(crate) struct Delivery {
     pub(crate) stream: bool,
     /// Whether a stream ends with the usage.
     pub(crate) include_usage: bool,
+    /// Whether each of its chunks says what was used so far.
+    pub(crate) continuous_usage: bool,
 }
 
 /// Declares the bodies of requests: each has the shared parameters and its own. A macro, because
@@ -278,6 +280,8 @@ pub(crate) enum GenerationMode {
 #[serde(default)]
 pub(crate) struct StreamOptions {
     include_usage: Option<bool>,
+    /// As of vLLM: each chunk says what was used so far.
+    continuous_usage_stats: Option<bool>,
     include_obfuscation: Option<bool>,
 }
 
@@ -446,7 +450,9 @@ impl Shared {
             let reason = "only allowed with \"stream\": true; add that or leave it out";
             return Err(ApiError::invalid("stream_options", reason));
         }
-        Ok(Delivery { stream, include_usage: options.include_usage.unwrap_or(false) })
+        let include_usage = options.include_usage.unwrap_or(false);
+        let continuous_usage = options.continuous_usage_stats.unwrap_or(false);
+        Ok(Delivery { stream, include_usage, continuous_usage })
     }
 }
 

@@ -7,7 +7,7 @@ use utoipa::openapi::{Content, OpenApi as Document, Ref, Response, ResponseBuild
 use utoipa::{Modify, OpenApi};
 
 use super::unknown::UnknownFields;
-use super::{admin, dashboard, guard, reload, routes, tokenize};
+use super::{admin, dashboard, guard, reload, routes, tokenize, ui};
 
 pub(crate) mod answers;
 pub(crate) mod asked;
@@ -43,6 +43,8 @@ mod health;
         routes::metrics,
         routes::document,
         routes::docs,
+        ui::page,
+        ui::file,
         dashboard::page,
         dashboard::script,
         dashboard::style,

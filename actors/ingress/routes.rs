@@ -41,7 +41,7 @@ use super::stream::Events;
 use super::text::iso_8601;
 use super::unknown::Ignored;
 use super::wire::Wire;
-use super::{Config, RenderMetrics, admin, dashboard, docs, openapi, random, tokenize, trace};
+use super::{Config, RenderMetrics, admin, dashboard, docs, openapi, random, tokenize, trace, ui};
 use crate::admission::Served;
 use crate::node::Report;
 use crate::{metrics, thermal};
@@ -111,6 +111,8 @@ pub(super) fn table() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/metrics", get(metrics)),
         ("/openapi.json", get(document)),
         ("/docs", get(docs)),
+        ("/", get(ui::page)),
+        ("/ui/{name}", get(ui::file)),
         ("/dashboard", get(dashboard::page)),
         ("/dashboard/page.js", get(dashboard::script)),
         ("/dashboard/page.css", get(dashboard::style)),
@@ -150,8 +152,8 @@ pub(super) async fn completions(
 }
 
 fn openai(shape: Shape) -> impl FnOnce(&Config, Asked) -> Box<dyn Wire> {
-    move |config, Asked { prompts, choices, include_usage, tells, echo, .. }| {
-        let answer = Answer::new(shape, &config.model, prompts, (choices, include_usage));
+    move |config, Asked { prompts, choices, delivery, tells, echo, .. }| {
+        let answer = Answer::new(shape, &config.model, prompts, (choices, delivery));
         Box::new(answer.with(tells, echo))
     }
 }
@@ -179,7 +181,7 @@ struct Asked {
     thinking: bool,
     /// Answers to each.
     choices: usize,
-    include_usage: bool,
+    delivery: Delivery,
     /// Whether what the model thought of each token is told.
     tells: bool,
     /// The prompts, where texts begin with them.
@@ -239,7 +241,7 @@ async fn answer(
     let rows = rows.min(house.config.requests_max.get().into());
     let bills = (0..rows).map(|_| house.clients.begin(&caller));
     let bills = bills.collect::<Result<Vec<_>, _>>()?;
-    let Delivery { stream, include_usage } = wanted.delivery;
+    let delivery = wanted.delivery;
     let (choices, mut ignored) = (wanted.choices, std::mem::take(&mut wanted.ignored));
     let tells = wanted.sampling.logprobs.is_some();
     let echo = if wanted.echo { house.shown(&wanted.sources) } else { Vec::new() };
@@ -251,9 +253,9 @@ async fn answer(
     let Admitted { choices: running, prompts, thinking, looser } = admitted;
     let running = running.of(attempt);
     ignored.extend(looser);
-    let asked = Asked { prompts, thinking, choices, include_usage, tells, echo };
+    let asked = Asked { prompts, thinking, choices, delivery, tells, echo };
     let mut wire = wire(&house.config, asked);
-    let mut response = if stream {
+    let mut response = if delivery.stream {
         Sse::new(Events::new(wire, running, house.config.keep_alive())).into_response()
     } else {
         let (replies, told, ends) = running.whole().await?;

@@ -99,6 +99,8 @@ pub(crate) struct Piece {
     pub(crate) told: Vec<Told>,
     /// What the choice cost so far.
     pub(crate) cost: Cost,
+    /// Tokens so far.
+    pub(crate) generated: usize,
     /// Whether and how the choice ended with it.
     pub(crate) end: Option<Result<End, Interrupted>>,
 }
@@ -222,7 +224,8 @@ impl Choice {
             self.events = None;
             self.watch.ended(end);
         }
-        Poll::Ready(Some(Piece { deltas, told, cost: self.cost, end }))
+        let Self { cost, generated, .. } = *self;
+        Poll::Ready(Some(Piece { deltas, told, cost, generated, end }))
     }
 
     /// What its row says next, or the one that goes on where that was lost.
@@ -431,8 +434,8 @@ impl Choices {
             // Their rows go with them.
             self.list.clear();
             let end = Some(Err(Interrupted::Superseded));
-            let (deltas, told) = (Vec::new(), Vec::new());
-            return Poll::Ready(Some((0, Piece { deltas, told, cost: Cost::default(), end })));
+            let (deltas, told, cost) = (Vec::new(), Vec::new(), Cost::default());
+            return Poll::Ready(Some((0, Piece { deltas, told, cost, generated: 0, end })));
         }
         let mut all_ended = true;
         for index in (0..n).map(|i| (self.turn + i) % n) {

@@ -3,10 +3,10 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::ApiError;
 use super::logprobs::{self, Told};
+use super::{ApiError, Delivery};
 use crate::ingress::reply::{Delta, Reply};
-use crate::ingress::stream::{End, FinishReason, Piece};
+use crate::ingress::stream::{Cost, End, FinishReason, Piece};
 use crate::ingress::wire::{self, Frames, Wire};
 use crate::ingress::{random, unix_s};
 
@@ -30,14 +30,16 @@ pub(crate) struct Answer {
     prompts: Vec<usize>,
     /// Choices of each prompt.
     choices: usize,
-    /// Whether a stream ends with the usage.
-    include_usage: bool,
+    /// Whether a stream ends with the usage, and each chunk says what was used so far.
+    delivery: Delivery,
     /// Whether it says what the model thought of each token.
     tells: bool,
     /// The prompts, where texts begin with them.
     echo: Vec<String>,
     /// What each choice said last, in a stream.
     last: Vec<Said>,
+    /// Tokens of each choice so far, and what they cost.
+    so_far: Vec<(usize, Cost)>,
 }
 
 /// Where a choice of a stream stands.
@@ -93,7 +95,7 @@ impl Answer {
         shape: Shape,
         model: &str,
         prompts: Vec<usize>,
-        (choices, include_usage): (usize, bool),
+        (choices, delivery): (usize, Delivery),
     ) -> Self {
         let prefix = match shape {
             Shape::Chat => "chatcmpl",
@@ -101,8 +103,9 @@ impl Answer {
         };
         let id = format!("{prefix}-{:016x}{:016x}", random(), random());
         let last = vec![Said::Nothing; prompts.len() * choices];
+        let so_far = vec![(0, Cost::default()); last.len()];
         let (created, model, tells, echo) = (unix_s(), model.to_owned(), false, Vec::new());
-        Self { shape, id, created, model, prompts, choices, include_usage, tells, echo, last }
+        Self { shape, id, created, model, prompts, choices, delivery, tells, echo, last, so_far }
     }
 
     /// The same with what the model thought, and with prompts that are echoed.
@@ -163,7 +166,11 @@ impl Answer {
     fn chunk(&self, choice: Value) -> Envelope<'_> {
         let mut envelope = self.envelope(self.chunk_object());
         envelope.choices.push(choice);
-        envelope.usage = self.include_usage.then_some(Value::Null);
+        envelope.usage = self.delivery.include_usage.then_some(Value::Null);
+        if self.delivery.continuous_usage {
+            envelope.usage = Some(self.used(self.so_far.iter().map(|(tokens, _)| tokens).sum()));
+            envelope.mtp = Some(mtp(self.so_far.iter().map(|(_, cost)| cost)));
+        }
         envelope
     }
 
@@ -183,19 +190,22 @@ impl Answer {
     /// A prompt counts once, however many choices it has; what was cached is what its first choice
     /// found.
     fn usage(&self, ends: &[End]) -> Value {
-        let prompt: usize = self.prompts.iter().sum();
-        let completion: usize = ends.iter().map(|end| end.generated).sum();
-        let mut usage = json!({
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": self.cached(ends)},
-        });
+        let mut usage = self.used(ends.iter().map(|end| end.generated).sum());
+        usage["prompt_tokens_details"] = json!({"cached_tokens": self.cached(ends)});
         if self.shape == Shape::Chat {
             let reasoning: usize = ends.iter().map(|end| end.reasoning).sum();
             usage["completion_tokens_details"] = json!({"reasoning_tokens": reasoning});
         }
         usage
+    }
+
+    fn used(&self, completion: usize) -> Value {
+        let prompt: usize = self.prompts.iter().sum();
+        json!({
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        })
     }
 
     fn cached(&self, ends: &[End]) -> usize {
@@ -212,7 +222,7 @@ impl Answer {
         let cached = self.cached(ends);
         let prompt = self.prompts.iter().sum::<usize>().saturating_sub(cached);
         let predicted: usize = ends.iter().map(|end| end.generated).sum();
-        let Mtp { drafted, accepted } = mtp(ends);
+        let Mtp { drafted, accepted } = mtp(costs(ends));
         json!({
             "prompt_n": prompt, "prompt_ms": prompt_ms,
             "prompt_per_token_ms": ratio(prompt_ms, prompt as f64),
@@ -238,6 +248,7 @@ impl Wire for Answer {
     }
 
     fn piece(&mut self, index: usize, piece: &Piece, out: &mut Frames) {
+        self.so_far[index] = (piece.generated, piece.cost);
         let mut told = piece.told.as_slice();
         let deltas: Vec<Value> = piece.deltas.iter().filter_map(|d| self.delta(index, d)).collect();
         // Of tokens whose text is held back, what the model thought of them is told at once.
@@ -253,17 +264,17 @@ impl Wire for Answer {
         self.last[index] = Said::Over;
         let mut last = self.chunk(self.choice(index, &json!({}), Some(end.reason)));
         // Who asked for the usage finds them there.
-        if self.last.len() == 1 && !self.include_usage {
+        if self.last.len() == 1 && !self.delivery.include_usage {
             last.timings = Some(self.timings(std::slice::from_ref(end)));
         }
         out.push_back(wire::data(&last));
     }
 
     fn close(&mut self, ends: &[End], out: &mut Frames) {
-        if self.include_usage {
+        if self.delivery.include_usage {
             let mut envelope = self.envelope(self.chunk_object());
             envelope.usage = Some(self.usage(ends));
-            envelope.mtp = Some(mtp(ends));
+            envelope.mtp = Some(mtp(costs(ends)));
             envelope.timings = Some(self.timings(ends));
             out.push_back(wire::data(&envelope));
         }
@@ -316,7 +327,7 @@ impl Wire for Answer {
             })
             .collect();
         envelope.usage = Some(self.usage(ends));
-        envelope.mtp = Some(mtp(ends));
+        envelope.mtp = Some(mtp(costs(ends)));
         envelope.timings = Some(self.timings(ends));
         wire::json(&envelope)
     }
@@ -354,8 +365,12 @@ fn ratio(of: f64, to: f64) -> f64 {
     if to > 0.0 { of / to } else { 0.0 }
 }
 
-fn mtp(ends: &[End]) -> Mtp {
-    ends.iter().fold(Mtp::default(), |sum, End { cost, .. }| Mtp {
+fn costs(ends: &[End]) -> impl Iterator<Item = &Cost> {
+    ends.iter().map(|end| &end.cost)
+}
+
+fn mtp<'a>(costs: impl Iterator<Item = &'a Cost>) -> Mtp {
+    costs.fold(Mtp::default(), |sum, cost| Mtp {
         drafted: sum.drafted + cost.drafted,
         accepted: sum.accepted + cost.accepted,
     })

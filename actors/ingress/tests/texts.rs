@@ -78,6 +78,25 @@ async fn usage_is_streamed_if_asked_for() {
 }
 
 #[tokio::test]
+async fn each_chunk_says_what_was_used_so_far_if_asked_for() {
+    let handle = open(config(), info(), says(PARIS, Some(Finish::Stop))).await;
+    let options = json!({"include_usage": true, "continuous_usage_stats": true});
+    let extra = json!({"stream": true, "stream_options": options});
+    let events = chat(&handle, ask(&extra)).await.events();
+    let chunks: Vec<Value> =
+        events[..events.len() - 1].iter().map(|c| serde_json::from_str(c).unwrap()).collect();
+    let told = |key: &str, of: &str| {
+        chunks.iter().map(|c| c[key][of].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let tokens = told("usage", "completion_tokens");
+    assert!(tokens.is_sorted() && tokens[0] == 0 && tokens[1] > 0, "{tokens:?}");
+    assert_eq!(tokens.last(), Some(&10));
+    assert!(told("mtp", "drafted").is_sorted(), "{chunks:?}");
+    let prompt = &chunks[0]["usage"]["prompt_tokens"];
+    assert!(chunks.iter().all(|c| c["usage"]["prompt_tokens"] == *prompt), "{chunks:?}");
+}
+
+#[tokio::test]
 async fn completions_answer_in_their_own_shape() {
     let handle = open(config(), info(), says(PARIS, Some(Finish::Stop))).await;
     let answer = complete(&handle, json!({"prompt": "What?"})).await.json();

@@ -1,0 +1,101 @@
+//! The chat page at /, in a headless Chromium, on the real binary: used by a person, attacked by
+//! what a model writes, encrypted and behind a key. Its pictures are written to target/ui-test;
+//! those in actors/ingress/ui/pictures are some of these.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::house::{House, mtplx, root};
+use crate::openai::{judges, make};
+
+/// A browser, and node for npm, which brings axe-core; or nothing, with a word.
+fn chromium() -> Option<String> {
+    let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "chromium".into());
+    for program in [chromium.as_str(), "node"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            println!("NOT JUDGED: there is no {program} on this machine");
+            return None;
+        }
+    }
+    let found = Command::new("sh").args(["-c", "command -v \"$0\"", &chromium]).output().unwrap();
+    Some(String::from_utf8(found.stdout).unwrap().trim().to_owned())
+}
+
+/// Has a person go through it.
+fn driven(asked: &Value) {
+    let out = Command::new(judges())
+        .arg(root().join("tests/judges/ui/drive.py"))
+        .arg(asked.to_string())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
+    println!("{text}");
+}
+
+#[test]
+fn a_person_chats_in_a_browser_and_nothing_that_is_written_runs() {
+    let Some(chromium) = chromium() else { return };
+    make("judges-js");
+    let folder = root().join("target/ui-test");
+    std::fs::create_dir_all(&folder).unwrap();
+    let house = House::start(&[]);
+    let axe = root().join(".native/judges-js/node_modules/axe-core/axe.min.js");
+    driven(&json!({"url": house.url, "folder": folder, "chromium": chromium, "axe": axe,
+        "pid": house.child.id()}));
+}
+
+/// A server with a certificate of its own and one key.
+fn guarded(dir: &Path) -> (House, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let [cert, key, keys, config] =
+        ["cert.pem", "key.pem", "keys.toml", "my.toml"].map(|name| dir.join(name));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let added = mtplx().args(["keys", "--file"]).arg(&keys).args(["add", "ann"]).output().unwrap();
+    let ann = String::from_utf8(added.stdout).unwrap().trim().to_owned();
+    let text = format!("[tls]\ncert = {cert:?}\nkey = {key:?}\n[keys]\nfile = {keys:?}\n");
+    std::fs::write(&config, text).unwrap();
+    (House::start_unasked(&["--config", config.to_str().unwrap()]), ann)
+}
+
+#[test]
+fn an_encrypted_page_asks_for_the_key_and_keeps_it_with_the_tab_alone() {
+    let Some(chromium) = chromium() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (house, key) = guarded(dir.path());
+    let url = house.url.replace("127.0.0.1", "localhost");
+    driven(&json!({"url": url, "folder": dir.path(), "chromium": chromium, "axe": "", "key": key}));
+}
+
+#[test]
+fn a_browser_keeps_the_page_as_long_as_it_is_the_same() {
+    let house = House::shared();
+    let ask = |path: &str, tag: &str| {
+        crate::house::block(async {
+            let url = format!("{}{path}", house.url);
+            let asked = reqwest::Client::new().get(url).header("if-none-match", tag);
+            let answer = asked.send().await.unwrap();
+            let headers = answer.headers().clone();
+            (answer.status().as_u16(), headers, answer.text().await.unwrap())
+        })
+    };
+    let mut bytes = 0;
+    for path in ["/", "/ui/app.js", "/ui/turns.js", "/ui/style.css", "/ui/icon.svg"] {
+        let (status, headers, body) = ask(path, "\"other\"");
+        assert_eq!(status, 200, "{path}");
+        let policy = headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("default-src 'none'") && policy.contains("trusted-types 'none'"));
+        for html in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+            assert!(!body.contains(html), "{path}: {html}");
+        }
+        bytes += body.len();
+        let (status, _, body) = ask(path, headers["etag"].to_str().unwrap());
+        assert_eq!((status, body.as_str()), (304, ""), "{path}");
+    }
+    assert!(bytes > 10_000, "{bytes}");
+    assert_eq!(ask("/ui/none.js", "").0, 404);
+}
