@@ -59,7 +59,7 @@ pub mod porch;
 pub mod secret;
 mod session;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod wire;
 pub mod worker;
 

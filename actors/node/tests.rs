@@ -22,6 +22,8 @@ use crate::heart::Heart;
 use crate::oracle::{request, script};
 use crate::probe::probe;
 
+pub(crate) mod town;
+
 fn identity() -> Identity {
     Identity { version: "1".into(), model: "m".into(), template: "t".into() }
 }
