@@ -103,7 +103,7 @@ impl Stage {
         let (worker, orders) = probe::<worker::Message>().await;
         let (gate, _) = probe::<gate::Message>().await;
         let server = session::server(&Secret::new(&"5".repeat(64)).unwrap()).await.unwrap();
-        let drain = Duration::from_millis(200);
+        let drain = Duration::from_secs(3);
         let arguments = far::Arguments {
             epoch: 7,
             name: "one".into(),
@@ -198,7 +198,7 @@ async fn who_is_silent_is_lost_with_all_that_was_there() {
 
 #[tokio::test]
 async fn only_the_node_says_who_its_engine_was_at_work_on() {
-    let mut stage = Stage::new(Duration::from_millis(400)).await;
+    let mut stage = Stage::new(Duration::from_secs(60)).await;
     let house = Arc::new(Semaphore::new(9));
     let works: Vec<AtWork> = (0..3).map(|_| AtWork::default()).collect();
     let mut all = Vec::new();
@@ -213,6 +213,9 @@ async fn only_the_node_says_who_its_engine_was_at_work_on() {
     let mut told = Vec::new();
     for (mut events, work) in all.into_iter().zip(&works) {
         assert_eq!(events.recv().await, Some(RowEvent::Seated));
+        if told.len() == 2 {
+            stage.far.stop(None);
+        }
         assert_eq!(events.recv().await, None);
         told.push(work.is());
     }
@@ -221,7 +224,7 @@ async fn only_the_node_says_who_its_engine_was_at_work_on() {
 
 #[tokio::test]
 async fn who_is_drained_is_sent_more_when_that_is_taken_back_unless_it_is_to_end() {
-    let mut stage = Stage::new(Duration::from_secs(9)).await;
+    let mut stage = Stage::new(Duration::from_secs(60)).await;
     let house = Arc::new(Semaphore::new(9));
     let mut events = stage.open(request(3, &[1, 2], 9), &house).await;
     assert!(matches!(stage.order().await, Order::Open { row: 3, .. }));
@@ -232,7 +235,7 @@ async fn who_is_drained_is_sent_more_when_that_is_taken_back_unless_it_is_to_end
     assert_eq!(stage.nodes.resume("one"), Ok(()));
     assert_eq!(stage.order().await, Order::Resume);
     // The drain's deadline passes, and means nothing any more.
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(stage.nodes.reports()[0].state, "ready");
     assert_eq!(events.try_recv(), Err(mpsc::error::TryRecvError::Empty));
     stage.say(Word::Leaving);
