@@ -58,7 +58,7 @@ impl AtWork {
 pub struct Served {
     /// Where requests go. A generation ago it was another.
     pub way: Way,
-    /// Who sets its knobs, where there is one of this process alone.
+    /// Who sets the knobs of this process's engine, where it has one.
     pub tuner: Option<ActorRef<tuner::Message>>,
     /// What the engine is; of several, what all of them can do.
     pub info: Arc<EngineInfo>,

@@ -35,8 +35,13 @@
 //! which somebody else makes by now, and asks to join anew. That is told anew, too, when its engine
 //! was lost and the next one is open.
 //!
+//! **Who is to blame.** Of a row that was lost the node says whether its engine was at work on it
+//! when that ended; the door counts it as it counts those of an engine of its own, so a request
+//! that ends every engine is given up before it has ended all. A node that is cut off or killed
+//! says nothing, and nobody is blamed for it.
+//!
 //! **Leaving.** A node that is drained, or that is to end, gets nothing new; what it has may
-//! finish, and goes on elsewhere when the time is over.
+//! finish, and goes on elsewhere when the time is over. One that was drained can be resumed.
 //!
 //! **Who may join.** Whoever holds the secret ([`secret`]) and has the same version, model,
 //! template and numerics: else texts would depend on who made them. What was read from the network
@@ -54,11 +59,11 @@ pub mod porch;
 pub mod secret;
 mod session;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod wire;
 pub mod worker;
 
-pub use nodes::{Nodes, Report, Seat};
+pub use nodes::{Nodes, Report, Seat, Stays};
 
 /// Names of groups by which actors of one machine find those of the other.
 const SCOPE: &str = "mtplx";

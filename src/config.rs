@@ -262,6 +262,14 @@ impl Source {
         read.map_err(|error| error.at(path, &text))
     }
 
+    /// The error with the line at which the setting stands that it names.
+    fn named(&self, error: ConfigError) -> ConfigError {
+        let Some(path) = &self.file else { return error };
+        // Who cannot be read any more is named without its line.
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        error.at(path, &text)
+    }
+
     /// Lays the mode's settings over the defaults: that of the command line, the file or the
     /// defaults.
     fn lay_mode(&self, table: &mut Table, own: Option<&Table>) -> Result<(), ConfigError> {

@@ -61,6 +61,14 @@ pub enum NodeCommand {
         #[arg(long, default_value = "http://127.0.0.1:8000")]
         url: String,
     },
+    /// Send a node that was drained more again.
+    Resume {
+        /// Its name in the list.
+        name: String,
+        /// The gateway.
+        #[arg(long, default_value = "http://127.0.0.1:8000")]
+        url: String,
+    },
     /// Let a node finish what it has, and send it no more.
     Drain {
         /// Its name in the list.
@@ -190,6 +198,9 @@ pub async fn command(command: &NodeCommand) -> Result<()> {
         }
         NodeCommand::Drain { name, url } => {
             ask(url, Method::PUT, &format!("/{name}/drain")).await.map(drop)
+        }
+        NodeCommand::Resume { name, url } => {
+            ask(url, Method::DELETE, &format!("/{name}/drain")).await.map(drop)
         }
     }
 }

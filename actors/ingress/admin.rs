@@ -11,7 +11,7 @@
 //! | `GET /admin/tuner` | what the tuner believes, which depths it chose, and why |
 //! | `GET /admin/usage` | what each key used since the start |
 //! | `GET /admin/nodes` | the machines that serve, where there are several |
-//! | `PUT /admin/nodes/{name}/drain` | lets one finish what it has, and sends it no more |
+//! | `PUT`, `DELETE /admin/nodes/{name}/drain` | sends one no more, or more again |
 //! | `POST /admin/reload` | reads the settings anew, all or none |
 
 use std::fmt;
@@ -35,9 +35,9 @@ use super::body::{Named, announced, whole};
 use super::openai::ApiError;
 use super::openapi::answers::{Imported, OpenAiError};
 use super::reload::reload;
-use crate::admission::Served;
+use crate::admission::{Served, Way};
 use crate::bank::{self, Command, Failure, Id, Pinned};
-use crate::node::Nodes;
+use crate::node::{Nodes, Stays};
 use crate::tuner;
 
 /// A tuner answers between two reports.
@@ -118,7 +118,7 @@ pub(super) fn table() -> Vec<(&'static str, MethodRouter<Arc<House>>)> {
         ("/admin/tuner", get(tuned)),
         ("/admin/usage", get(usage)),
         ("/admin/nodes", get(nodes)),
-        ("/admin/nodes/{name}/drain", put(drain)),
+        ("/admin/nodes/{name}/drain", put(drain).delete(resume)),
         ("/admin/reload", post(reload)),
     ]
 }
@@ -136,8 +136,11 @@ pub(super) fn refusal(kind: &str, message: &str) -> Json<serde_json::Value> {
 /// Why there is nothing else to say.
 pub(super) enum Sorry {
     Nobody,
+    /// Each node has its own, and this gateway has none.
+    Elsewhere,
     NoId,
     NoNode,
+    Leaving,
     Body(ApiError),
     Failed(Failure),
     Full,
@@ -152,7 +155,18 @@ impl IntoResponse for Sorry {
             Self::NoId | Self::Failed(Failure::Unknown) => {
                 (StatusCode::NOT_FOUND, Failure::Unknown.to_string())
             }
+            Self::Elsewhere => (
+                StatusCode::NOT_IMPLEMENTED,
+                "no engine runs at this gateway now, and each node keeps its bank and tuner to \
+                 itself: GET /metrics at the node (mtplx node --port) has their figures, and \
+                 cluster.engine = true gives the gateway an engine of its own"
+                    .into(),
+            ),
             Self::NoNode => (StatusCode::NOT_FOUND, "no node has this name".into()),
+            Self::Leaving => (
+                StatusCode::CONFLICT,
+                "this node is shutting down; it can join anew once it was started again".into(),
+            ),
             Self::Body(error) => return error.into_response(),
             Self::Failed(failure @ Failure::Refused(_)) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, failure.to_string())
@@ -173,11 +187,17 @@ impl IntoResponse for Sorry {
 type Shared = State<Arc<House>>;
 
 fn bank(house: &House) -> Result<ActorRef<bank::Message>, Sorry> {
-    match house.readiness() {
-        // Each of several engines has a bank of its own.
-        Readiness::Serving(engine) => engine.bank().cloned().ok_or(Sorry::Nobody),
-        Readiness::Between(_) | Readiness::Over(_) => Err(Sorry::Nobody),
-    }
+    let bank = match house.readiness() {
+        Readiness::Serving(Served { way: Way::One(bank), .. }) => Some(bank),
+        Readiness::Serving(Served { way: Way::Several(nodes), .. }) => nodes.own(),
+        Readiness::Between(_) | Readiness::Over(_) => None,
+    };
+    bank.ok_or_else(|| absent(house))
+}
+
+/// Where there is no engine to be asked.
+fn absent(house: &House) -> Sorry {
+    if house.config.nodes.is_some() { Sorry::Elsewhere } else { Sorry::Nobody }
 }
 
 fn named(id: &str) -> Result<Id, Sorry> {
@@ -197,7 +217,7 @@ pub(super) async fn list(State(house): Shared) -> Result<Response, Sorry> {
     responses((status = 200, description = "It.", body = tuner::Shown)))]
 pub(super) async fn tuned(State(house): Shared) -> Result<Response, Sorry> {
     let Readiness::Serving(Served { tuner: Some(tuner), .. }) = house.readiness() else {
-        return Err(Sorry::Nobody);
+        return Err(absent(&house));
     };
     match tuner.call(tuner::Message::Show, Some(ANSWER_TIME)).await {
         Ok(CallResult::Success(shown)) => Ok(Json(shown).into_response()),
@@ -220,7 +240,7 @@ pub(super) async fn nodes(State(house): Shared) -> Response {
     Json(json!({"nodes": nodes})).into_response()
 }
 
-/// Lets one of them finish what it has, and sends it no more until it joins anew.
+/// Lets one of them finish what it has, and sends it no more until it is resumed or joins anew.
 #[utoipa::path(put, path = "/admin/nodes/{name}/drain", tag = "admin", security(("admin" = [])),
     params(("name" = String, Path, description = "The name of a node.")),
     responses((status = 204, description = "It is drained from now on.")))]
@@ -228,6 +248,21 @@ pub(super) async fn drain(State(house): Shared, Named(name): Named) -> Result<Re
     match house.config.nodes.as_ref().is_some_and(|nodes| nodes.drain(&name)) {
         true => Ok(StatusCode::NO_CONTENT.into_response()),
         false => Err(Sorry::NoNode),
+    }
+}
+
+/// Sends one that was drained more again.
+#[utoipa::path(delete, path = "/admin/nodes/{name}/drain", tag = "admin",
+    security(("admin" = [])),
+    params(("name" = String, Path, description = "The name of a node.")),
+    responses((status = 204, description = "It is not drained any more."),
+        (status = 409, description = "Its machine is shutting down.", body = OpenAiError)))]
+pub(super) async fn resume(State(house): Shared, Named(name): Named) -> Result<Response, Sorry> {
+    let nodes = house.config.nodes.as_ref().ok_or(Sorry::NoNode)?;
+    match nodes.resume(&name) {
+        Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(Stays::Unknown) => Err(Sorry::NoNode),
+        Err(Stays::Leaving) => Err(Sorry::Leaving),
     }
 }
 

@@ -58,6 +58,7 @@ mod health;
         admin::usage,
         admin::nodes,
         admin::drain,
+        admin::resume,
         reload::reload,
     ),
     components(schemas(answers::OpenAiError, answers::AnthropicError)),
@@ -160,10 +161,11 @@ const ERRORS: [(&str, &str); 4] = [
     ("500", "A mistake of the server's own; it was logged."),
 ];
 
-const ADMIN_ERRORS: [(&str, &str); 5] = [
+const ADMIN_ERRORS: [(&str, &str); 6] = [
     ("401", "This route wants the admin token."),
     ("404", "Nothing is kept under this name, or no admin token is set here."),
     ("413", "The file is longer than this server accepts."),
+    ("501", "No engine runs at this gateway: its nodes keep what they have to themselves."),
     ("503", "Nobody serves at the moment."),
     ("507", "There is no room for it."),
 ];

@@ -13,6 +13,7 @@ mod judges;
 mod life;
 mod limits;
 mod logprobs;
+mod nodes;
 mod openapi;
 mod refusals;
 mod reload;

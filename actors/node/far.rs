@@ -32,8 +32,10 @@ pub enum Message {
     Look,
     /// Send it nothing more.
     Drain,
-    /// What it still has goes on elsewhere.
-    Deadline,
+    /// Send it more again.
+    Resume,
+    /// What it still has goes on elsewhere, if this drain was not taken back.
+    Deadline(u64),
 }
 
 impl ractor::Message for Message {}
@@ -75,6 +77,10 @@ pub(super) struct State {
     heard: Instant,
     beaten: Instant,
     health: Health,
+    /// Drains that there were.
+    drains: u64,
+    /// Whether the node is to end.
+    leaving: bool,
 }
 
 struct Row {
@@ -102,7 +108,8 @@ impl Actor for Far {
         myself.send_interval(LOOK_TIME.min(of.times.beat), || Message::Look);
         let now = Instant::now();
         let health = Health::Ready;
-        Ok(State { of, id, rows: BTreeMap::new(), born: now, heard: now, beaten: now, health })
+        let (rows, drains, leaving) = (BTreeMap::new(), 0, false);
+        Ok(State { of, id, rows, born: now, heard: now, beaten: now, health, drains, leaving })
     }
 
     async fn handle(
@@ -116,7 +123,9 @@ impl Actor for Far {
             Message::Heard(Heard(word)) => state.hear(&myself, word),
             Message::Look => state.look(&myself),
             Message::Drain => state.drain(&myself),
-            Message::Deadline => state.move_on(),
+            Message::Resume => state.resume(),
+            Message::Deadline(drain) if drain == state.drains => state.move_on(),
+            Message::Deadline(_) => {}
         }
         Ok(())
     }
@@ -172,7 +181,11 @@ impl State {
                 let rtt = Duration::from_micros(now.saturating_sub(stamp));
                 self.of.nodes.timed(self.id, rtt);
             }
-            Word::Leaving => self.drain(myself),
+            Word::Leaving => {
+                self.leaving = true;
+                self.of.nodes.leaving(self.id);
+                self.drain(myself);
+            }
             Word::Lost(reason) => {
                 tracing::warn!(node = self.of.name, reason, "a node lost its engine");
                 myself.stop(Some(reason));
@@ -183,12 +196,13 @@ impl State {
     fn news(&mut self, row: u64, news: News) {
         // Of a row that is not here any more nobody wants to hear.
         let Some(known) = self.rows.get_mut(&row) else { return };
-        if news == News::Seated {
-            known.work.set(true);
-        }
         match news {
-            // It may have left with its engine: whether that was at work on it stays as it was.
-            News::Left => drop(self.rows.remove(&row)),
+            // Only the node knows. One that is killed or cut off says nothing, and no row of it is
+            // blamed.
+            News::Left(at_work) => {
+                known.work.set(at_work);
+                self.rows.remove(&row);
+            }
             News::GaveUp(reason) => {
                 known.grammar.iter().for_each(|grammar| grammar.gave_up(&reason));
             }
@@ -259,7 +273,19 @@ impl State {
         }
         tracing::info!(node = self.of.name, rows = self.rows.len(), "a node is drained");
         self.turn(Health::Draining);
-        myself.send_after(self.of.times.drain, || Message::Deadline);
+        self.drains += 1;
+        let drain = self.drains;
+        myself.send_after(self.of.times.drain, move || Message::Deadline(drain));
+    }
+
+    fn resume(&mut self) {
+        if self.health == Health::Draining && !self.leaving {
+            tracing::info!(node = self.of.name, "a node is drained no more");
+            // A deadline that is on its way finds another number.
+            self.drains += 1;
+            self.say(Order::Resume);
+            self.turn(Health::Ready);
+        }
     }
 
     fn move_on(&mut self) {

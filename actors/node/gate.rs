@@ -188,6 +188,7 @@ impl Actor for Gate {
         (of, server): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         myself.send_interval(LOOK_TIME, || Message::Look);
+        of.nodes.kept_by(myself);
         let waiting = "no node has joined yet".to_owned();
         let state = State {
             of,
@@ -377,7 +378,7 @@ impl State {
         match all.min_by_key(room) {
             Some(info) if self.of.nodes.is_open() => self.of.door.serve(Served {
                 way: Way::Several(self.of.nodes.clone()),
-                tuner: None,
+                tuner: self.own.as_ref().and_then(|(_, served)| served.tuner.clone()),
                 info: Arc::new(info.clone()),
                 heart: self.heart.clone(),
             }),

@@ -13,7 +13,7 @@ use mtplx_core::route::{Ask, Health, NodeId, Placed, Route};
 use ractor::{ActorId, ActorRef};
 use serde::Serialize;
 
-use super::far;
+use super::{far, gate};
 use crate::admission::Admission;
 use crate::{bank, metrics};
 
@@ -26,6 +26,8 @@ struct Table {
     route: Route,
     nodes: BTreeMap<NodeId, Node>,
     last_id: u64,
+    /// Whom to tell that somebody is drained, or is not any more.
+    gate: Option<ActorRef<gate::Message>>,
     /// Names that metrics know: so many that those who come and go do not fill them.
     labels: BTreeSet<String>,
 }
@@ -39,6 +41,8 @@ struct Node {
     to: To,
     slots: usize,
     rtt: Option<Duration>,
+    /// Whether its machine is to end.
+    leaving: bool,
 }
 
 /// Where an engine is.
@@ -55,6 +59,31 @@ impl To {
         match self {
             Self::Here(bank) => bank.get_id(),
             Self::There(far) => far.get_id(),
+        }
+    }
+}
+
+/// Why somebody is sent no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stays {
+    /// None has this name.
+    Unknown,
+    /// Its machine is to end.
+    Leaving,
+}
+
+impl Table {
+    fn named(&self, name: &str) -> Option<NodeId> {
+        self.nodes.iter().find_map(|(&id, node)| (node.name == name).then_some(id))
+    }
+
+    /// Tells a stand-in, and the gate. Who is gone needs to know nothing.
+    fn tell(&self, id: NodeId, what: far::Message) {
+        if let Some(Node { to: To::There(far), .. }) = self.nodes.get(&id) {
+            let _ = far.cast(what);
+        }
+        if let Some(gate) = &self.gate {
+            let _ = gate.cast(gate::Message::Changed);
         }
     }
 }
@@ -87,7 +116,7 @@ impl Nodes {
             table.labels.insert(name.clone());
         }
         let label = table.labels.get(&name).cloned().unwrap_or_else(|| "other".to_owned());
-        table.nodes.insert(id, Node { name, label, to, slots, rtt: None });
+        table.nodes.insert(id, Node { name, label, to, slots, rtt: None, leaving: false });
         id
     }
 
@@ -113,6 +142,25 @@ impl Nodes {
     /// Whether it is sent more.
     pub(super) fn turn(&self, id: NodeId, health: Health) {
         self.lock().route.turn(id, health);
+    }
+
+    /// Its machine is to end: it is sent no more.
+    pub(super) fn leaving(&self, id: NodeId) {
+        self.lock().nodes.entry(id).and_modify(|node| node.leaving = true);
+    }
+
+    /// Who keeps the gate.
+    pub(super) fn kept_by(&self, gate: ActorRef<gate::Message>) {
+        self.lock().gate = Some(gate);
+    }
+
+    /// This machine's own bank, where its engine serves.
+    pub(crate) fn own(&self) -> Option<ActorRef<bank::Message>> {
+        let own = |node: &Node| match &node.to {
+            To::Here(bank) => Some(bank.clone()),
+            To::There(_) => None,
+        };
+        self.lock().nodes.values().find_map(own)
     }
 
     /// What a message took there and back.
@@ -185,19 +233,29 @@ impl Nodes {
     /// Lets one finish what it has, and sends it no more. False if none has this name.
     #[must_use]
     pub fn drain(&self, name: &str) -> bool {
-        let named = |table: &Table| {
-            let of =
-                |(&id, node): (&NodeId, &Node)| (node.name == name).then(|| (id, node.to.clone()));
-            table.nodes.iter().find_map(of)
-        };
         let mut table = self.lock();
-        let Some((id, to)) = named(&table) else { return false };
+        let Some(id) = table.named(name) else { return false };
         table.route.turn(id, Health::Draining);
-        drop(table);
-        if let To::There(far) = to {
-            let _ = far.cast(far::Message::Drain);
-        }
+        table.tell(id, far::Message::Drain);
         true
+    }
+
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// When there is nobody to be sent more.
+    pub fn resume(&self, name: &str) -> Result<(), Stays> {
+        let mut table = self.lock();
+        let id = table.named(name).ok_or(Stays::Unknown)?;
+        let Some(Node { to, leaving: false, .. }) = table.nodes.get(&id) else {
+            return Err(Stays::Leaving);
+        };
+        // Who is elsewhere is told first, and sent more when its stand-in knows.
+        if matches!(to, To::Here(_)) {
+            table.route.turn(id, Health::Ready);
+        }
+        table.tell(id, far::Message::Resume);
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

@@ -28,8 +28,8 @@ use tokio_rustls::rustls::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// Shortest secret: that of [`Secret::draw`] has 64 characters.
-const CHARS_MIN: usize = 32;
+/// Hexadecimal digits of a secret: 256 bits, which nobody guesses.
+const DIGITS: usize = 64;
 /// Before the seed in a PKCS #8 file of an Ed25519 key (RFC 8410).
 const PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
@@ -55,9 +55,12 @@ pub enum Unfit {
     /// Others can read it.
     #[error("{0}: others than its owner can read the secret; run chmod 600 on it")]
     Open(String),
-    /// It could be guessed.
-    #[error("{0}: the secret is shorter than 32 characters; make one with `mtplx node secret`")]
-    Short(String),
+    /// It may be guessed.
+    #[error(
+        "{0}: a secret has 64 hexadecimal digits and nothing else; `mtplx node secret FILE` makes \
+         one"
+    )]
+    Weak(String),
     /// The cryptography refused it.
     #[error("the secret cannot be made a key: {0}")]
     Key(#[from] Error),
@@ -79,16 +82,17 @@ impl Secret {
             }
         }
         let text = std::fs::read_to_string(path).map_err(read)?;
-        Self::new(&text).ok_or(Unfit::Short(shown))
+        Self::new(&text).ok_or(Unfit::Weak(shown))
     }
 
-    /// The secret that stands there, if it is long enough.
+    /// The secret that stands there, if it may have been drawn at random.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
-        if text.chars().count() < CHARS_MIN {
+        if text.len() != DIGITS || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
+        let text = text.to_ascii_lowercase();
         let derive = |what: &str| {
             let context = format!("mtplx 2026-11 between nodes: {what}");
             blake3::derive_key(&context, text.as_bytes())
@@ -291,8 +295,12 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_long_and_nobody_elses_to_read() {
-        assert!(Secret::new("short").is_none());
+    fn a_secret_is_64_hexadecimal_digits_and_nobody_elses_to_read() {
+        for weak in ["", "short", &"correct horse battery staple ".repeat(3), &"1".repeat(63)] {
+            assert!(Secret::new(weak).is_none(), "{weak}");
+        }
+        assert!(Secret::new(&"g".repeat(64)).is_none() && Secret::new(&"1".repeat(65)).is_none());
+        assert!(Secret::new(&format!("{}\n", "aB".repeat(32))).is_some());
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         std::fs::write(&path, "3".repeat(64)).unwrap();
@@ -303,6 +311,9 @@ mod tests {
         set(0o644);
         assert!(Secret::read(&path).unwrap_err().to_string().contains("chmod 600"));
         set(0o600);
+        std::fs::write(&path, "x".repeat(64)).unwrap();
+        assert!(Secret::read(&path).unwrap_err().to_string().contains("mtplx node secret"));
+        std::fs::write(&path, "3".repeat(64)).unwrap();
         assert_eq!(format!("{:?}", Secret::read(&path).unwrap()), "Secret");
     }
 }

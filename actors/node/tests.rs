@@ -15,12 +15,14 @@ use super::far::{self, Far, Heard, Times};
 use super::nodes::To;
 use super::secret::Secret;
 use super::wire::{self, Hello, Info, Letter, News, Order, Word};
-use super::{Config, Identity, Nodes, gate, session, worker};
+use super::{Config, Identity, Nodes, Stays, gate, session, worker};
 use crate::admission::{Admission, AtWork};
 use crate::bank;
 use crate::heart::Heart;
 use crate::oracle::{request, script};
 use crate::probe::probe;
+
+pub(crate) mod town;
 
 fn identity() -> Identity {
     Identity { version: "1".into(), model: "m".into(), template: "t".into() }
@@ -101,7 +103,7 @@ impl Stage {
         let (worker, orders) = probe::<worker::Message>().await;
         let (gate, _) = probe::<gate::Message>().await;
         let server = session::server(&Secret::new(&"5".repeat(64)).unwrap()).await.unwrap();
-        let drain = Duration::from_millis(200);
+        let drain = Duration::from_secs(3);
         let arguments = far::Arguments {
             epoch: 7,
             name: "one".into(),
@@ -118,9 +120,18 @@ impl Stage {
     }
 
     async fn open(&self, request: Request, house: &Arc<Semaphore>) -> mpsc::Receiver<RowEvent> {
+        self.open_for(request, house, AtWork::default()).await
+    }
+
+    async fn open_for(
+        &self,
+        request: Request,
+        house: &Arc<Semaphore>,
+        work: AtWork,
+    ) -> mpsc::Receiver<RowEvent> {
         let permit = Arc::clone(house).acquire_owned().await.unwrap();
         let (events, receiver) = mpsc::channel(64);
-        let (since, work, span) = (Instant::now(), AtWork::default(), Span::none());
+        let (since, span) = (Instant::now(), Span::none());
         let admission = Box::new(Admission { request, events, permit, since, work, span });
         self.far.cast(far::Message::Open(admission)).unwrap();
         receiver
@@ -164,7 +175,7 @@ async fn rows_of_a_node_are_made_there_cancelled_there_and_hold_their_places_unt
         assert_eq!(events.recv().await, Some(event));
     }
     assert_eq!(house.available_permits(), 1);
-    stage.say(Word::News(vec![(3, News::Left)]));
+    stage.say(Word::News(vec![(3, News::Left(false))]));
     assert_eq!(events.recv().await, None);
     assert_eq!(house.available_permits(), 2);
     drop(stage.open(request(4, &[1, 2], 9), &house).await);
@@ -183,6 +194,69 @@ async fn who_is_silent_is_lost_with_all_that_was_there() {
     assert_eq!(house.available_permits(), 2);
     assert!(matches!(stage.order().await, Order::Open { row: 3, .. }));
     assert_eq!(stage.order().await, Order::Part);
+}
+
+#[tokio::test]
+async fn only_the_node_says_who_its_engine_was_at_work_on() {
+    let mut stage = Stage::new(Duration::from_secs(60)).await;
+    let house = Arc::new(Semaphore::new(9));
+    let works: Vec<AtWork> = (0..3).map(|_| AtWork::default()).collect();
+    let mut all = Vec::new();
+    for (row, work) in (1..).zip(&works) {
+        all.push(stage.open_for(request(row, &[1, 2], 9), &house, work.clone()).await);
+        assert!(matches!(stage.order().await, Order::Open { .. }));
+    }
+    stage.say(Word::News((1..=3).map(|row| (row, News::Seated)).collect()));
+    // One was at work when its engine ended, one was parked; of the third nothing is heard any
+    // more, as of one whose node was killed or cut off.
+    stage.say(Word::News(vec![(1, News::Left(true)), (2, News::Left(false))]));
+    let mut told = Vec::new();
+    for (mut events, work) in all.into_iter().zip(&works) {
+        assert_eq!(events.recv().await, Some(RowEvent::Seated));
+        if told.len() == 2 {
+            stage.far.stop(None);
+        }
+        assert_eq!(events.recv().await, None);
+        told.push(work.is());
+    }
+    assert_eq!(told, [true, false, false]);
+}
+
+#[tokio::test]
+async fn who_is_drained_is_sent_more_when_that_is_taken_back_unless_it_is_to_end() {
+    let mut stage = Stage::new(Duration::from_secs(60)).await;
+    let house = Arc::new(Semaphore::new(9));
+    let mut events = stage.open(request(3, &[1, 2], 9), &house).await;
+    assert!(matches!(stage.order().await, Order::Open { row: 3, .. }));
+    assert!(stage.nodes.drain("one"));
+    assert_eq!(stage.order().await, Order::Drain);
+    assert!(!stage.nodes.is_open());
+    assert_eq!(stage.nodes.resume("two"), Err(Stays::Unknown));
+    assert_eq!(stage.nodes.resume("one"), Ok(()));
+    assert_eq!(stage.order().await, Order::Resume);
+    // The drain's deadline passes, and means nothing any more.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(stage.nodes.reports()[0].state, "ready");
+    assert_eq!(events.try_recv(), Err(mpsc::error::TryRecvError::Empty));
+    stage.say(Word::Leaving);
+    assert_eq!(stage.order().await, Order::Drain);
+    assert_eq!(stage.nodes.resume("one"), Err(Stays::Leaving));
+    assert_eq!(events.recv().await, None);
+}
+
+#[tokio::test]
+async fn draining_the_own_engine_is_told_at_the_gate_and_can_be_taken_back() {
+    let nodes = Nodes::default();
+    let (bank, _) = probe::<bank::Message>().await;
+    let (gate, mut told) = probe::<gate::Message>().await;
+    nodes.kept_by(gate);
+    nodes.join("gateway".into(), To::Here(bank.clone()), 4);
+    assert_eq!(nodes.own().map(|own| own.get_id()), Some(bank.get_id()));
+    assert!(nodes.drain("gateway") && !nodes.is_open());
+    assert!(matches!(told.recv().await, Some(gate::Message::Changed)));
+    assert_eq!(nodes.resume("gateway"), Ok(()));
+    assert!(nodes.is_open());
+    assert!(matches!(told.recv().await, Some(gate::Message::Changed)));
 }
 
 #[tokio::test]

@@ -87,6 +87,8 @@ pub(super) enum Order {
     Beat(u64),
     /// Nothing more will come; what runs may finish.
     Drain,
+    /// More will come.
+    Resume,
     /// The membership is over.
     Part,
 }
@@ -122,8 +124,9 @@ pub(super) enum News {
     Late,
     /// Its grammar gave up; the end follows.
     GaveUp(String),
-    /// It is not there any more. Without an end before, it was lost.
-    Left,
+    /// It is not there any more. Without an end before, it was lost; `true` if its engine was at
+    /// work on it when that ended.
+    Left(bool),
 }
 
 /// As [`Usage`].
@@ -308,7 +311,7 @@ impl News {
                 RowEvent::Refused(Shortage { needed, left, budget })
             }
             Self::Late => RowEvent::Late,
-            Self::GaveUp(_) | Self::Left => return None,
+            Self::GaveUp(_) | Self::Left(_) => return None,
         })
     }
 }

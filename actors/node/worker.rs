@@ -27,7 +27,7 @@ mod join;
 mod rows;
 
 use self::join::join;
-use self::rows::Outbox;
+use self::rows::{Made, Outbox};
 
 /// Rows that are taken at once: far more than a door lets in.
 const ROWS_MAX: usize = 4096;
@@ -231,7 +231,7 @@ struct Member {
     of: Membership,
     heard: Instant,
     /// By their names at the gateway. What is dropped is cancelled.
-    rows: BTreeMap<u64, oneshot::Sender<()>>,
+    rows: BTreeMap<u64, Made>,
     outbox: Outbox,
 }
 
@@ -323,6 +323,8 @@ impl State {
     }
 
     fn joined(&mut self, myself: &ActorRef<Message>, result: Result<Membership, Refused>) {
+        // Of a try that is over nobody wants to hear.
+        let Link::Joining = self.link else { return };
         match result {
             Ok(of) => {
                 tracing::info!(gateway = self.of.gateway, "joined");
@@ -354,6 +356,7 @@ impl State {
         if let Link::Member(_) = &self.link {
             // First what they made, and which of them the engine was at work on.
             self.send();
+            self.leave();
             self.say(Word::Lost(reason.to_owned()));
             self.link = Link::Apart;
         }

@@ -3,7 +3,7 @@
 use mtplx_actors::ingress::reload::Changed;
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, Written};
+use super::{Config, ConfigError, Source, Written};
 
 /// Settings that hold at once.
 const LIVE: &[&str] = &[
@@ -166,6 +166,7 @@ impl Config {
         config.engine = self.engine.clone();
         (config.keys, config.admin, config.tls) = (read.keys, read.admin, read.tls);
         config.check_door()?;
+        self.check_bank(&config, &read.source)?;
         let mut read_anew = Vec::new();
         if config.keys_file == self.keys_file && config.keys != self.keys {
             read_anew.push("keys.file".to_owned());
@@ -174,6 +175,23 @@ impl Config {
             read_anew.extend(["tls.cert".to_owned(), "tls.key".to_owned()]);
         }
         Ok(Next { config, changed, read_anew, restart_needed })
+    }
+}
+
+impl Config {
+    /// The engine that runs has pages for no more than its bank had at the start. What is written
+    /// may be more by the budget that holds than by the one that is written beside it.
+    fn check_bank(&self, next: &Self, from: &Source) -> Result<(), ConfigError> {
+        let (most, bytes) = (self.engine.bank_bytes, next.actors.bank.bytes_max);
+        if bytes <= most {
+            return Ok(());
+        }
+        let reason = format!(
+            "{BANK_BYTES} comes to {bytes} as long as engine.memory_budget is as it was at the \
+             start, and the engine has pages for {most}: write a number of at most {most}, or \
+             restart"
+        );
+        Err(from.named(ConfigError::Part(reason)))
     }
 }
 
@@ -266,6 +284,23 @@ mod tests {
         assert_eq!(names(&more.restart_needed), ["bank.bytes_max"]);
         assert_eq!(more.config.actors.bank.bytes_max, 900_000);
         assert_eq!(names(&more.changed), ["admin.token", "server.queue_s"]);
+    }
+
+    #[test]
+    fn a_bank_that_only_another_budget_would_bear_is_refused_by_its_line() {
+        let first =
+            load("[engine]\nmemory_budget = 16_000_000_000\n[bank]\nbytes_max = 1_000_000\n");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("next.toml");
+        // An eighth of this budget is less than what the engine has pages for; of the one that
+        // holds until the next start it is more.
+        let text = "[engine]\nmemory_budget = 4_000_000\n[bank]\n\nbytes_max = 0\n";
+        std::fs::write(&path, text).unwrap();
+        let error = first.next(Config::load(Some(&path), &[]).unwrap()).unwrap_err().to_string();
+        let place = format!("{}, line 5: bank.bytes_max", path.display());
+        assert!(error.starts_with(&place) && error.contains("engine.memory_budget"), "{error}");
+        let fine = first.next(load("[engine]\nmemory_budget = 4_000_000\n[bank]\nbytes_max = 5\n"));
+        assert_eq!(fine.unwrap().config.actors.bank.bytes_max, 5);
     }
 
     #[test]

@@ -23,6 +23,14 @@ const GATHER_TIME: Duration = Duration::from_millis(1);
 /// News in one message.
 const NEWS_MAX: usize = 4096;
 
+/// A row that is made here.
+pub(super) struct Made {
+    /// Dropped with it, which cancels it.
+    _cancel: oneshot::Sender<()>,
+    /// Whether the engine is at work on it.
+    work: AtWork,
+}
+
 /// What rows have made and was not sent yet; clones are the same.
 #[derive(Clone)]
 pub(super) struct Outbox {
@@ -70,6 +78,7 @@ impl State {
                 self.draining = true;
                 self.rest();
             }
+            Order::Resume => self.draining = false,
             Order::Part => {
                 tracing::warn!(gateway = self.of.gateway, "the gateway ended the membership");
                 self.link = Link::Apart;
@@ -83,18 +92,19 @@ impl State {
         let Link::Member(member) = &mut self.link else { return };
         let outbox = member.outbox.clone();
         let Some(info) = self.engine.as_ref().map(|engine| Arc::clone(&engine.info)) else {
-            return outbox.put(row, News::Left);
+            return outbox.put(row, News::Left(false));
         };
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            return outbox.put(row, News::Left);
+            return outbox.put(row, News::Left(false));
         };
         if !asked.is_sound(info.vocab, info.context_tokens_max) {
             tracing::error!(row, "the gateway asks for what cannot be");
             outbox.put(row, News::Finished(Finish::Fault.into(), Usage::default().into()));
-            return outbox.put(row, News::Left);
+            return outbox.put(row, News::Left(false));
         }
         let (cancel, cancelled) = oneshot::channel();
-        member.rows.insert(row, cancel);
+        let work = AtWork::default();
+        member.rows.insert(row, Made { _cancel: cancel, work: work.clone() });
         let epoch = member.of.epoch;
         let id = RequestId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         let (grammars, myself) = (Arc::clone(&self.grammars), myself.clone());
@@ -108,7 +118,7 @@ impl State {
             };
             let request = asked.request(id, grammar);
             let (sender, events) = channel(&request);
-            let (since, work, span) = (Instant::now(), AtWork::default(), Span::none());
+            let (since, span) = (Instant::now(), Span::none());
             let admission = Some(Admission { request, events: sender, permit, since, work, span });
             Some(Ready { epoch, row, admission, events, bound, cancelled })
         };
@@ -119,7 +129,7 @@ impl State {
                 None => {
                     tracing::error!(row, "a grammar that the gateway compiled does not compile");
                     outbox.put(row, News::Finished(Finish::Fault.into(), Usage::default().into()));
-                    outbox.put(row, News::Left);
+                    outbox.put(row, News::Left(false));
                 }
             }
         });
@@ -133,20 +143,39 @@ impl State {
         let outbox = member.outbox.clone();
         let bank = self.engine.as_ref().and_then(Served::bank);
         let Ready { row, admission, events, bound, cancelled, .. } = ready;
+        let work = admission.as_ref().map(|admission| admission.work.clone()).unwrap_or_default();
         if let (Some(bank), Some(admission)) = (bank, admission) {
             // One that is gone drops it, which ends what is carried.
             let _ = bank.cast(bank::Message::Open(admission));
         }
-        tokio::spawn(carry(row, events, bound, cancelled, outbox));
+        let carried = async move {
+            carry(row, events, bound, cancelled, &outbox).await;
+            outbox.put(row, News::Left(work.is()));
+        };
+        tokio::spawn(carried);
+    }
+
+    /// Says of all rows that they have left with their engine. It is gone before its streams are
+    /// found to be closed: who waited for that would blame nobody.
+    pub(super) fn leave(&mut self) {
+        let Link::Member(member) = &mut self.link else { return };
+        let failed = self.leaving.is_empty();
+        let left = |(row, made): (u64, Made)| (row, News::Left(failed && made.work.is()));
+        let left: Vec<_> = std::mem::take(&mut member.rows).into_iter().map(left).collect();
+        if !left.is_empty() {
+            self.say(Word::News(left));
+        }
     }
 
     /// Sends what was gathered, and forgets those that have left.
     pub(super) fn send(&mut self) {
         let Link::Member(member) = &mut self.link else { return };
         let mut news = member.outbox.take();
-        for (row, news) in &news {
-            if *news == News::Left {
+        for (row, news) in &mut news {
+            if let News::Left(at_work) = news {
                 member.rows.remove(row);
+                // An engine that is told to end did not fail.
+                *at_work &= self.leaving.is_empty();
             }
         }
         while !news.is_empty() {
@@ -163,7 +192,7 @@ async fn carry(
     mut events: mpsc::Receiver<RowEvent>,
     bound: Option<Bound>,
     mut cancelled: oneshot::Receiver<()>,
-    outbox: Outbox,
+    outbox: &Outbox,
 ) {
     let mut wanted = true;
     loop {
@@ -187,5 +216,4 @@ async fn carry(
         }
         outbox.put(row, event.into());
     }
-    outbox.put(row, News::Left);
 }
