@@ -384,7 +384,9 @@ impl<E: Engine> State<E> {
             if moving && (self.tuning.is_some() || !self.parcels.is_empty()) {
                 self.cycling = true;
                 let _own = self.span.enter();
-                let pause = std::mem::take(&mut self.pause);
+                // What passed since has paid for it: who comes later does not wait.
+                let rested = self.worked_until.map_or(Duration::ZERO, |at| at.elapsed());
+                let pause = std::mem::take(&mut self.pause).saturating_sub(rested);
                 if pause.is_zero() {
                     myself.cast(Message::Cycle)?;
                 } else {

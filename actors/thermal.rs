@@ -23,6 +23,8 @@ mod mac;
 #[cfg(target_os = "linux")]
 mod nvml;
 mod reading;
+#[cfg(any(test, target_os = "linux"))]
+mod roles;
 mod sensor;
 mod shown;
 #[cfg(test)]
@@ -203,6 +205,8 @@ pub struct State {
     sensor: Arc<Mutex<Option<Box<dyn Sensor>>>>,
     thermostat: Thermostat,
     restraint: Restraint,
+    /// Whether those it speaks to were told all of it: another may have told them before.
+    told: bool,
     /// Readings so far, and the last.
     samples: u64,
     reading: Reading,
@@ -228,6 +232,7 @@ impl Actor for Thermal {
             sensor: Arc::default(),
             thermostat: Thermostat::new(config.limits()),
             restraint: Restraint { bank: 1.0, ..Restraint::default() },
+            told: false,
             samples: 0,
             reading: Reading::default(),
             tuner,
@@ -282,7 +287,12 @@ impl State {
             tracing::warn!(?ceiling, celsius, ?reasons, "the thermal ceiling changed");
         }
         let last = std::mem::replace(&mut self.restraint, restraint);
-        self.tell(Some(last));
+        if self.told {
+            self.tell(Some(last));
+        } else if self.reading.is_of_heat() {
+            self.tell(None);
+            self.told = true;
+        }
         Ok(())
     }
 

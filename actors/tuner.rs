@@ -1,7 +1,7 @@
 //! The author of the knobs.
 //!
 //! * **Owns** the knobs and what was learnt of cycles.
-//! * **Hears** `Report`, `Ceiling`, `Pause`, `Limits`, `Observe`, `Show`; from itself `Keep`.
+//! * **Hears** `Report`, `Ceiling`, `Pause`, `Configure`, `Observe`, `Show`; from itself `Keep`.
 //! * **Says** `decode::Tune`: at once at birth, then whenever the knobs change.
 //! * **Dies** with its generation; the next begins from what was learnt, where there is a folder
 //!   for that, else from the config.
@@ -36,8 +36,8 @@ pub enum Message {
     Ceiling(Ceiling),
     /// Heat wants such a share of the time for pauses.
     Pause(f32),
-    /// Move within these bounds from now on; what was learnt within others begins anew.
-    Limits(TuneLimits),
+    /// Move within these bounds from now on; what was learnt within others is put down.
+    Configure(Config),
     /// Say what is believed.
     Observe(RpcReplyPort<Snapshot>),
     /// The same in full.
@@ -153,7 +153,8 @@ pub struct State {
     /// As they were told to the metrics last.
     counts: (u64, u64, u64),
     config: Config,
-    has_drafts: bool,
+    info: EngineInfo,
+    /// Whether what was learnt is kept, and where.
     shelf: Option<Shelf>,
     kept: Learnt,
     decode: ActorRef<decode::Message>,
@@ -169,8 +170,7 @@ impl Actor for Tuner {
         myself: ActorRef<Message>,
         Arguments { config, info, shelf, decode }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let limits = config.limits(&info);
-        let mut learner = Learner::new(limits);
+        let mut learner = Learner::new(config.limits(&info));
         let kept = shelf.as_ref().and_then(Shelf::read).unwrap_or_default();
         learner.recall(&kept);
         if shelf.is_some() {
@@ -183,7 +183,7 @@ impl Actor for Tuner {
             reports: 0,
             counts: (0, 0, 0),
             config,
-            has_drafts: limits.depth_max > 0,
+            info,
             shelf,
             kept,
             decode,
@@ -206,7 +206,7 @@ impl Actor for Tuner {
             }
             Message::Ceiling(ceiling) => state.learner.set_ceiling(ceiling),
             Message::Pause(share) => state.pause = share,
-            Message::Limits(limits) => state.learner = Learner::new(limits),
+            Message::Configure(config) => state.configure(config),
             // Whoever asked may have gone.
             Message::Observe(reply) => drop(reply.send(state.observe())),
             Message::Show(reply) => drop(reply.send(Box::new(state.show()))),
@@ -238,8 +238,23 @@ impl State {
         self.counts = counts;
     }
 
+    /// Goes by other settings. What was learnt under the old ones is kept under their name, and
+    /// what was learnt under the new ones before is where it begins.
+    fn configure(&mut self, config: Config) {
+        self.keep();
+        let ceiling = self.learner.ceiling();
+        self.config = config;
+        self.learner = Learner::new(config.limits(&self.info));
+        self.learner.set_ceiling(ceiling);
+        self.shelf = self.shelf.as_ref().map(|shelf| config.shelf(shelf.folder(), &self.info));
+        self.kept = self.shelf.as_ref().and_then(Shelf::read).unwrap_or_default();
+        self.learner.recall(&self.kept);
+        self.counts = (0, 0, 0);
+    }
+
     fn reason(&self, learnt: Reason) -> Reason {
-        match (self.has_drafts, self.config.depth_auto) {
+        let has_drafts = self.config.limits(&self.info).depth_max > 0;
+        match (has_drafts, self.config.depth_auto) {
             (false, _) => Reason::NoDrafts,
             (true, false) => Reason::Fixed,
             (true, true) => learnt,
@@ -338,6 +353,43 @@ mod tests {
         assert_eq!(shown.widths[0].depths.len(), 5);
     }
 
+    /// Cycles in which drafts cost far too much, until the depth says so.
+    async fn learn(tuner: &ActorRef<Message>, heard: &mut UnboundedReceiver<decode::Message>) {
+        let mut depth = knobs(heard).await.depths.at(1);
+        for _ in 0..400 {
+            tuner.cast(cycle(depth)).unwrap();
+            ractor::call!(tuner, Message::Observe).unwrap();
+            while let Ok(decode::Message::Tune(knobs, _)) = heard.try_recv() {
+                depth = knobs.depths.at(1);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_learnt_under_other_settings_is_put_down_and_taken_up_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (decode, mut heard) = probe().await;
+        let shelf = Some(config().shelf(dir.path(), &info()));
+        let arguments = Arguments { config: config(), info: info(), shelf, decode };
+        let (tuner, _) = Actor::spawn(None, Tuner, arguments).await.unwrap();
+        learn(&tuner, &mut heard).await;
+        tuner.cast(Message::Ceiling(Ceiling::Low)).unwrap();
+        assert_eq!(knobs(&mut heard).await.rows_max, 2);
+        let other = Config { itl_ms: 50.0, depth: 2, ..config() };
+        tuner.cast(Message::Configure(other)).unwrap();
+        let now = knobs(&mut heard).await;
+        assert_eq!((now.depths.at(1), now.rows_max), (2, 2), "anew, and as hot as before");
+        let shown = ractor::call!(tuner, Message::Show).unwrap();
+        assert_eq!((shown.itl_ms, shown.widths.len()), (Some(50.0), 0));
+        // The old settings' file is written beside the actor.
+        let written = config().shelf(dir.path(), &info());
+        while written.read().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tuner.cast(Message::Configure(config())).unwrap();
+        assert_eq!(knobs(&mut heard).await.depths.at(1), 0, "as it was learnt under these");
+    }
+
     #[tokio::test]
     async fn what_one_learnt_the_next_begins_with() {
         let dir = tempfile::tempdir().unwrap();
@@ -347,18 +399,12 @@ mod tests {
             let (info, shelf) = (info(), shelf.clone());
             let arguments = Arguments { config: config(), info, shelf, decode };
             let (tuner, _) = Actor::spawn(None, Tuner, arguments).await.unwrap();
-            let mut depth = knobs(&mut heard).await.depths.at(1);
             if life == 1 {
+                let depth = knobs(&mut heard).await.depths.at(1);
                 assert_eq!(depth, 0, "drafts cost far too much here");
                 continue;
             }
-            for _ in 0..400 {
-                tuner.cast(cycle(depth)).unwrap();
-                ractor::call!(tuner, Message::Observe).unwrap();
-                while let Ok(decode::Message::Tune(knobs, _)) = heard.try_recv() {
-                    depth = knobs.depths.at(1);
-                }
-            }
+            learn(&tuner, &mut heard).await;
             tuner.cast(Message::Keep).unwrap();
             while std::fs::read_dir(dir.path()).unwrap().all(|file| {
                 file.unwrap().path().extension().is_none_or(|extension| extension != "json")

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use serde_json::Value;
 use tempfile::TempPath;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -133,6 +134,12 @@ impl Server {
     pub(crate) async fn gauges(&self) -> Result<Gauges> {
         let answer = http()?.get(format!("{}/metrics", self.url)).send().await?;
         Ok(Gauges::parse(&answer.error_for_status()?.text().await?))
+    }
+
+    /// What it shows of itself at a path, as JSON; `None` where it does not.
+    pub(crate) async fn show(&self, path: &str) -> Option<Value> {
+        let answer = http().ok()?.get(format!("{}{path}", self.url)).send().await.ok()?;
+        answer.error_for_status().ok()?.json().await.ok()
     }
 
     /// Lines of its log that speak of trouble, and how often each came, without their times.

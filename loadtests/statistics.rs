@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::prompts::Random;
+
 /// Durations in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Spread(Vec<Duration>);
@@ -59,6 +61,18 @@ pub(crate) fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// Samples drawn for an interval.
+const SAMPLES: usize = 2000;
+
+/// Where the median lies, 95 times of 100: the bootstrap's percentiles, from a fixed seed.
+pub(crate) fn median_interval(figures: &[f64]) -> (f64, f64) {
+    let mut random = Random::new(1, 1);
+    let mut sample = || median(figures.iter().map(|_| random.pick(figures)));
+    let mut medians: Vec<f64> = (0..SAMPLES).map(|_| sample()).collect();
+    medians.sort_by(f64::total_cmp);
+    (medians[SAMPLES / 40], medians[SAMPLES - 1 - SAMPLES / 40])
+}
+
 pub(crate) fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
@@ -87,6 +101,14 @@ mod tests {
     fn nothing_has_a_median_of_zero_and_no_length() {
         assert_eq!((Spread::default().median(), Spread::default().len()), (Duration::ZERO, 0));
         assert!(median([]).is_nan());
+    }
+
+    #[test]
+    fn an_interval_of_a_median_narrows_with_figures_and_holds_it() {
+        let noisy = |n: u32| -> Vec<f64> { (0..n).map(|i| f64::from(i * 7 % 13)).collect() };
+        let (few, many) = (median_interval(&noisy(5)), median_interval(&noisy(130)));
+        assert!(many.1 - many.0 < few.1 - few.0 && many.0 <= 6.0 && 6.0 <= many.1, "{many:?}");
+        assert!(median_interval(&[]).0.is_nan());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::client::Client;
 use crate::report::Report;
 use crate::server::{Server, Target};
-use crate::statistics::median;
+use crate::statistics::{median, median_interval};
 use crate::{progress, prompts};
 
 /// What the server's choice must reach of the best fixed depth.
@@ -23,7 +23,7 @@ const RATIO_MIN: f64 = 0.97;
 pub(crate) struct Tuner {
     #[command(flatten)]
     target: Target,
-    /// Clients at once.
+    /// Clients at once; some of them alone make a shorter run.
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
     clients: Vec<usize>,
     /// Kinds of text: prose, code.
@@ -35,10 +35,13 @@ pub(crate) struct Tuner {
     /// Tokens of a reply.
     #[arg(long, default_value_t = 192)]
     max_tokens: usize,
-    /// Rounds that count, after one of the server's own choice alone.
-    #[arg(long, default_value_t = 5)]
+    /// Replies of each client in a turn, one after the other.
+    #[arg(long, default_value_t = 6)]
+    requests: usize,
+    /// Rounds that count.
+    #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// Replies of each client before any round of a kind and width: the tuner learns.
+    /// Turns of the server's own choice before any round of a kind and width: the tuner learns.
     #[arg(long, default_value_t = 4)]
     warm: usize,
     /// Temperature of all requests.
@@ -46,26 +49,53 @@ pub(crate) struct Tuner {
     temperature: f64,
 }
 
-/// Tokens a second by candidate and round: first the server's own choice, then depth by depth.
+/// What one candidate did in one turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Turn {
+    tokens_per_s: f64,
+    /// Milliseconds of a cycle and rows in it, on average; not a number where the server does not
+    /// tell.
+    cycle_ms: f64,
+    rows: f64,
+}
+
+/// Turns by candidate and round: first the server's own choice, then depth by depth.
 struct Case {
     kind: String,
     clients: usize,
-    rates: Vec<Vec<f64>>,
+    turns: Vec<Vec<Turn>>,
 }
 
 impl Case {
-    /// The fixed depth that gave most, by the median of its rounds.
-    fn best(&self) -> usize {
-        let rate = |depth: &usize| median(self.rates[depth + 1].iter().copied());
-        let all = 0..self.rates.len() - 1;
-        all.max_by(|a, b| rate(a).total_cmp(&rate(b))).unwrap_or(0)
+    fn rate(&self, candidate: usize) -> f64 {
+        median(self.turns[candidate].iter().map(|turn| turn.tokens_per_s))
     }
 
-    /// The server's choice beside it, round by round; the median.
-    fn ratio(&self) -> f64 {
-        let best = &self.rates[self.best() + 1];
-        median(self.rates[0].iter().zip(best).map(|(own, best)| own / best))
+    /// The fixed depth that gave most, by the median of its rounds.
+    fn best(&self) -> usize {
+        let all = 0..self.turns.len() - 1;
+        all.max_by(|&a, &b| self.rate(a + 1).total_cmp(&self.rate(b + 1))).unwrap_or(0)
     }
+
+    /// The server's choice beside it, round by round.
+    fn ratios(&self) -> Vec<f64> {
+        let best = &self.turns[self.best() + 1];
+        let pairs = self.turns[0].iter().zip(best);
+        pairs.map(|(own, best)| own.tokens_per_s / best.tokens_per_s).collect()
+    }
+
+    fn held(&self) -> bool {
+        median(self.ratios()) >= RATIO_MIN
+    }
+}
+
+/// A kind of text, and clients that ask for it.
+struct Run<'a> {
+    args: &'a Tuner,
+    server: &'a Server,
+    client: Client,
+    kind: &'a str,
+    clients: usize,
 }
 
 /// Runs it.
@@ -73,95 +103,147 @@ pub(crate) async fn run(args: &Tuner) -> Result<Report> {
     let slots = args.clients.iter().max().copied().unwrap_or(1);
     let settings = format!("[engine]\nslots = {slots}\n[tuner]\nrows_max = {slots}\n");
     let server = Server::open(&args.target, &settings).await?;
-    let client = Client::new(&server.url)?;
     let (mut cases, mut number) = (Vec::new(), 0);
     for kind in &args.kinds {
         for &clients in &args.clients {
-            for _ in 0..args.warm {
-                number += 1;
-                turn(&client, args, (kind, clients), (None, number)).await?;
-            }
-            let candidates: Vec<Option<u8>> =
-                std::iter::once(None).chain((0..=args.depth_max).map(Some)).collect();
-            let mut rates = vec![Vec::new(); candidates.len()];
-            for round in 0..args.rounds {
-                number += 1;
-                progress::say(&format!("{kind}, {clients} clients, round {}", round + 1));
-                for i in 0..candidates.len() {
-                    let i = (i + round) % candidates.len();
-                    // All candidates of a round answer the same prompts.
-                    let rate = turn(&client, args, (kind, clients), (candidates[i], number));
-                    rates[i].push(rate.await?);
-                }
-            }
-            cases.push(Case { kind: kind.clone(), clients, rates });
+            let client = Client::new(&server.url)?;
+            let run = Run { args, server: &server, client, kind, clients };
+            cases.push(run.case(&mut number).await?);
         }
     }
-    let held = cases.iter().all(|case| case.ratio() >= RATIO_MIN);
-    Ok(Report { text: table(&cases), json: json(&cases), held })
+    let held = cases.iter().all(Case::held);
+    let believed = server.show("/admin/tuner").await;
+    Ok(Report { text: table(&cases), json: json(&cases, believed), held })
 }
 
-/// Every client sends one request; tokens a second of all.
-async fn turn(
-    client: &Client,
-    args: &Tuner,
-    (kind, clients): (&str, usize),
-    (depth, number): (Option<u8>, usize),
-) -> Result<f64> {
-    let start = Instant::now();
-    let mut tasks = tokio::task::JoinSet::new();
-    for i in 0..clients {
-        let (client, body) = (client.clone(), body(args, kind, (depth, number * 100 + i)));
-        tasks.spawn(async move { client.read(&body).await });
+impl Run<'_> {
+    async fn case(&self, number: &mut usize) -> Result<Case> {
+        let Self { args, kind, clients, .. } = *self;
+        for _ in 0..args.warm {
+            *number += 1;
+            self.turn(None, *number).await?;
+        }
+        let candidates: Vec<Option<u8>> =
+            std::iter::once(None).chain((0..=args.depth_max).map(Some)).collect();
+        let mut turns = vec![Vec::new(); candidates.len()];
+        for round in 0..args.rounds {
+            *number += 1;
+            progress::say(&format!("{kind}, {clients} clients, round {}", round + 1));
+            self.read_prompts(*number).await?;
+            for i in 0..candidates.len() {
+                let i = (i + round) % candidates.len();
+                // All candidates of a round answer the same prompts.
+                turns[i].push(self.turn(candidates[i], *number).await?);
+            }
+        }
+        Ok(Case { kind: kind.to_owned(), clients, turns })
     }
-    let mut tokens = 0;
-    while let Some(seen) = tasks.join_next().await {
-        tokens += seen??.tokens;
-    }
-    Ok(tokens as f64 / start.elapsed().as_secs_f64())
-}
 
-fn body(args: &Tuner, kind: &str, (depth, number): (Option<u8>, usize)) -> Value {
-    let question = match kind {
-        "code" => format!("Write a Python function that returns the number {number} squared."),
-        _ => prompts::question(number),
-    };
-    let mut body = prompts::chat(&question, args.max_tokens, args.temperature);
-    body["ignore_eos"] = true.into();
-    if let Some(depth) = depth {
-        body["draft_tokens"] = depth.into();
+    /// Every client sends its requests; what came of it.
+    async fn turn(&self, depth: Option<u8>, number: usize) -> Result<Turn> {
+        let before = self.server.gauges().await?;
+        let start = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for i in 0..self.clients {
+            let client = self.client.clone();
+            let bodies: Vec<Value> =
+                self.numbers(number, i).map(|number| self.body(depth, number)).collect();
+            tasks.spawn(async move {
+                let mut tokens = 0;
+                for body in bodies {
+                    tokens += client.read(&body).await?.tokens;
+                }
+                anyhow::Ok(tokens)
+            });
+        }
+        let mut tokens = 0;
+        while let Some(seen) = tasks.join_next().await {
+            tokens += seen??;
+        }
+        let tokens_per_s = tokens as f64 / start.elapsed().as_secs_f64();
+        let after = self.server.gauges().await?;
+        let mean = |name: &str, scale: f64| {
+            let change = |suffix: &str| {
+                let series = format!("{name}_{suffix}");
+                after.get(&series).zip(before.get(&series)).map_or(f64::NAN, |(a, b)| a - b)
+            };
+            scale * change("sum") / change("count")
+        };
+        let (cycle_ms, rows) = (mean("mtplx_cycle_seconds", 1e3), mean("mtplx_cycle_rows", 1.0));
+        Ok(Turn { tokens_per_s, cycle_ms, rows })
     }
-    body
+
+    /// Nobody is to find prompts cold: each is read once before its round.
+    async fn read_prompts(&self, number: usize) -> Result<()> {
+        for i in 0..self.clients {
+            for number in self.numbers(number, i) {
+                let mut body = self.body(Some(0), number);
+                body["max_tokens"] = 1.into();
+                self.client.read(&body).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn numbers(&self, number: usize, client: usize) -> impl Iterator<Item = usize> + use<> {
+        let requests = self.args.requests;
+        (0..requests).map(move |j| (number * 100 + client) * 100 + j)
+    }
+
+    fn body(&self, depth: Option<u8>, number: usize) -> Value {
+        let Self { args, kind, .. } = *self;
+        let question = match kind {
+            "code" => format!("Write a Python function that returns the number {number} squared."),
+            _ => prompts::question(number),
+        };
+        let mut body = prompts::chat(&question, args.max_tokens, args.temperature);
+        body["ignore_eos"] = true.into();
+        if let Some(depth) = depth {
+            body["draft_tokens"] = depth.into();
+        }
+        body
+    }
 }
 
 fn table(cases: &[Case]) -> String {
-    let mut out = String::from("kind    clients  best  own/best  tokens/s: own, then by depth\n");
+    let mut out = String::from(
+        "kind    clients  best  own/best  95 % interval   tokens/s: own, then by depth; \
+         ms a cycle\n",
+    );
     for case in cases {
-        let rates: Vec<String> = case
-            .rates
-            .iter()
-            .map(|rounds| format!("{:.0}", median(rounds.iter().copied())))
-            .collect();
-        let (best, ratio) = (case.best(), case.ratio());
+        let all = 0..case.turns.len();
+        let rates: Vec<String> = all.clone().map(|i| format!("{:.0}", case.rate(i))).collect();
+        let cycle = |i: usize| median(case.turns[i].iter().map(|turn| turn.cycle_ms));
+        let cycles: Vec<String> = all.map(|i| format!("{:.2}", cycle(i))).collect();
+        let (best, ratios) = (case.best(), case.ratios());
+        let (low, high) = median_interval(&ratios);
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
-            "{:<7} {:>7}  {best:>4}  {ratio:>8.3}  {}",
+            "{:<7} {:>7}  {best:>4}  {:>8.3}  {low:.3} to {high:.3}  {}; {}",
             case.kind,
             case.clients,
-            rates.join(" ")
+            median(ratios),
+            rates.join(" "),
+            cycles.join(" "),
         );
     }
     let _ = writeln!(out, "wanted: at least {RATIO_MIN} of the best fixed depth, everywhere");
     out
 }
 
-fn json(cases: &[Case]) -> Value {
+fn json(cases: &[Case], believed: Option<Value>) -> Value {
     let one = |case: &Case| {
+        let of = |of: fn(&Turn) -> f64| -> Vec<Vec<f64>> {
+            case.turns.iter().map(|turns| turns.iter().map(of).collect()).collect()
+        };
         json!({"kind": case.kind, "clients": case.clients, "best": case.best(),
-            "ratio": case.ratio(), "tokens_per_s": case.rates})
+            "ratio": median(case.ratios()), "interval": median_interval(&case.ratios()),
+            "ratios": case.ratios(), "tokens_per_s": of(|turn| turn.tokens_per_s),
+            "cycle_ms": of(|turn| turn.cycle_ms), "rows": of(|turn| turn.rows)})
     };
-    json!({"scenario": "tuner", "cases": cases.iter().map(one).collect::<Vec<_>>()})
+    let cases: Vec<Value> = cases.iter().map(one).collect();
+    json!({"scenario": "tuner", "cases": cases, "believed": believed})
 }
 
 #[cfg(test)]
@@ -170,10 +252,11 @@ mod tests {
 
     #[test]
     fn the_own_choice_is_compared_round_by_round_with_the_best_depth_of_all() {
-        let own = vec![90.0, 45.0, 100.0];
-        let rates = vec![own, vec![60.0; 3], vec![100.0, 50.0, 100.0], vec![40.0, 90.0, 50.0]];
-        let case = Case { kind: "prose".into(), clients: 1, rates };
+        let turn = |tokens_per_s| Turn { tokens_per_s, ..Turn::default() };
+        let turns = [[90.0, 45.0, 100.0], [60.0; 3], [100.0, 50.0, 100.0], [40.0, 90.0, 50.0]];
+        let turns = turns.map(|rounds| rounds.map(turn).to_vec()).to_vec();
+        let case = Case { kind: "prose".into(), clients: 1, turns };
         assert_eq!(case.best(), 1);
-        assert!((case.ratio() - 0.9).abs() < 1e-9);
+        assert!((median(case.ratios()) - 0.9).abs() < 1e-9 && !case.held());
     }
 }

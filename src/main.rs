@@ -19,7 +19,7 @@ use mtplx::node::{self, NodeArgs};
 use mtplx::plan::{self, PlanArgs};
 use mtplx::reload::Reloader;
 use mtplx::service::{self, ServiceArgs};
-use mtplx::tune::{self, CandidateArgs, TuneArgs};
+use mtplx::tune::{self, BenchTuneArgs, CandidateArgs, Site, TuneArgs};
 use mtplx::{App, fans, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value;
@@ -92,6 +92,16 @@ enum BenchOf {
     Shape(ShapeArgs),
     /// Measure bare products with quantised weights, by how many rows share them.
     Products(ProductsArgs),
+    /// Compare draft depths as `tune` does, and say what the machine did meanwhile.
+    Tune(BenchTune),
+}
+
+#[derive(Args)]
+struct BenchTune {
+    #[command(flatten)]
+    bench: BenchTuneArgs,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Args)]
@@ -262,12 +272,15 @@ fn announce(name: &str, scheme: &str, address: SocketAddr) {
 }
 
 fn measure(args: &Bench) -> Result<()> {
+    if let Some(BenchOf::Tune(args)) = &args.of {
+        return tune::bench(&args.bench, &site(&args.common)?);
+    }
     let config = args.common.load(Vec::new())?;
     telemetry::logs(&config.log)?;
     match &args.of {
         Some(BenchOf::Shape(args)) => return shape::run(args),
         Some(BenchOf::Products(args)) => return products::run(args),
-        None => {}
+        Some(BenchOf::Tune(_)) | None => {}
     }
     let model = Model::open(&config.model)?;
     let slots = config.engine.slots.max(args.bench.clients);
@@ -277,18 +290,26 @@ fn measure(args: &Bench) -> Result<()> {
 }
 
 fn tune_depth(args: &Tune) -> Result<()> {
-    let config = args.common.load(Vec::new())?;
+    tune::run(&args.tune, &site(&args.common)?)
+}
+
+fn site(args: &Common) -> Result<Site> {
+    let config = args.load(Vec::new())?;
     telemetry::logs(&config.log)?;
     // A checkpoint without an MTP head is found out before any process is started.
     let model = Model::open(&config.model)?;
-    let drafts = if model.checkpoint.mtp.is_ok() { config.engine.depth_max } else { 0 };
+    let depth_max = if model.checkpoint.mtp.is_ok() { config.engine.depth_max } else { 0 };
     let mut common = Vec::new();
-    for (flag, path) in [("--model", &args.common.model), ("--config", &args.common.config)] {
+    for (flag, path) in [("--model", &args.model), ("--config", &args.config)] {
         if let Some(path) = path {
             common.extend([flag.into(), path.clone().into_os_string()]);
         }
     }
-    tune::run(&args.tune, drafts, &common)
+    if let Some(mode) = &args.mode {
+        common.extend(["--mode".into(), mode.into()]);
+    }
+    let sensor_time = config.actors.thermal.timeout();
+    Ok(Site { depth_max, sensor_time, common })
 }
 
 fn tune_candidate(args: &Candidate) -> Result<()> {

@@ -1,16 +1,18 @@
 //! `mtplx tune`: which draft depth is fastest here, beyond doubt. Each depth runs in a process of
 //! its own, all take turns within a round, and a depth is compared with plain decoding of the same
 //! round. One is kept only where the whole interval of its speed-up lies above 1.
+//!
+//! `mtplx bench tune` is the same, keeps nothing, and says what the machine did meanwhile.
 
 #![allow(clippy::print_stdout, reason = "a command reports on stdout")]
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -20,24 +22,27 @@ use mtplx_actors::thermal::{Sensor, Sources};
 use mtplx_core::engine::Engine;
 use mtplx_kernels::MlxEngine;
 use serde::{Deserialize, Serialize};
+use toml_edit::{DocumentMut, Item, Table, value};
 
 use crate::bench::{Bench, BenchArgs, Figures};
 use crate::model::Model;
 
 pub mod interval;
+mod samples;
 
 use interval::SpeedUp;
+use samples::{Figure, Machine, Sampler, Scope, Scoped, Window};
 
 const PROMPTS: &str = include_str!("tune/prompts.toml");
-/// A sensor gets so long to answer.
-const SENSOR_TIME: Duration = Duration::from_secs(2);
+/// What a process says once everything was touched and the rest counts.
+const MEASURING: &str = "measuring";
 
 /// The hidden command that a process of one depth runs.
 pub const CANDIDATE: &str = "tune-candidate";
 
 /// What is compared.
 #[derive(Args, Debug, Clone)]
-pub struct TuneArgs {
+pub struct CompareArgs {
     /// Rounds; each runs every depth once.
     #[arg(long, default_value_t = 6)]
     pub rounds: usize,
@@ -47,18 +52,48 @@ pub struct TuneArgs {
     /// Seed of the interval.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Settings into which the depth goes that was found, to be given to --config.
-    #[arg(long, default_value = "mtplx-tuned.toml")]
-    pub save: PathBuf,
-    /// Measure although that file exists, and write it anew.
-    #[arg(long)]
-    pub retune: bool,
     /// One object of JSON in place of a table.
     #[arg(long)]
     pub json: bool,
     /// What is generated.
     #[command(flatten)]
     pub texts: TextArgs,
+}
+
+/// What is compared, and where the result goes.
+#[derive(Args, Debug, Clone)]
+pub struct TuneArgs {
+    /// What is compared.
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    /// Settings into which the depth goes that was found, to be given to --config.
+    #[arg(long, default_value = "mtplx-tuned.toml")]
+    pub save: PathBuf,
+    /// Measure although that file exists, and set the depth in it; all else in it stays.
+    #[arg(long)]
+    pub retune: bool,
+}
+
+/// What is compared, and how often sensors are looked at meanwhile.
+#[derive(Args, Debug, Clone)]
+pub struct BenchTuneArgs {
+    /// What is compared.
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    /// Seconds between two looks at the sensors.
+    #[arg(long, default_value_t = 0.25)]
+    pub sample_s: f64,
+}
+
+/// Where the processes run.
+#[derive(Debug)]
+pub struct Site {
+    /// Deepest draft that the engine can.
+    pub depth_max: u8,
+    /// Longest wait for a sensor.
+    pub sensor_time: Duration,
+    /// What goes to every process: which model and settings.
+    pub common: Vec<OsString>,
 }
 
 /// What is generated.
@@ -107,6 +142,7 @@ struct Measured {
 /// # Errors
 /// When the engine fails.
 pub fn candidate(model: &Model, engine: MlxEngine, args: &CandidateArgs) -> Result<()> {
+    leave_with_the_parent()?;
     let most = engine.info().depth_max;
     if args.depth > most {
         bail!("this engine drafts {most} tokens at most");
@@ -124,6 +160,7 @@ pub fn candidate(model: &Model, engine: MlxEngine, args: &CandidateArgs) -> Resu
             if i + j == 0 {
                 // Everything is touched once before anything counts.
                 bench.measure(&prompt, args.depth)?;
+                println!("{MEASURING}");
             }
             sum.add(&bench.measure(&prompt, args.depth)?);
         }
@@ -131,6 +168,17 @@ pub fn candidate(model: &Model, engine: MlxEngine, args: &CandidateArgs) -> Resu
         told.insert(name, Measured { tokens_per_s: sum.rate(), positions });
     }
     println!("{}", serde_json::to_string(&told)?);
+    Ok(())
+}
+
+/// Ends this process when the one that started it is gone, by whatever means: it holds the other
+/// end of our stdin.
+fn leave_with_the_parent() -> Result<()> {
+    let wait = || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(1);
+    };
+    std::thread::Builder::new().name("parent".into()).spawn(wait).context("no thread")?;
     Ok(())
 }
 
@@ -145,6 +193,9 @@ struct Row {
     by_kind: BTreeMap<String, OfKind>,
     /// The hottest sensor after each of its processes had ended; `null` where none speaks.
     celsius_after: Vec<Option<f32>>,
+    /// What the machine did while it was measured; absent where nobody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<Machine>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -163,16 +214,41 @@ struct Report {
     saved: Option<PathBuf>,
 }
 
-/// Compares all depths up to what the engine can; `common` goes to every process, and says which
-/// model and settings.
+/// Compares all depths up to what the engine can, and keeps the best if it is one beyond doubt.
 ///
 /// # Errors
 /// When a process fails or the result cannot be written.
-pub fn run(args: &TuneArgs, engine_depth_max: u8, common: &[OsString]) -> Result<()> {
+pub fn run(args: &TuneArgs, site: &Site) -> Result<()> {
     if args.save.exists() && !args.retune {
-        bail!("{} exists: --retune measures and writes it anew", args.save.display());
+        bail!("{} exists: --retune measures and sets the depth in it", args.save.display());
     }
-    let deepest = args.depth_max.min(engine_depth_max);
+    // What could not be written is found out before anything is measured.
+    let settings = settings(&args.save)?;
+    let rows = compare(&args.compare, site, None)?;
+    let kept = best(&rows);
+    let saved = kept.map(|_| args.save.clone());
+    if let (Some(depth), Some(path)) = (kept, &saved) {
+        save(path, settings, depth)?;
+    }
+    let report = Report { rounds: args.compare.rounds.max(1), depths: rows, kept, saved };
+    print(&report, args.compare.json)
+}
+
+/// Compares all depths, and says what the machine did meanwhile.
+///
+/// # Errors
+/// When a process fails.
+pub fn bench(args: &BenchTuneArgs, site: &Site) -> Result<()> {
+    let every = Duration::try_from_secs_f64(args.sample_s).context("--sample-s")?;
+    let rows = compare(&args.compare, site, Some(every))?;
+    let kept = best(&rows);
+    let report = Report { rounds: args.compare.rounds.max(1), depths: rows, kept, saved: None };
+    print(&report, args.compare.json)
+}
+
+/// Every depth in every round; sensors are looked at `every` so often, or once after each process.
+fn compare(args: &CompareArgs, site: &Site, every: Option<Duration>) -> Result<Vec<Row>> {
+    let deepest = args.depth_max.min(site.depth_max);
     if deepest == 0 {
         bail!("this model drafts nothing: there is nothing to tune");
     }
@@ -182,46 +258,71 @@ pub fn run(args: &TuneArgs, engine_depth_max: u8, common: &[OsString]) -> Result
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({eta})")?);
     let mut told: Vec<Vec<Told>> = vec![Vec::new(); depths.len()];
     let mut heat: Vec<Vec<Option<f32>>> = vec![Vec::new(); depths.len()];
-    let mut sensor = Sources::of_this_machine(SENSOR_TIME);
+    let mut windows: Vec<Vec<Window>> = vec![Vec::new(); depths.len()];
+    let sampler = every.map(|every| Sampler::start(site.sensor_time, every)).transpose()?;
+    let mut sensor = Sources::of_this_machine(site.sensor_time);
     for round in 0..rounds {
         for i in 0..depths.len() {
             // The order turns, so that no depth always follows the same one.
             let i = (i + round) % depths.len();
             bar.set_message(format!("round {}, depth {}", round + 1, depths[i]));
-            told[i].push(process(depths[i], &args.texts, common)?);
+            let (said, window) = process(depths[i], &args.texts, &site.common)?;
+            told[i].push(said);
+            windows[i].push(window);
             heat[i].push(sensor.read().heat().celsius);
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    let rows: Vec<Row> = depths
-        .iter()
-        .zip(heat)
-        .map(|(&depth, celsius_after)| row(depth, &told, celsius_after, args.seed))
-        .collect();
-    let kept = best(&rows);
-    let saved = kept.map(|_| args.save.clone());
-    if let (Some(depth), Some(path)) = (kept, &saved) {
-        save(path, depth)?;
-    }
-    let report = Report { rounds, depths: rows, kept, saved };
-    let text = if args.json { serde_json::to_string_pretty(&report)? } else { table(&report) };
-    println!("{}", text.trim_end());
-    Ok(())
+    let looks = sampler.map(Sampler::finish);
+    let rows = depths.iter().zip(heat).zip(windows).map(|((&depth, celsius_after), windows)| {
+        let machine = looks.as_ref().map(|looks| looks.within(&windows));
+        Row { machine, ..row(depth, &told, celsius_after, args.seed) }
+    });
+    Ok(rows.collect())
 }
 
-fn process(depth: u8, texts: &TextArgs, common: &[OsString]) -> Result<Told> {
+/// A process that ends with us: killed if we fail, and by its own watch if we are.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // It may have ended long ago.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs one depth in a process of its own: what it measured, from when to when.
+fn process(depth: u8, texts: &TextArgs, common: &[OsString]) -> Result<(Told, Window)> {
     let mut command = Command::new(std::env::current_exe().context("which binary am I?")?);
     command.arg(CANDIDATE).args(["--depth", &depth.to_string()]);
     command.args(["--tokens", &texts.tokens.to_string()]);
     command.args(["--temperature", &texts.temperature.to_string()]).args(common);
-    let out = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-    if !out.status.success() {
-        bail!("the process of depth {depth} ended with {}", out.status);
+    // It watches its stdin, which we hold until it has ended.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = Started(command.spawn()?);
+    let stdout = child.0.stdout.take().context("its stdout is ours")?;
+    let (mut began, mut last) = (Instant::now(), String::new());
+    for line in BufReader::new(stdout).lines() {
+        last = line?;
+        if last == MEASURING {
+            began = Instant::now();
+        }
     }
-    let line = String::from_utf8_lossy(&out.stdout);
-    let line = line.lines().last().unwrap_or_default();
-    serde_json::from_str(line).with_context(|| format!("depth {depth} said {line:?}"))
+    let ended = Instant::now();
+    let status = child.0.wait()?;
+    if !status.success() {
+        bail!("the process of depth {depth} ended with {status}");
+    }
+    let told = serde_json::from_str(&last);
+    Ok((told.with_context(|| format!("depth {depth} said {last:?}"))?, (began, ended)))
+}
+
+fn print(report: &Report, json: bool) -> Result<()> {
+    let text = if json { serde_json::to_string_pretty(report)? } else { table(report) };
+    println!("{}", text.trim_end());
+    Ok(())
 }
 
 fn row(depth: u8, told: &[Vec<Told>], celsius_after: Vec<Option<f32>>, seed: u64) -> Row {
@@ -252,7 +353,7 @@ fn row(depth: u8, told: &[Vec<Told>], celsius_after: Vec<Option<f32>>, seed: u64
     }
     let ratios: Vec<f64> = rounds.iter().map(|log: &f64| log.exp()).collect();
     let speed_up = SpeedUp::of(&ratios, seed).filter(|_| depth > 0);
-    Row { depth, speed_up, by_kind, celsius_after }
+    Row { depth, speed_up, by_kind, celsius_after, machine: None }
 }
 
 /// The fastest of those that are faster beyond doubt.
@@ -262,14 +363,31 @@ fn best(rows: &[Row]) -> Option<u8> {
     sure.max_by(|a, b| a.1.mean.total_cmp(&b.1.mean)).map(|(depth, _)| depth)
 }
 
-/// Written beside its place, then moved there.
-fn save(path: &Path, depth: u8) -> Result<()> {
-    let text = format!(
-        "# By `mtplx tune`: the depth to start from; `depth_auto = false` would hold it.\n\
-         [tuner]\ndepth = {depth}\n"
-    );
+/// The settings that stand in a file; none if it is not there.
+fn settings(path: &Path) -> Result<DocumentMut> {
+    let name = path.display();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::from(
+            "# By `mtplx tune`: the depth to start from; `depth_auto = false` would hold it.\n",
+        ),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {name}")),
+    };
+    let settings: DocumentMut =
+        text.parse().with_context(|| format!("{name} holds no settings"))?;
+    if settings.get("tuner").is_some_and(|item| !item.is_table_like()) {
+        bail!("{name}: tuner is no table");
+    }
+    Ok(settings)
+}
+
+/// Sets the depth and nothing else; written beside its place, then moved there.
+fn save(path: &Path, mut settings: DocumentMut, depth: u8) -> Result<()> {
+    let tuner = settings.entry("tuner").or_insert(Item::Table(Table::new()));
+    tuner["depth"] = value(i64::from(depth));
     let beside = path.with_extension(format!("writing-{}", std::process::id()));
-    std::fs::write(&beside, text).with_context(|| format!("cannot write {}", beside.display()))?;
+    std::fs::write(&beside, settings.to_string())
+        .with_context(|| format!("cannot write {}", beside.display()))?;
     std::fs::rename(&beside, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -289,11 +407,30 @@ fn table(report: &Report) -> String {
         }
         out.push('\n');
     }
+    for row in &report.depths {
+        let Some(machine) = &row.machine else { continue };
+        let Machine { watts, megahertz, celsius, busy, .. } = machine;
+        let all = [("W", watts), ("MHz", megahertz), ("°C", celsius), ("busy", busy)];
+        let said: Vec<String> = all.into_iter().map(|(unit, of)| of_sensors(unit, of)).collect();
+        let _ = writeln!(out, "{:>5}  {}", row.depth, said.join(", "));
+    }
     let _ = match (report.kept, &report.saved) {
         (Some(depth), Some(path)) => writeln!(out, "depth {depth} is kept in {}", path.display()),
-        _ => writeln!(out, "no depth is faster beyond doubt: nothing is kept"),
+        (Some(depth), None) => writeln!(out, "depth {depth} is the fastest beyond doubt"),
+        (None, _) => writeln!(out, "no depth is faster beyond doubt: nothing is kept"),
     };
     out
+}
+
+/// The largest mean of the sensors of a quantity, and whose samples those are.
+fn of_sensors(unit: &str, of: &Scoped<Vec<Figure>>) -> String {
+    let means = of.sensors.iter().flatten().map(|figure| figure.mean);
+    let scope = match of.scope {
+        Scope::Candidate => "of it",
+        Scope::Run => "of the run",
+        Scope::None => return format!("{unit} unknown"),
+    };
+    format!("{:.1} {unit} {scope}", means.fold(f32::NEG_INFINITY, f32::max))
 }
 
 #[cfg(test)]
@@ -323,8 +460,19 @@ mod tests {
     fn what_is_saved_is_a_file_of_settings() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tuned.toml");
-        save(&path, 3).unwrap();
+        save(&path, settings(&path).unwrap(), 3).unwrap();
         let config = crate::config::Config::load(Some(&path), &[]).unwrap();
         assert_eq!(config.actors.tuner.depth, 3);
+        // All that is not its own stays as it stands.
+        let own =
+            "# mine\n[server]\nport = 1234 # free here\n\n[tuner]\nitl_ms = 40.0\ndepth = 1\n";
+        std::fs::write(&path, own).unwrap();
+        save(&path, settings(&path).unwrap(), 2).unwrap();
+        let now = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(now, own.replace("depth = 1", "depth = 2"));
+        for wrong in ["tuner = 3", "what is this"] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(settings(&path).is_err());
+        }
     }
 }

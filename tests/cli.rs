@@ -35,6 +35,44 @@ fn what_cannot_be_served_is_named_before_anything_listens() {
     assert!(error.contains(&port) && error.contains("in use"), "{error}");
 }
 
+/// As small as it can be: what it finds is no matter.
+const SMALL: [&str; 7] = ["--rounds", "2", "--tokens", "8", "--depth-max", "1", "--json"];
+
+#[test]
+fn depths_are_compared_and_a_file_that_is_there_is_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("my.toml");
+    let save = ["--save", path.to_str().unwrap()];
+    let out = mtplx().arg("tune").args(SMALL).args(save).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["depths"].as_array().map(Vec::len), Some(2), "{report}");
+    let prose = &report["depths"][1]["by_kind"]["prose"];
+    assert_eq!(prose["tokens_per_s"].as_array().map(Vec::len), Some(2), "{report}");
+    assert_eq!(prose["acceptance"].as_array().map(Vec::len), Some(1), "{report}");
+    assert_eq!(report["kept"].is_null(), !path.exists());
+    let own = "[server]\nport = 4321\n";
+    std::fs::write(&path, own).unwrap();
+    let error = fails(&[&["tune"], &SMALL[..], &save[..]].concat());
+    assert!(error.contains("--retune"), "{error}");
+    let out = mtplx().args(["tune", "--retune"]).args(SMALL).args(save).output().unwrap();
+    assert!(out.status.success());
+    assert!(std::fs::read_to_string(&path).unwrap().contains(own), "what is not its own stays");
+}
+
+#[test]
+fn what_the_machine_did_is_said_of_every_depth_with_whose_samples_it_rests_on() {
+    let out = mtplx().args(["bench", "tune", "--sample-s", "0.02"]).args(SMALL).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    for depth in report["depths"].as_array().unwrap() {
+        for quantity in ["watts", "megahertz", "celsius", "busy", "rpm", "pressure"] {
+            let of = &depth["machine"][quantity];
+            let scope = of["scope"].as_str().unwrap();
+            assert!(["candidate", "run", "none"].contains(&scope), "{depth}");
+            assert_eq!(of["sensors"].is_null(), scope == "none", "{depth}");
+        }
+    }
+}
+
 #[test]
 fn a_shape_is_measured_without_a_checkpoint_and_says_what_is_forced() {
     let small = ["bench", "shape", "--preset", "small", "--layers", "4", "--steps", "2"];

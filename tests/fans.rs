@@ -13,6 +13,7 @@ use crate::house::{House, mtplx, question};
 const STAND_IN: &str = r#"#!/bin/sh
 cd "$(dirname "$0")" || exit 1
 if [ "$1" = max ] && [ -e slow ]; then touch begun && sleep 6; fi
+if [ "$1" = auto ] && [ -e refuse ]; then exit 1; fi
 case "$1" in
 max | auto) echo "$1" > state.new && mv state.new state && echo "$1" >> orders ;;
 status)
@@ -218,6 +219,20 @@ fn idle_fans_are_given_back_and_rise_with_the_next_request() {
     assert_eq!(house.post("/v1/chat/completions", &body).0, 200);
     house.eventually("told to rise again", |_| orders().starts_with("max\nauto\nmax\n"));
     house.eventually("idle again", |_| orders() == "max\nauto\nmax\nauto\n");
+}
+
+#[test]
+fn fans_that_could_not_be_given_back_are_tried_again_though_nobody_asks() {
+    let machine = Machine::new("idle_s = 2.0");
+    let house = machine.serve("max");
+    machine.until("max");
+    std::fs::write(machine.path().join("refuse"), "").unwrap();
+    house.eventually("failed", |h| fans(h) == "failed");
+    assert!(machine.marked() && machine.state() == "max");
+    std::fs::remove_file(machine.path().join("refuse")).unwrap();
+    machine.until("auto");
+    house.eventually("idle", |h| fans(h) == "idle");
+    machine.until_unmarked();
 }
 
 #[test]

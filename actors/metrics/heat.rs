@@ -25,6 +25,7 @@ pub fn thermal(reading: &Reading, restraint: Restraint, target: f32) {
     }
     let lists = [
         (&SENSOR_CELSIUS, &reading.celsius),
+        (&SENSOR_CELSIUS, &reading.celsius_beside),
         (&SENSOR_WATTS, &reading.watts),
         (&SENSOR_CLOCK, &reading.megahertz),
         (&SENSOR_BUSY, &reading.busy),

@@ -142,8 +142,7 @@ impl Generation {
         }
         let tuned = configs.tuner != old.tuner;
         if tuned {
-            let limits = configs.tuner.limits(&self.info);
-            let _ = self.tuner.cast(tuner::Message::Limits(limits));
+            let _ = self.tuner.cast(tuner::Message::Configure(configs.tuner));
         }
         tuned
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use mtplx_core::thermal::Pressure;
 
 use super::reading::{Quantity, Reading};
+use super::roles::{self, Role};
 use super::sensor::Source;
 
 /// The name of its values.
@@ -38,30 +39,46 @@ impl Files {
     fn hwmon(&self, reading: &mut Reading) {
         for chip in entries(&self.root.join("sys/class/hwmon")) {
             let name = text(&chip.join("name")).unwrap_or_default();
+            let mut offset = None;
+            let mut has_die = false;
             for file in entries(&chip) {
                 let Some(stem) = file.file_name().and_then(|f| f.to_str()) else { continue };
                 let Some((stem, "input" | "average")) = stem.rsplit_once('_') else { continue };
                 let Some(value) = number(&file) else { continue };
                 let label = text(&chip.join(format!("{stem}_label")));
                 let full = format!("{name} {}", label.as_deref().unwrap_or(stem));
-                if stem.starts_with("temp") && is_processor(&full) {
-                    reading.add(Quantity::Celsius, NAME, full, value / 1000.0);
+                if stem.starts_with("temp") {
+                    let celsius = value / 1000.0;
+                    has_die |= label.as_deref() == Some("Tdie");
+                    match roles::of(&name, label.as_deref().unwrap_or_default()) {
+                        Role::Counts => reading.add(Quantity::Celsius, NAME, full, celsius),
+                        Role::Beside => reading.add(Quantity::Beside, NAME, full, celsius),
+                        Role::Offset => offset = Some((full, celsius)),
+                        Role::Other => {}
+                    }
                 } else if stem.starts_with("fan") {
                     reading.add(Quantity::Rpm, NAME, full, value);
                 } else if stem.starts_with("power") {
                     reading.add(Quantity::Watts, NAME, full, value / 1e6);
                 }
             }
+            if let Some((full, celsius)) = offset {
+                let quantity = if has_die { Quantity::Beside } else { Quantity::Celsius };
+                reading.add(quantity, NAME, full, celsius);
+            }
         }
     }
 
     fn zones(&self, reading: &mut Reading) {
         for zone in entries(&self.root.join("sys/class/thermal")) {
-            let Some(name) = text(&zone.join("type")).filter(|name| is_processor(name)) else {
-                continue;
+            let Some(name) = text(&zone.join("type")) else { continue };
+            let quantity = match roles::of(&name, "") {
+                Role::Counts | Role::Offset => Quantity::Celsius,
+                Role::Beside => Quantity::Beside,
+                Role::Other => continue,
             };
             if let Some(value) = number(&zone.join("temp")) {
-                reading.add(Quantity::Celsius, NAME, name, value / 1000.0);
+                reading.add(quantity, NAME, name, value / 1000.0);
             }
         }
     }
@@ -156,25 +173,4 @@ fn text(path: &Path) -> Option<String> {
 
 fn number(path: &Path) -> Option<f32> {
     text(path)?.parse().ok()
-}
-
-/// What processors' sensors are called: Intel, AMD, ARM boards, GPUs. Batteries, disks and radios
-/// are none.
-pub(super) fn is_processor(label: &str) -> bool {
-    const NAMES: [&str; 12] = [
-        "gpu",
-        "cpu",
-        "coretemp",
-        "package id",
-        "core ",
-        "k10temp",
-        "zenpower",
-        "tctl",
-        "nouveau",
-        "soc_thermal",
-        "soc-thermal",
-        "x86_pkg_temp",
-    ];
-    let label = label.to_lowercase();
-    NAMES.iter().any(|name| label.contains(name))
 }

@@ -17,8 +17,11 @@ pub struct Value {
 /// What can be measured, each in its unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantity {
-    /// Degrees of a processor.
+    /// Degrees of a processor that computes: what restraint goes by.
     Celsius,
+    /// Degrees of what is to be shown and judged by nobody: memory and hot spots, which may be far
+    /// hotter, cards that are not ours, sensors of boards that guess.
+    Beside,
     /// Power.
     Watts,
     /// Clocks.
@@ -36,6 +39,8 @@ pub enum Quantity {
 pub struct Reading {
     /// Degrees Celsius of processors.
     pub celsius: Vec<Value>,
+    /// Degrees Celsius that nothing follows from.
+    pub celsius_beside: Vec<Value>,
     /// Watts.
     pub watts: Vec<Value>,
     /// Megahertz.
@@ -64,7 +69,7 @@ impl Reading {
     ) {
         // Dead sensors say 0, -273 or 255.
         let plausible = match quantity {
-            Quantity::Celsius => (1.0..130.0).contains(&value),
+            Quantity::Celsius | Quantity::Beside => (1.0..130.0).contains(&value),
             Quantity::Watts => (0.0..20_000.0).contains(&value),
             Quantity::Megahertz => (0.0..20_000.0).contains(&value),
             Quantity::Busy | Quantity::FanShare => (0.0..=1.0).contains(&value),
@@ -72,6 +77,7 @@ impl Reading {
         };
         let list = match quantity {
             Quantity::Celsius => &mut self.celsius,
+            Quantity::Beside => &mut self.celsius_beside,
             Quantity::Watts => &mut self.watts,
             Quantity::Megahertz => &mut self.megahertz,
             Quantity::Busy => &mut self.busy,
@@ -92,8 +98,19 @@ impl Reading {
 
     /// All of another source, too.
     pub fn join(&mut self, other: Self) {
-        let Self { celsius, watts, megahertz, busy, rpm, fan_share, pressure, silent } = other;
+        let Self {
+            celsius,
+            celsius_beside,
+            watts,
+            megahertz,
+            busy,
+            rpm,
+            fan_share,
+            pressure,
+            silent,
+        } = other;
         self.celsius.extend(celsius);
+        self.celsius_beside.extend(celsius_beside);
         self.watts.extend(watts);
         self.megahertz.extend(megahertz);
         self.busy.extend(busy);

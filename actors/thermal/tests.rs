@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use tokio::sync::mpsc::UnboundedReceiver;
+
 use super::*;
 use crate::probe::probe;
 
@@ -58,20 +60,28 @@ fn limit(message: Option<bank::Message>) -> f64 {
     }
 }
 
+/// The first reading, of one that may follow another, says all, and holds nothing back.
+async fn free(heard: &mut UnboundedReceiver<tuner::Message>) {
+    assert_eq!(ceiling(heard.recv().await), Ceiling::Full);
+    assert_eq!(pause(heard.recv().await), 0.0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_changes_are_told_and_silence_is_the_low_ceiling() {
     let ((tuner, mut heard), (bank, mut bank_heard)) = (probe().await, probe().await);
     let began = tokio::time::Instant::now();
     let config = Config { pause_max: 0.0, ..config() };
-    let sensor = written(&[60.0, 70.0, 90.0, 91.0, 60.0]);
+    let sensor = written(&[60.0, 70.0, 90.0, 91.0, 60.0, 60.0]);
     let arguments = Arguments { config, sensor, tuner, bank };
     let (thermal, _) = Actor::spawn(None, Thermal, arguments).await.unwrap();
+    free(&mut heard).await;
     assert_eq!(ceiling(heard.recv().await), Ceiling::Reduced);
-    assert_eq!(began.elapsed().as_secs(), 20);
+    assert_eq!(began.elapsed().as_secs(), 30);
     assert_eq!(ceiling(heard.recv().await), Ceiling::Full);
-    assert_eq!(began.elapsed().as_secs(), 40);
+    assert_eq!(began.elapsed().as_secs(), 50);
     assert_eq!(ceiling(heard.recv().await), Ceiling::Low);
-    assert_eq!(began.elapsed().as_secs(), 60);
+    assert_eq!(began.elapsed().as_secs(), 70);
+    assert_eq!(limit(bank_heard.recv().await), 1.0);
     assert_eq!(limit(bank_heard.recv().await), 0.5);
     let seen = ractor::call!(thermal, Message::Observe).unwrap();
     assert_eq!((seen.celsius, seen.ceiling, &seen.reasons[..]), (None, "low", &["silence"][..]));
@@ -83,6 +93,7 @@ async fn new_bounds_hold_from_the_next_reading_on() {
     let config = Config { pause_max: 0.0, ..config() };
     let arguments = Arguments { config, sensor: written(&[90.0; 9]), tuner, bank };
     let (thermal, _) = Actor::spawn(None, Thermal, arguments).await.unwrap();
+    free(&mut heard).await;
     assert_eq!(ceiling(heard.recv().await), Ceiling::Reduced);
     let cooler = Config { warm_celsius: 97.0, hot_celsius: 99.0, ..config };
     thermal.cast(Message::Configure(cooler)).unwrap();
@@ -96,6 +107,7 @@ async fn pauses_are_told_before_rows_are_cut() {
     let (_, _) = Actor::spawn(None, Thermal, Arguments { config: config(), sensor, tuner, bank })
         .await
         .unwrap();
+    assert_eq!(ceiling(heard.recv().await), Ceiling::Full);
     let (first, second) = (pause(heard.recv().await), pause(heard.recv().await));
     assert!(0.0 < first && first < second, "{first}, {second}");
 }
@@ -103,16 +115,26 @@ async fn pauses_are_told_before_rows_are_cut() {
 #[tokio::test(start_paused = true)]
 async fn a_new_generation_hears_all_at_once() {
     let ((tuner, mut heard), (bank, _bank)) = (probe().await, probe().await);
-    let sensor = written(&[99.0]);
-    let arguments = Arguments { config: config(), sensor, tuner, bank };
+    let config = Config { pause_max: 0.0, ..config() };
+    let arguments = Arguments { config, sensor: written(&[99.0; 2]), tuner, bank };
     let (thermal, _) = Actor::spawn(None, Thermal, arguments).await.unwrap();
+    free(&mut heard).await;
     assert_eq!(ceiling(heard.recv().await), Ceiling::Low);
-    let first = pause(heard.recv().await);
     let ((tuner, mut heard), (bank, mut bank_heard)) = (probe().await, probe().await);
     thermal.cast(Message::Advise(tuner, bank)).unwrap();
     assert_eq!(ceiling(heard.recv().await), Ceiling::Low);
-    assert_eq!(pause(heard.recv().await), first);
+    assert_eq!(pause(heard.recv().await), 0.0);
     assert_eq!(limit(bank_heard.recv().await), 0.5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sees_nothing_takes_back_nothing_that_was_wanted_before() {
+    let ((tuner, mut heard), (bank, mut bank_heard)) = (probe().await, probe().await);
+    let arguments = Arguments { config: config(), sensor: written(&[]), tuner, bank };
+    let (thermal, _) = Actor::spawn(None, Thermal, arguments).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    let seen = ractor::call!(thermal, Message::Observe).unwrap();
+    assert!(seen.samples >= 6 && heard.try_recv().is_err() && bank_heard.try_recv().is_err());
 }
 
 #[tokio::test]

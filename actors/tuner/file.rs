@@ -51,6 +51,11 @@ impl Shelf {
         Self { path, of }
     }
 
+    /// Its folder.
+    pub(super) fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
     fn key(&self) -> String {
         key(&self.of)
     }
@@ -121,8 +126,7 @@ impl Shelf {
             acceptance: learnt.acceptance.clone(),
             costs: costs.collect(),
         };
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
+        std::fs::create_dir_all(self.folder())?;
         // Two servers may have one folder.
         let own = format!("writing-{}", std::process::id());
         let beside = self.path.with_extension(own);

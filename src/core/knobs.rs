@@ -44,6 +44,8 @@ pub fn width_of(rows: usize) -> usize {
     if rows <= EACH {
         return rows.saturating_sub(1);
     }
+    // What a file says may be any number.
+    let rows = rows.min(EACH << WIDTHS);
     let whole = rows.next_power_of_two();
     let half = usize::from(rows * 4 <= whole * 3);
     let octave = (whole / EACH).trailing_zeros() as usize;
@@ -95,5 +97,6 @@ mod tests {
         let most: Vec<usize> = (0..WIDTHS).map(rows_of).collect();
         assert_eq!(most[6..13], [7, 8, 12, 16, 24, 32, 48]);
         assert!((0..WIDTHS).all(|width| width_of(rows_of(width)) == width));
+        assert_eq!([257, 1 << 40, usize::MAX].map(width_of), [WIDTHS - 1; 3]);
     }
 }

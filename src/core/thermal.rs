@@ -133,6 +133,9 @@ const PROPORTIONAL: f32 = 0.04;
 const INTEGRAL_S: f32 = 120.0;
 /// Seconds that are looked ahead, by the slope: sensors and their smoothing lag about so much.
 const AHEAD_S: f32 = 5.0;
+/// Rows and bank go by the median of so many readings: one of them may be a sensor's slip, and what
+/// the bank lets go is gone.
+const CONFIRM: usize = 3;
 /// Most that the share changes with one reading: a sensor's slip shall not be felt.
 const CHANGE_MAX: f32 = 0.1;
 /// Weight of a new reading: half of the noise is left.
@@ -162,6 +165,8 @@ pub struct Thermostat {
     standing: f32,
     /// The smoothed temperature; `None` before the first and after a silence.
     smooth: Option<f32>,
+    /// The last temperatures as they were read; none after a silence.
+    last: [Option<f32>; CONFIRM],
     /// Readings missed since the last one; `None` while there never was one.
     silent: Option<u32>,
 }
@@ -178,6 +183,7 @@ impl Thermostat {
             pressed: false,
             standing: 0.0,
             smooth: None,
+            last: [None; CONFIRM],
             silent: None,
         }
     }
@@ -203,7 +209,7 @@ impl Thermostat {
                 if *missed >= self.limits.silent_readings_max {
                     self.ceiling = Ceiling::Low;
                     self.pause = self.limits.pause_max;
-                    self.smooth = None;
+                    (self.smooth, self.last) = (None, [None; CONFIRM]);
                     reasons.silence = true;
                 }
             }
@@ -249,7 +255,10 @@ impl Thermostat {
             self.rest(target - PRESSED_CELSIUS);
             return Reasons::default();
         };
-        self.ceiling = self.step(worst);
+        // What the system says was weighed before it said so.
+        let read = celsius.map(|celsius| self.confirm(celsius));
+        let said = pressed.map(|pressed| self.step(pressed));
+        self.ceiling = read.into_iter().chain(said).min().unwrap_or_default();
         self.rest(worst);
         let ceiling = self.ceiling;
         Reasons {
@@ -259,6 +268,18 @@ impl Thermostat {
             pressure: pressed.is_some(),
             silence: false,
         }
+    }
+
+    /// Rows by the median of the last readings, of two the lower; one alone cuts none.
+    fn confirm(&mut self, celsius: f32) -> Ceiling {
+        self.last.rotate_right(1);
+        self.last[0] = Some(celsius);
+        let mut known: Vec<f32> = self.last.into_iter().flatten().collect();
+        if known.len() == 1 {
+            return self.step(celsius).max(self.ceiling);
+        }
+        known.sort_by(f32::total_cmp);
+        self.step(known[(known.len() - 1) / 2])
     }
 
     /// Rows: in steps.

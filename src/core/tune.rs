@@ -176,6 +176,12 @@ impl Tuner {
         rates
     }
 
+    /// The thermal ceiling that it heeds.
+    #[must_use]
+    pub fn ceiling(&self) -> Ceiling {
+        self.ceiling
+    }
+
     /// Heeds a new thermal ceiling. Slower clocks do not slow all alike: ratios are doubted.
     pub fn set_ceiling(&mut self, ceiling: Ceiling) {
         if ceiling != self.ceiling {
@@ -210,19 +216,23 @@ impl Tuner {
             return;
         }
         self.enter(report);
-        let most = self.cell().usual.unwrap_or(0.0) * LOSS_CYCLES;
-        self.budget = (self.budget + LOSS_SHARE * micros).min(most.max(self.budget));
         let now = self.now;
+        self.save(report, micros);
+        self.cell().spend(report.depth, micros, report.uniform);
         let ended = if report.prefilled == 0 && micros > 0.0 && report.uniform {
             let fed = self.fed;
             self.cell().learn((report.depth, micros), fed, now)
         } else {
             None
         };
+        let ended = ended.or_else(|| self.cell().lose_patience(now));
         if let Some(ended) = ended {
             self.pay(ended);
         }
-        self.cell().lose_patience(now);
+        if report.uniform {
+            let cell = self.cell();
+            cell.since_trial = cell.since_trial.saturating_add(1);
+        }
         // The one cycle that leaves prompts out for a measure is beside them, too.
         self.choose(report.prefilled > 0 || self.fed);
         self.fed = report.prefilled > 0;
@@ -287,10 +297,20 @@ impl Tuner {
         self.budget = self.budget.max(grant);
     }
 
+    /// Trials are paid for by the time in which somebody went by the depth in use: none of those
+    /// who set their own is slower or faster for them.
+    fn save(&mut self, report: &Report, micros: f64) {
+        if !report.uniform {
+            return;
+        }
+        let most = self.cell().usual.unwrap_or(0.0) * LOSS_CYCLES;
+        self.budget = (self.budget + LOSS_SHARE * micros).min(most.max(self.budget));
+    }
+
     /// Books what a trial lost beside what its time would have given. What must be measured once is
     /// free: it would be long before that was paid.
-    fn pay(&mut self, Ended { depth, micros, guess }: Ended) {
-        if guess {
+    fn pay(&mut self, Ended { depth, micros, first }: Ended) {
+        if first {
             return;
         }
         let speeds = self.speeds();
@@ -320,9 +340,10 @@ impl Tuner {
         let cell = self.cell();
         let known = |cell: &Cell, depth: u8| cell.relative[usize::from(depth)].measured;
         if beside_prompts && cell.trial.is_some_and(|trial| known(cell, trial.depth)) {
-            cell.trial = None;
+            let given_up = cell.give_up();
+            given_up.into_iter().for_each(|ended| self.pay(ended));
         }
-        if cell.trial.is_some() {
+        if self.cell().trial.is_some() {
             return;
         }
         let speeds = self.speeds();
@@ -373,7 +394,9 @@ impl Tuner {
             let one = &cell.relative[k];
             let micros = f64::from(TRIAL_CYCLES) * usual * one.log.exp();
             let loss = micros * (1.0 - (speeds[k].mean - base).exp());
-            let affordable = one.guess || loss <= budget + LOSS_CREDIT * usual;
+            // A first measurement is free; whoever could not make it has paid for it.
+            let free = one.guess && budget >= -LOSS_CREDIT * usual;
+            let affordable = free || loss <= budget + LOSS_CREDIT * usual;
             let open = one.variance(now) >= WORTH_A_TRIAL && (!beside_prompts || !one.measured);
             let within = usual * (one.log - HOPE * one.variance(now).sqrt()).exp() <= target;
             // What nobody measured anywhere is measured once, whatever it promises.

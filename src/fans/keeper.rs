@@ -20,6 +20,8 @@ const LOOK_TIME: Duration = Duration::from_millis(250);
 const ASK_TIME: Duration = Duration::from_millis(500);
 /// After a failure it is not tried again at once.
 const FAILURE_PAUSE: Duration = Duration::from_secs(60);
+/// Fans that could not be given back are tried again so soon.
+const LEFT_PAUSE: Duration = Duration::from_secs(5);
 
 /// The keeper, as the server knows it.
 #[derive(Debug)]
@@ -102,6 +104,8 @@ struct Fans {
     phase: Phase,
     /// When somebody was last served.
     busy: Instant,
+    /// When the fans could not be given back, if they are still pinned for that.
+    left: Option<Instant>,
 }
 
 impl Fans {
@@ -114,6 +118,7 @@ impl Fans {
             watchdog: None,
             phase: Phase::Idle,
             busy: Instant::now(),
+            left: None,
         }
     }
 
@@ -129,6 +134,7 @@ impl Fans {
             self.look();
         }
         self.let_go("auto");
+        self.give_back("auto");
         self.watchdog.take().into_iter().for_each(Watchdog::dismiss);
     }
 
@@ -152,6 +158,8 @@ impl Fans {
                 self.let_go("idle");
             }
             Phase::Ramping { .. } => self.listen(),
+            Phase::Idle if self.is_left_long() => self.give_back("idle"),
+            Phase::Failed(_) if self.is_left_long() => self.give_back("failed"),
             Phase::Idle | Phase::Failed(_) | Phase::Pinned { .. } | Phase::Off => {}
         }
     }
@@ -182,6 +190,7 @@ impl Fans {
             bail!("this machine has no fans");
         }
         let hold = self.place.hold()?;
+        self.left = None;
         let told = self.program.max(&hold);
         // Told or not: from here on there is a mark, and so it is let go of in order.
         let phase = Phase::Ramping { hold, since: Instant::now(), before };
@@ -222,14 +231,29 @@ impl Fans {
         let last = std::mem::replace(&mut self.phase, Phase::Idle);
         if matches!(last, Phase::Ramping { .. } | Phase::Pinned { .. }) {
             drop(last);
-            match self.place.restore(&self.program) {
-                Ok(Restored::Given | Restored::NotPinned) => {}
-                Ok(Restored::Held) => tracing::info!("another server goes on holding the fans"),
-                // The mark stays, and the watchdog tries again at the end.
-                Err(error) => {
-                    tracing::error!(error = %format!("{error:#}"), "the fans stay pinned");
-                    return self.show("failed", true);
-                }
+            self.left = Some(Instant::now());
+            return self.give_back(shown);
+        }
+        self.show(shown, self.left.is_some());
+    }
+
+    fn is_left_long(&self) -> bool {
+        self.left.is_some_and(|at| at.elapsed() > LEFT_PAUSE)
+    }
+
+    /// Gives back what is pinned and not held by us any more, if anything is.
+    fn give_back(&mut self, shown: &'static str) {
+        if self.left.take().is_none() {
+            return;
+        }
+        match self.place.restore(&self.program) {
+            Ok(Restored::Given | Restored::NotPinned) => {}
+            Ok(Restored::Held) => tracing::info!("another server goes on holding the fans"),
+            // The mark stays: it is tried again here, and by the watchdog at the end.
+            Err(error) => {
+                tracing::error!(error = %format!("{error:#}"), "the fans stay pinned");
+                self.left = Some(Instant::now());
+                return self.show("failed", true);
             }
         }
         self.show(shown, false);

@@ -107,3 +107,23 @@ async fn pauses_for_heat_change_no_token() {
         guest.hear_truth().await;
     }
 }
+
+#[tokio::test]
+async fn who_comes_after_a_rest_does_not_wait_for_a_pause_that_is_over() {
+    let world = world(|| Slow(small())).await;
+    let knobs = Knobs { pause: 0.95, ..Knobs::fixed(0, 8, (16, 64)) };
+    world.decode.cast(Message::Tune(knobs, world.tuner.clone())).unwrap();
+    world.admit(request(1, &[1; 8], 1)).await.hear_truth().await;
+    // 20 ms of work are followed by 380 of rest.
+    let rest = Duration::from_millis(380);
+    for id in 2..30 {
+        tokio::time::sleep(rest).await;
+        let began = Instant::now();
+        world.admit(request(id, &[1; 8], 1)).await.hear_truth().await;
+        // A machine that is busy otherwise may be slow once, or twice.
+        if began.elapsed() < rest {
+            return;
+        }
+    }
+    panic!("everybody waited");
+}

@@ -26,9 +26,10 @@ impl World {
 
 #[tokio::test]
 async fn new_settings_reach_everybody_and_hold_for_the_next_engine() {
-    let mut world = build(configs(), Arc::new(|| Box::new(Hot)), breaking(1)).await;
-    world.rows_max(2).await;
     let mut new = configs();
+    (new.thermal.sample_s, new.thermal.timeout_s) = (0.1, 0.05);
+    let mut world = build(new, Arc::new(|| Box::new(Hot)), breaking(1)).await;
+    world.rows_max(2).await;
     (new.tuner.rows_max, new.bank.entries_max) = (4, 0);
     world.house.root().cast(Message::Configure(Box::new(new))).unwrap();
     // What it learnt is gone, the heat is not.

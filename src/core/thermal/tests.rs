@@ -20,12 +20,35 @@ const SILENCE: Heat = Heat { celsius: None, pressure: None, silent: false };
 #[test]
 fn the_ceiling_falls_with_heat_and_rises_only_below_the_step() {
     let mut t = Thermostat::new(LIMITS);
-    let seen: Vec<Ceiling> = [60.0, 86.0, 82.0, 79.0, 96.0, 91.0, 89.0, 70.0]
-        .into_iter()
-        .map(|c| t.read(at(c)).ceiling)
-        .collect();
+    let twice = |c: f32| [c, c].map(|c| t.read(at(c)).ceiling)[1];
+    let seen: Vec<Ceiling> =
+        [60.0, 86.0, 82.0, 79.0, 96.0, 91.0, 89.0, 70.0].into_iter().map(twice).collect();
     use Ceiling::{Full, Low, Reduced};
     assert_eq!(seen, [Full, Reduced, Reduced, Full, Low, Low, Reduced, Full]);
+}
+
+#[test]
+fn one_reading_alone_cuts_no_rows_and_lets_go_of_nothing() {
+    for before in 0..5 {
+        let mut t = Thermostat::new(LIMITS);
+        for _ in 0..before {
+            t.read(at(60.0));
+        }
+        let slip = t.read(at(120.0));
+        assert_eq!((slip.ceiling, slip.bank), (Ceiling::Full, 1.0), "after {before} readings");
+        assert_eq!(t.read(at(60.0)).ceiling, Ceiling::Full);
+        t.read(at(98.0));
+        let sure = t.read(at(97.0));
+        assert_eq!((sure.ceiling, sure.bank), (Ceiling::Low, 0.5));
+        assert_eq!(t.read(at(20.0)).ceiling, Ceiling::Low, "nor does one return them");
+    }
+    // What is first heard after a silence is no reason for more rows than it allows.
+    let mut t = Thermostat::new(LIMITS);
+    t.read(at(60.0));
+    for _ in 0..3 {
+        t.read(SILENCE);
+    }
+    assert_eq!(t.read(at(99.0)).ceiling, Ceiling::Low);
 }
 
 #[test]

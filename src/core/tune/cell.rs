@@ -123,6 +123,8 @@ pub(super) struct Trial {
     costs: Recent<{ TRIAL_CYCLES as usize }>,
     /// Cycles after which it ends all the same: prompts or fixed depths may keep it from measuring.
     patience: u32,
+    /// Microseconds of all its cycles, those that could not be measured, too.
+    spent: f64,
 }
 
 /// What is known here.
@@ -154,10 +156,10 @@ pub(super) struct Cell {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Ended {
     pub(super) depth: u8,
-    /// Microseconds that its cycles took in all, about.
+    /// Microseconds that its cycles took in all.
     pub(super) micros: f64,
-    /// Whether nothing was known of it before.
-    pub(super) guess: bool,
+    /// Whether nothing was known of it before, and now it is measured.
+    pub(super) first: bool,
 }
 
 impl Cell {
@@ -227,14 +229,14 @@ impl Cell {
 
     /// The trial is over, however many of its cycles could be measured.
     fn end(&mut self, now: f64) -> Option<Ended> {
-        let Trial { depth, costs, .. } = self.trial.take()?;
+        let Trial { depth, costs, spent, .. } = self.trial.take()?;
         (self.since_trial, self.last_trial) = (0, now);
         self.trials += 1;
         let one = &mut self.relative[usize::from(depth)];
         let Some((seen, base)) = costs.usual().zip(self.usual) else {
             // As if measured at no advantage, until it is old again.
             *one = Relative { variance: 0.0, at: now, ..*one };
-            return None;
+            return Some(Ended { depth, micros: spent, first: false });
         };
         let share = costs.len() as f64 / f64::from(TRIAL_CYCLES);
         let (before, noise) = (one.variance(now), TRIAL_DEVIATION.powi(2) / share);
@@ -242,7 +244,7 @@ impl Cell {
         let gain = if one.measured { before / (before + noise) } else { 1.0 };
         let log = one.log + gain * ((seen / base).ln() - one.log);
         let variance = if one.measured { before * (1.0 - gain) } else { noise };
-        let guess = one.guess;
+        let first = one.guess;
         let off = ((seen / base).ln() - one.log).abs();
         let (known, expected) = (one.measured, 3.0 * (before + noise).sqrt());
         *one = Relative::new(log, variance, now, true);
@@ -254,7 +256,7 @@ impl Cell {
             self.doubt(now, CHANGED_VARIANCE);
             self.eager += 2;
         }
-        Some(Ended { depth, micros: seen * costs.len() as f64, guess })
+        Some(Ended { depth, micros: spent, first })
     }
 
     /// What was not measured here is to be: its neighbours are no guide.
@@ -270,19 +272,31 @@ impl Cell {
         self.recent.len() >= RECENT_LEAST
     }
 
-    /// A trial that cannot measure must not hold the depth for ever.
-    pub(super) fn lose_patience(&mut self, now: f64) {
-        self.since_trial = self.since_trial.saturating_add(1);
-        let Some(trial) = &mut self.trial else { return };
-        trial.patience = trial.patience.saturating_sub(1);
-        if trial.patience == 0 {
-            self.end(now);
+    /// A cycle of a trial costs what it costs, whether or not it can be measured; those of before
+    /// it are still under way when it begins.
+    pub(super) fn spend(&mut self, depth: u8, micros: f64, uniform: bool) {
+        if let Some(trial) = self.trial.as_mut().filter(|trial| !uniform || trial.depth == depth) {
+            trial.spent += micros;
         }
+    }
+
+    /// A trial that cannot measure must not hold the depth for ever.
+    pub(super) fn lose_patience(&mut self, now: f64) -> Option<Ended> {
+        let trial = self.trial.as_mut()?;
+        trial.patience = trial.patience.saturating_sub(1);
+        if trial.patience == 0 { self.end(now) } else { None }
+    }
+
+    /// The trial is given up, and nothing follows from it but its cost.
+    pub(super) fn give_up(&mut self) -> Option<Ended> {
+        let Trial { depth, spent, .. } = self.trial.take()?;
+        Some(Ended { depth, micros: spent, first: false })
     }
 
     pub(super) fn begin(&mut self, depth: u8) {
         self.eager = self.eager.saturating_sub(1);
-        self.trial = Some(Trial { depth, costs: Recent::default(), patience: TRIAL_PATIENCE });
+        let (costs, patience) = (Recent::default(), TRIAL_PATIENCE);
+        self.trial = Some(Trial { depth, costs, patience, spent: 0.0 });
     }
 
     /// Whether the depth in use may be left for one that is not far better.

@@ -99,6 +99,37 @@ fn a_trial_that_cannot_measure_ends() {
 }
 
 #[test]
+fn a_trial_that_cannot_measure_is_paid_for() {
+    let mut tuner = Tuner::new(limits());
+    run(&mut tuner, 6, 2, 0.9, 500.0);
+    // From now on one of two rows has its own depth: nothing is learnt of costs.
+    let mut others = 0;
+    for _ in 0..20_000 {
+        let depth = tuner.knobs().depths.at(2);
+        others += u32::from(depth != 2);
+        let phases = Phases { verify_us: 2000, ..Phases::default() };
+        tuner.hear(&Report { rows: 2, depth: 4, phases, ..Report::default() });
+    }
+    assert!(others <= 300, "{others} of 20000");
+}
+
+#[test]
+fn time_at_depths_of_others_buys_no_trials() {
+    let mut tuner = Tuner::new(limits());
+    run(&mut tuner, 600, 1, 0.8, 100.0);
+    // What trials lost is owed.
+    tuner.budget = -0.1;
+    let others = |tuner: &mut Tuner, uniform| {
+        let phases = Phases { verify_us: 2000, ..Phases::default() };
+        tuner.hear(&Report { rows: 1, depth: 1, uniform, phases, ..Report::default() });
+    };
+    (0..500).for_each(|_| others(&mut tuner, false));
+    assert!((tuner.budget + 0.1).abs() < 1e-9);
+    others(&mut tuner, true);
+    assert!(tuner.budget > -0.1);
+}
+
+#[test]
 fn nothing_is_tried_anew_beside_prompts() {
     let mut tuner = Tuner::new(limits());
     run(&mut tuner, 300, 1, 0.8, 100.0);
@@ -214,7 +245,7 @@ fn nonsense_that_was_written_down_is_passed_over() {
     };
     let worse = LearntCost { rows: 0, context_max: Some(7), depth: 0, ratios: Vec::new() };
     let odd = vec![Some(f64::NAN), None, Some(-3.0), Some(f64::INFINITY), Some(0.0)];
-    let odd = LearntCost { rows: 1 << 40, context_max: None, depth: 1, ratios: odd };
+    let odd = LearntCost { rows: usize::MAX, context_max: None, depth: 1, ratios: odd };
     let acceptance = [vec![(f64::NAN, 1.0); 9], vec![(5.0, 9.0)], vec![(-1.0, 0.0)]];
     let mut tuner = Tuner::new(limits());
     tuner.recall(&Learnt { acceptance, costs: vec![bad, worse, odd] });
