@@ -18,7 +18,7 @@ pub(crate) fn of_this_machine() -> Value {
         "cpu": cpu().unwrap_or_else(|| "unknown".into()),
         "cores": cores,
         "memory_gib": memory_gib(),
-        "system": said("uname", &["-srm"]),
+        "system": said("uname", &["-sm"]),
         "commit": commit(),
         "time": said("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
     })

@@ -13,6 +13,11 @@ const TIMES: f64 = 3.0;
 /// … at this width.
 const AT: usize = 8;
 
+/// Widths that the bars are of.
+const WIDTHS: [usize; 4] = [2, 4, 8, 16];
+/// Who must be measured before anybody may say that all bars are met.
+const DUE: [Form; 5] = [Form::Ours, Form::MlxLm, Form::MlxLmBlas, Form::Mtplx, Form::MtplxBlas];
+
 /// One bar, and whether it is met.
 struct Bar {
     word: String,
@@ -21,8 +26,10 @@ struct Bar {
 
 pub(super) fn report(cells: &Cells) -> Report {
     let bars = bars(cells);
-    let held = !bars.is_empty() && bars.iter().all(|bar| bar.met);
-    let json = json!({"scenario": "peers", "cells": cells, "bars": bars_json(&bars), "met": held});
+    let missing = missing(cells);
+    let held = missing.is_empty() && bars.iter().all(|bar| bar.met);
+    let json = json!({"scenario": "peers", "cells": cells, "bars": bars_json(&bars),
+        "not_measured": missing, "met": held});
     Report { text: body(cells, &bars), json, held }
 }
 
@@ -48,6 +55,7 @@ fn body(cells: &Cells, bars: &[Bar]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "* {}: {}", if bar.met { "met" } else { "NOT MET" }, bar.word);
     }
+    missing(cells).iter().for_each(|one| out.push_str(&format!("* NOT MEASURED: {one}\n")));
     out += "\nConditions of each row, oldest first:\n\n";
     for cell in &cells.0 {
         let what = match cell.work {
@@ -173,6 +181,19 @@ fn bars(cells: &Cells) -> Vec<Bar> {
     bars
 }
 
+/// What is due for the bars and was not measured, in words.
+fn missing(cells: &Cells) -> Vec<String> {
+    let mut missing = Vec::new();
+    for form in DUE {
+        let widths = WIDTHS.iter().filter(|&&clients| cells.rate(form, clients).is_none());
+        missing.extend(widths.map(|clients| format!("{} at {clients} clients", name(form))));
+        if cells.gap(form).is_none() {
+            missing.push(format!("{} with a long prompt", name(form)));
+        }
+    }
+    missing
+}
+
 fn bars_json(bars: &[Bar]) -> Value {
     bars.iter().map(|bar| json!({"bar": bar.word, "met": bar.met})).collect()
 }
@@ -206,7 +227,22 @@ mod tests {
     }
 
     fn held(cells: &[Cell]) -> bool {
-        report(&Cells(cells.to_vec())).held
+        let bars = bars(&Cells(cells.to_vec()));
+        !bars.is_empty() && bars.iter().all(|bar| bar.met)
+    }
+
+    #[test]
+    fn nothing_is_met_until_all_was_measured() {
+        let mut cells = Cells::default();
+        for form in DUE {
+            let ours = form == Form::Ours;
+            for clients in WIDTHS {
+                assert!(!report(&cells).held);
+                cells.put(cell(form, clients, if ours { 30.0 } else { 1.0 }));
+            }
+            cells.put(prefill(form, if ours { 1.0 } else { 2.0 }));
+        }
+        assert!(report(&cells).held, "{}", report(&cells).text);
     }
 
     #[test]
