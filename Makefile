@@ -58,7 +58,7 @@ NIGHTLY := target/nightly
 nightly: build ## equality, gaps, overload, agents, clients that hang up, and half an hour of everybody
 	cargo build --release -p mtplx-loadtests
 	@mkdir -p $(NIGHTLY); failed=; \
-	try() { echo "nightly: $$*"; $(LOADTESTS) "$$@" || failed="$$failed $$2"; }; \
+	try() { echo "nightly: $$*"; $(LOADTESTS) "$$@" || failed="$$failed $$1 $$2,"; }; \
 	try equality --json $(NIGHTLY)/equality.json; \
 	try stall --json $(NIGHTLY)/stall.json; \
 	try overload --json $(NIGHTLY)/overload.json; \
