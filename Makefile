@@ -1,7 +1,7 @@
 # Everything a checkout needs, in one word each; `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test serve fuzz lint deny judges judges-js conformance agents openwebui-test \
+.PHONY: help setup build test serve fuzz nightly lint deny judges judges-js conformance agents openwebui-test \
     chromium prometheus python
 
 PYTHON ?= python3
@@ -50,6 +50,23 @@ serve: setup ## run the server; ARGS='--config my.toml' for it
 FUZZ ?= 3200000
 fuzz: setup ## ten million inputs that nobody would send, at the lowest priority
 	MTPLX_FUZZ=$(FUZZ) nice -n 19 cargo test --release --workspace --lib fuzz_ -- --nocapture
+
+# What takes too long before every landing: three quarters of an hour. All of it runs, whatever fails.
+# Figures and pages stay in target/nightly; loadtests/README.md says how to read them.
+LOADTESTS := target/release/mtplx-loadtests
+NIGHTLY := target/nightly
+nightly: build ## equality, gaps, overload, agents, clients that hang up, and half an hour of everybody
+	cargo build --release -p mtplx-loadtests
+	@mkdir -p $(NIGHTLY); failed=; \
+	try() { echo "nightly: $$*"; $(LOADTESTS) "$$@" || failed="$$failed $$1 $$2,"; }; \
+	try equality --json $(NIGHTLY)/equality.json; \
+	try stall --json $(NIGHTLY)/stall.json; \
+	try overload --json $(NIGHTLY)/overload.json; \
+	for scenario in agents storm soak; do \
+	    try run loadtests/scenarios/$$scenario.toml --size $$([ $$scenario = agents ] && echo 0.05 || echo 1) \
+	        --json $(NIGHTLY)/$$scenario.json --html $(NIGHTLY)/$$scenario.html; \
+	done; \
+	[ -z "$$failed" ] || { echo "nightly: NOT MET:$$failed" >&2; exit 1; }
 
 lint: setup ## formatting and clippy, warnings denied
 	cargo fmt --all --check

@@ -1,11 +1,13 @@
 //! One streamed request, timed event by event.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use eventsource_stream::{Event, EventStreamError, Eventsource};
 use futures_util::{Stream, StreamExt};
+use reqwest::header::{HeaderMap, HeaderName};
 use serde_json::Value;
 
 /// Longest silence of a stream before it counts as broken.
@@ -17,6 +19,7 @@ pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
     key: Option<String>,
+    headers: HeaderMap,
 }
 
 /// What the client of one request saw.
@@ -51,13 +54,6 @@ impl Seen {
     /// Time between events that carry text.
     pub(crate) fn gaps(&self) -> impl Iterator<Item = Duration> {
         self.times.windows(2).map(|pair| pair[1] - pair[0])
-    }
-
-    /// Time of a token after the first event: what a reader feels as speed.
-    pub(crate) fn per_token(&self) -> Option<Duration> {
-        let (first, last) = (self.times.first()?, self.times.last()?);
-        let after = u32::try_from(self.tokens.checked_sub(1)?).ok()?;
-        (*last - *first).checked_div(after)
     }
 
     /// Notes one event; true if it carried text.
@@ -101,7 +97,15 @@ pub(crate) struct Reply {
 impl Client {
     pub(crate) fn new(url: &str) -> Result<Self> {
         let url = format!("{url}/v1/chat/completions");
-        Ok(Self { http: crate::server::http()?, url, key: None })
+        Ok(Self { http: crate::server::http()?, url, key: None, headers: HeaderMap::new() })
+    }
+
+    /// The same with these headers.
+    pub(crate) fn with_headers(mut self, headers: &BTreeMap<String, String>) -> Result<Self> {
+        for (name, value) in headers {
+            self.headers.insert(HeaderName::try_from(name)?, value.parse()?);
+        }
+        Ok(self)
     }
 
     /// The same with this key.
@@ -113,6 +117,7 @@ impl Client {
     pub(crate) async fn post(&self, body: String) -> Result<reqwest::Response> {
         let json = reqwest::header::HeaderValue::from_static("application/json");
         let post = self.http.post(&self.url).header(reqwest::header::CONTENT_TYPE, json);
+        let post = post.headers(self.headers.clone());
         let post = match &self.key {
             Some(key) => post.bearer_auth(key),
             None => post,
@@ -188,7 +193,6 @@ mod tests {
         assert_eq!((seen.prompt, seen.cached, seen.tokens), (9, 4, 5));
         assert_eq!(seen.first(), Some(Duration::from_millis(3)));
         assert_eq!(seen.gaps().collect::<Vec<_>>(), [Duration::from_millis(8)]);
-        assert_eq!(seen.per_token(), Some(Duration::from_millis(2)));
     }
 
     #[test]

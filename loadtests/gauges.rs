@@ -28,6 +28,14 @@ impl Gauges {
         let values = self.0.iter().filter(|(series, _)| of(series)).map(|(_, value)| *value);
         values.reduce(|a, b| a + b)
     }
+
+    /// The value of a label of some series of this name.
+    pub(crate) fn label(&self, name: &str, label: &str) -> Option<String> {
+        let of = |series: &&String| series.split('{').next() == Some(name);
+        let labels = self.0.keys().find(of)?;
+        let (_, after) = labels.split_once(&format!("{label}=\""))?;
+        Some(after.split('"').next()?.to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -43,5 +51,7 @@ mod tests {
         assert_eq!(gauges.with("a_total", "k=\"x y\""), Some(2.0));
         assert_eq!(gauges.get("b"), Some(1500.0));
         assert_eq!(gauges.get("absent"), None);
+        assert_eq!(gauges.label("a_total", "k").as_deref(), Some("x y"));
+        assert_eq!(gauges.label("b", "k"), None);
     }
 }

@@ -4,27 +4,28 @@
 
 #![allow(clippy::print_stdout, reason = "a command-line program reports on stdout")]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod client;
+mod conditions;
 mod equality;
 mod gauges;
 mod overload;
+mod peers;
 mod progress;
 mod prompts;
 mod report;
+mod run;
 mod server;
-mod soak;
 mod stall;
 mod statistics;
 mod team;
 mod tuner;
-mod versus;
 mod warm;
-mod widths;
 
 use crate::report::Report;
 
@@ -33,17 +34,16 @@ use crate::report::Report;
 struct Cli {
     #[command(subcommand)]
     scenario: Scenario,
-    /// Print JSON instead of tables.
-    #[arg(long, global = true)]
-    json: bool,
+    /// JSON instead of tables, or beside them into this file.
+    #[arg(long, global = true, value_name = "FILE", num_args = 0..=1)]
+    json: Option<Option<PathBuf>>,
 }
 
 #[derive(Subcommand)]
 enum Scenario {
-    Widths(widths::Widths),
     Stall(stall::Stall),
-    Versus(versus::Versus),
-    Soak(soak::Soak),
+    Peers(peers::Peers),
+    Run(run::Run),
     Equality(equality::Equality),
     Warm(warm::Warm),
     Tuner(tuner::Tuner),
@@ -55,21 +55,25 @@ enum Scenario {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = tokio::select! {
-        done = run(&cli.scenario) => done,
+        done = of(&cli.scenario) => done,
         // Returning drops the servers of the run, and with them their processes.
         signal = stopped() => Err(signal),
     };
     progress::say("");
     match done {
         Ok(report) => {
-            report.print(cli.json);
+            if let Err(error) = report.tell(cli.json.as_ref()) {
+                return failed(&error);
+            }
             if report.held { ExitCode::SUCCESS } else { ExitCode::from(1) }
         }
-        Err(error) => {
-            eprintln!("mtplx-loadtests: {error:#}");
-            ExitCode::from(2)
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("mtplx-loadtests: {error:#}");
+    ExitCode::from(2)
 }
 
 /// Ends when somebody wants the run to end, or cannot be heard.
@@ -87,12 +91,11 @@ async fn stopped() -> anyhow::Error {
     heard.await.err().map_or_else(|| anyhow::anyhow!("interrupted"), Into::into)
 }
 
-async fn run(scenario: &Scenario) -> Result<Report> {
+async fn of(scenario: &Scenario) -> Result<Report> {
     match scenario {
-        Scenario::Widths(args) => widths::run(args).await,
         Scenario::Stall(args) => stall::run(args).await,
-        Scenario::Versus(args) => versus::run(args).await,
-        Scenario::Soak(args) => soak::run(args).await,
+        Scenario::Peers(args) => peers::run(args).await,
+        Scenario::Run(args) => run::run(args).await,
         Scenario::Equality(args) => equality::run(args).await,
         Scenario::Warm(args) => warm::run(args).await,
         Scenario::Tuner(args) => tuner::run(args).await,

@@ -1,5 +1,8 @@
 //! What a scenario found: for people, for programs, and whether its bars held.
 
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// The end of a scenario.
@@ -13,11 +16,17 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn print(&self, as_json: bool) {
-        if as_json {
+    /// For people, or for programs: to them, or into a file beside what people read.
+    pub(crate) fn tell(&self, json: Option<&Option<PathBuf>>) -> Result<()> {
+        if let Some(None) = json {
             println!("{:#}", self.json);
-        } else {
-            println!("{}", self.text.trim_end());
+            return Ok(());
         }
+        println!("{}", self.text.trim_end());
+        if let Some(Some(path)) = json {
+            std::fs::write(path, format!("{:#}\n", self.json))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
     }
 }

@@ -142,6 +142,13 @@ impl Server {
         answer.error_for_status().ok()?.json().await.ok()
     }
 
+    /// Names of what it serves.
+    pub(crate) async fn models(&self) -> Vec<String> {
+        let told = self.show("/v1/models").await.unwrap_or_default();
+        let all = told["data"].as_array().into_iter().flatten();
+        all.filter_map(|model| model["id"].as_str().map(str::to_owned)).collect()
+    }
+
     /// Lines of its log that speak of trouble, and how often each came, without their times.
     pub(crate) fn complaints(&self) -> BTreeMap<String, usize> {
         let text = self.log.as_ref().and_then(|log| std::fs::read_to_string(log).ok());
@@ -186,7 +193,8 @@ pub(crate) fn free_port() -> Result<u16> {
 
 fn spawn(mut command: Command, name: &str, stdout: Stdio) -> Result<(Child, PathBuf)> {
     std::fs::create_dir_all(LOGS)?;
-    let log = Path::new(LOGS).join(format!("{name}.log"));
+    // Several runs at once keep theirs apart.
+    let log = Path::new(LOGS).join(format!("{name}-{}.log", std::process::id()));
     let stderr = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let child = command.stdout(stdout).stderr(stderr).stdin(Stdio::null()).kill_on_drop(true);
     let child = child.spawn().context("cannot start it")?;

@@ -1,133 +1,130 @@
-//! The peer: an environment of its own, the checkpoint in the forms it is measured in, and the
-//! BLAS that it is measured with.
+//! A peer: an environment of its own, the checkpoint in the forms it is measured in, and the BLAS
+//! that it is measured with.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::figures::Remarks;
 use crate::progress;
 use crate::server::{Server, free_port};
 
 /// Where it is all made: below what git ignores.
 const HOME: &str = "target/peers";
-const MLX_LM: &str = include_str!("../peers/mlx-lm.txt");
-const MTPLX: &str = include_str!("../peers/mtplx.txt");
+const MLX_LM: &str = include_str!("mlx-lm.txt");
+const MTPLX: &str = include_str!("mtplx.txt");
 /// The original itself, without the dependencies that its metadata names for a Mac.
 const ORIGINAL: &str = "mtplx==2.12.2";
-const STAND_IN: &str = include_str!("../peers/sitecustomize.py");
+const STAND_IN: &str = include_str!("sitecustomize.py");
 /// Where Debian puts its libopenblas0-pthread.
 const DEBIAN: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0",
     "/usr/lib/aarch64-linux-gnu/openblas-pthread/libopenblas.so.0",
 ];
 
-/// How the peer is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+/// Who is measured, and how it is run.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Form {
-    /// As pip installs it.
-    Installed,
-    /// With the BLAS.
-    Blas,
-    /// With the BLAS, on the checkpoint unpacked to fp32.
-    Fp32,
-    /// Another peer: the original, one request at a time, without its kernels for Metal.
+    /// Our own release binary.
+    Ours,
+    /// mlx_lm.server as pip installs it.
+    MlxLm,
+    /// The same with the BLAS.
+    MlxLmBlas,
+    /// The same on the checkpoint unpacked to fp32, which is what a BLAS is good for.
+    MlxLmFp32,
+    /// The original, one request at a time, without its kernels for Metal, as pip installs it.
     Mtplx,
+    /// The same with the BLAS.
+    MtplxBlas,
 }
 
 impl Form {
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Installed => "mlx_lm as installed",
-            Self::Blas => "mlx_lm, BLAS",
-            Self::Fp32 => "mlx_lm, BLAS, fp32",
-            Self::Mtplx => "MTPLX on MLX CPU",
-        }
-    }
-
-    /// How many times its tokens per second ours are to be.
-    pub(super) fn bar(self) -> Option<f64> {
-        match self {
-            Self::Installed => Some(3.0),
-            Self::Blas => Some(1.5),
-            // Another checkpoint than ours, or a server far from its home: told, not judged.
-            Self::Fp32 | Self::Mtplx => None,
+            Self::Ours => "ours",
+            Self::MlxLm => "mlx_lm.server 0.32.2",
+            Self::MlxLmBlas => "… with BLAS",
+            Self::MlxLmFp32 => "… with BLAS, on fp32",
+            Self::Mtplx => "MTPLX 2.12.2",
+            Self::MtplxBlas => "… with BLAS",
         }
     }
 
     fn needs_blas(self) -> bool {
-        matches!(self, Self::Blas | Self::Fp32)
+        matches!(self, Self::MlxLmBlas | Self::MlxLmFp32 | Self::MtplxBlas)
+    }
+
+    pub(super) fn is_mtplx(self) -> bool {
+        matches!(self, Self::Mtplx | Self::MtplxBlas)
+    }
+
+    /// Whether it runs on our checkpoint, so that it is judged and not only told.
+    pub(super) fn is_judged(self) -> bool {
+        !matches!(self, Self::Ours | Self::MlxLmFp32)
     }
 }
 
 /// All that is needed to start it.
-pub(super) struct Peers {
+pub(super) struct Peer {
+    form: Form,
     python: PathBuf,
-    /// Of the original, where it was asked for.
-    original: Option<PathBuf>,
-    packed: PathBuf,
-    unpacked: PathBuf,
+    model: PathBuf,
     blas: Option<PathBuf>,
-    forms: Vec<Form>,
-    /// What people must know who read the figures.
-    pub(super) remarks: Remarks,
 }
 
-impl Peers {
+impl Peer {
     /// Makes what is missing.
-    pub(super) fn prepare(checkpoint: &Path, blas: Option<&Path>, forms: &[Form]) -> Result<Self> {
+    pub(super) fn prepare(form: Form, checkpoint: &Path, blas: Option<&Path>) -> Result<Self> {
         let home = Path::new(HOME);
         std::fs::create_dir_all(home)?;
-        let python = environment(&home.join("mlx-lm"), MLX_LM, None)?;
-        let original = match forms.contains(&Form::Mtplx) {
-            true => Some(environment(&home.join("mtplx"), MTPLX, Some(ORIGINAL))?),
+        let lm = environment(&home.join("mlx-lm"), MLX_LM, None)?;
+        let python = match form.is_mtplx() {
+            true => environment(&home.join("mtplx"), MTPLX, Some(ORIGINAL))?,
+            false => lm.clone(),
+        };
+        let mut model = home.join("endless");
+        endless(checkpoint, &model)?;
+        if form == Form::MlxLmFp32 {
+            let unpacked = home.join("endless-fp32");
+            unpack(&lm, &model, &unpacked)?;
+            model = unpacked;
+        }
+        let blas = match form.needs_blas() {
+            true => Some(fast_blas(blas)?.context(
+                "no fast BLAS here. Debian and Ubuntu: sudo apt-get install libopenblas0-pthread; \
+                 or --blas FILE",
+            )?),
             false => None,
         };
-        let (packed, unpacked) = (home.join("endless"), home.join("endless-fp32"));
-        endless(checkpoint, &packed)?;
-        let blas = fast_blas(blas)?;
-        let mut notes = Vec::new();
-        let mut chosen = forms.to_vec();
-        if let Some(blas) = &blas {
-            notes.push(format!("BLAS of the peer: {}", blas.display()));
-        } else if forms.iter().any(|form| form.needs_blas()) {
-            chosen.retain(|form| !form.needs_blas());
-            let word = "NO FAST BLAS HERE: the peer's columns with one are LEFT OUT. Debian and \
-                        Ubuntu: sudo apt-get install libopenblas0-pthread; or --blas FILE";
-            eprintln!("mtplx-loadtests: {word}");
-            notes.push(word.into());
-        }
-        if chosen.contains(&Form::Fp32) {
-            unpack(&python, &packed, &unpacked)?;
-        }
-        let remarks = Remarks { lines: notes, left_out: chosen.len() < forms.len() };
-        Ok(Self { python, original, packed, unpacked, blas, forms: chosen, remarks })
+        Ok(Self { form, python, model, blas })
     }
 
-    /// Those that can be run here.
-    pub(super) fn forms(&self) -> impl Iterator<Item = Form> {
-        self.forms.clone().into_iter()
-    }
-
-    pub(super) async fn start(&self, form: Form) -> Result<Server> {
+    pub(super) async fn start(&self) -> Result<Server> {
         let port = free_port()?;
-        if let Some(python) = self.original.as_ref().filter(|_| form == Form::Mtplx) {
-            let command = original(python, &self.packed, port)?;
-            return Server::foreign("mtplx-original", command, port).await;
-        }
-        let model = if form == Form::Fp32 { &self.unpacked } else { &self.packed };
-        let mut command = tokio::process::Command::new(&self.python);
-        command.args(["-m", "mlx_lm", "server", "--log-level", "WARNING", "--model"]).arg(model);
-        command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
-        // It would ask for models by name elsewhere.
-        command.env("HF_HUB_OFFLINE", "1");
-        if let Some(blas) = self.blas.as_ref().filter(|_| form.needs_blas()) {
+        let mut command = match self.form.is_mtplx() {
+            true => original(&self.python, &self.model, port)?,
+            false => self.mlx_lm(port),
+        };
+        if let Some(blas) = &self.blas {
             command.env("LD_PRELOAD", blas);
         }
-        let log = format!("mlx-lm-{form:?}").to_lowercase();
+        let log = format!("peer-{:?}", self.form).to_lowercase();
         Server::foreign(&log, command, port).await
+    }
+
+    fn mlx_lm(&self, port: u16) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(&self.python);
+        command.args(["-m", "mlx_lm", "server", "--log-level", "WARNING", "--model"]);
+        command.arg(&self.model).args(["--host", "127.0.0.1", "--port", &port.to_string()]);
+        // It would ask for models by name elsewhere.
+        command.env("HF_HUB_OFFLINE", "1");
+        command
     }
 }
 
