@@ -24,7 +24,7 @@ mod tests;
 pub use self::error::ConfigError;
 
 /// All defaults, with their reasons.
-const DEFAULTS: &str = include_str!("../config/mtplx.toml");
+pub(crate) const DEFAULTS: &str = include_str!("../config/mtplx.toml");
 
 /// Comes before `admin.token`: secrets rather stand in the environment than in files.
 pub const ADMIN_TOKEN: &str = "MTPLX_ADMIN_TOKEN";

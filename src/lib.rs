@@ -2,17 +2,26 @@
 
 pub mod bank;
 pub mod bench;
+pub mod chat;
 pub mod config;
+pub mod connect;
+pub mod doctor;
+pub mod exit;
 pub mod fans;
 #[cfg(test)]
 mod fuzz;
+pub mod init;
 pub mod keys;
 pub mod model;
 pub mod modes;
 pub mod node;
 pub mod plan;
+pub mod pull;
 pub mod reload;
+pub mod server;
 pub mod service;
+pub mod start;
+pub mod state;
 pub mod telemetry;
 pub mod tune;
 

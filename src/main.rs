@@ -1,32 +1,40 @@
 //! The command line: arguments, settings, logs, then one of the commands. No logic.
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use mtplx::bank::{self, BankArgs};
 use mtplx::bench::products::{self, ProductsArgs};
 use mtplx::bench::shape::{self, ShapeArgs};
 use mtplx::bench::{self, BenchArgs};
+use mtplx::chat::{self, ChatArgs, RunArgs};
 use mtplx::config::{self, Config};
+use mtplx::connect::{self, ConnectArgs, OpenWebuiArgs};
+use mtplx::doctor::{self, DoctorArgs};
 use mtplx::fans::command::{self, MaxArgs};
 use mtplx::fans::watchdog::{self, WatchdogArgs};
+use mtplx::init::{self, InitArgs};
 use mtplx::keys::{self, KeysArgs};
 use mtplx::model::Model;
 use mtplx::node::{self, NodeArgs};
 use mtplx::plan::{self, PlanArgs};
+use mtplx::pull::{self, PullArgs, cache};
 use mtplx::reload::Reloader;
 use mtplx::service::{self, ServiceArgs};
+use mtplx::start::{self, QuickstartArgs, StartArgs};
 use mtplx::tune::{self, CandidateArgs, TuneArgs};
-use mtplx::{App, fans, telemetry};
+use mtplx::{App, exit, fans, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value;
 
 /// Native MTP speculative decoding for a whole team on one machine.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = exit::CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,6 +42,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Choose a model, a mode and where to talk, and begin.
+    Start(Box<StartArgs>),
+    /// Serve without a question: what was started last, or the small model.
+    Quickstart(QuickstartArgs),
     /// Serve a model over HTTP.
     Serve(Serve),
     /// Measure what speculation brings on this machine.
@@ -45,6 +57,30 @@ enum Command {
     TuneCandidate(Candidate),
     /// Say what memory a model and its clients need, before anything is loaded.
     Plan(Plan),
+    /// Talk with a model in this terminal.
+    Chat(ChatArgs),
+    /// Ask once and print the answer.
+    Run(RunArgs),
+    /// Look whether this machine can serve, and say what to do where it cannot.
+    Doctor(DoctorArgs),
+    /// Give a client the settings by which it finds the server.
+    Connect(ConnectArgs),
+    /// Open WebUI beside the server.
+    Openwebui(OpenWebuiArgs),
+    /// Write a file of all settings, with their reasons.
+    #[command(visible_alias = "setup")]
+    Init(InitArgs),
+    /// Write completions for a shell to stdout.
+    #[command(after_help = "Example:\n  mtplx completions zsh > ~/.zfunc/_mtplx")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual page to stdout.
+    #[command(after_help = "Example:\n  mtplx man > mtplx.1")]
+    Man,
+    /// Fetch a model from Hugging Face, or a mirror of it.
+    Pull(PullArgs),
     /// See and manage what a running server keeps warm.
     Bank(BankArgs),
     /// Make, list, revoke and renew keys of clients.
@@ -153,7 +189,8 @@ struct Max {
 
 #[derive(Args)]
 struct Common {
-    /// Folder of a checkpoint in MLX layout; the small model inside the binary without it.
+    /// Folder of a checkpoint, or owner/name of a model that was pulled; without it the small model
+    /// inside the binary.
     #[arg(long)]
     model: Option<PathBuf>,
     /// Settings laid over the defaults.
@@ -167,6 +204,9 @@ struct Common {
 impl Common {
     fn load(&self, mut overrides: Vec<(&str, &str, Value)>) -> Result<Config> {
         if let Some(path) = &self.model {
+            // What was fetched is known by its name, too.
+            let fetched = cache::fetched(path);
+            let path = fetched.as_ref().unwrap_or(path);
             overrides.push(("model", "path", Value::String(path.display().to_string())));
         }
         overrides.extend(self.mode.clone().map(|mode| ("", "mode", Value::String(mode))));
@@ -181,6 +221,17 @@ fn main() -> ExitCode {
         Command::Tune(args) => tune_depth(&args),
         Command::TuneCandidate(args) => tune_candidate(&args),
         Command::Plan(args) => plan(&args),
+        Command::Start(args) => start::run(&args),
+        Command::Quickstart(args) => start::quickstart(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Connect(args) => connect::run(&args),
+        Command::Openwebui(args) => connect::open_webui(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Completions { shell } => complete(shell),
+        Command::Man => manual(),
+        Command::Chat(args) => chat::run(&args),
+        Command::Run(args) => chat::run_once(&args),
+        Command::Pull(args) => pull::run(&args),
         Command::Bank(args) => manage(&args),
         Command::Keys(args) => edit_keys(&args),
         Command::Node(args) => be_node(&args),
@@ -192,7 +243,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mtplx: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(exit::code_of(&error))
         }
     }
 }
@@ -317,6 +368,28 @@ fn turn_fans(args: &Max) -> Result<()> {
     let program = args.program.as_ref().map(|path| Value::String(path.display().to_string()));
     let overrides: Vec<_> = program.map(|path| ("fans", "program", path)).into_iter().collect();
     command::run(&Config::load(args.config.as_deref(), &overrides)?.fans, &args.max)
+}
+
+/// Written whole: a reader that leaves early is no mistake of ours.
+fn complete(shell: Shell) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "mtplx", &mut text);
+    Ok(std::io::stdout().write_all(&text)?)
+}
+
+/// One page, all commands on it.
+fn manual() -> Result<()> {
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+    let commands = Cli::command();
+    for command in commands.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let man = clap_mangen::Man::new(command.clone());
+        let name = command.get_name().to_uppercase();
+        writeln!(text, ".SH \"MTPLX {name}\"")?;
+        man.render_description_section(&mut text)?;
+        man.render_options_section(&mut text)?;
+    }
+    Ok(std::io::stdout().write_all(&text)?)
 }
 
 fn manage(args: &BankArgs) -> Result<()> {
