@@ -10,10 +10,12 @@ pub mod keys;
 pub mod model;
 pub mod modes;
 pub mod node;
+pub mod picker;
 pub mod plan;
 pub mod reload;
 pub mod service;
 pub mod telemetry;
+pub mod tiers;
 pub mod tune;
 
 use std::net::SocketAddr;
