@@ -30,7 +30,7 @@ pub struct Verification {
     pub format: u32,
     /// The program and its version.
     pub program: String,
-    /// When, in UTC as ISO 8601.
+    /// When, in UTC.
     pub at: String,
     /// The digest of what was verified: configuration, headers of all weights and their sizes.
     pub fingerprint: String,
