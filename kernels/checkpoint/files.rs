@@ -204,7 +204,7 @@ fn read(path: &Path, shown: &str) -> Result<Option<Bytes>, Error> {
     file.by_ref().take(header::START as u64).read_to_end(&mut content).map_err(io)?;
     // What is no header is not read: whoever splits it will say so.
     if let Some(bytes) = header::announced(&content).filter(|&bytes| bytes <= len as u64) {
-        let rest = (header::START - 1) as u64;
+        let rest = (header::START - header::LENGTH_BYTES) as u64;
         file.take(bytes.saturating_sub(rest)).read_to_end(&mut content).map_err(io)?;
     }
     Ok(Some(Bytes { source: Arc::new(content), range: 0..len }))

@@ -59,8 +59,9 @@ impl Model {
         std::fs::remove_file(folder.join("model.safetensors")).unwrap();
         let mut map = Map::new();
         let half = self.trunk.len() / 2;
-        let parts = [self.trunk.iter().take(half), self.trunk.iter().skip(half).take(half + 1)];
-        for (i, part) in (1..).zip(parts) {
+        let parts = [(0, half), (half, self.trunk.len() - half)];
+        for (i, (skip, count)) in (1..).zip(parts) {
+            let part = self.trunk.iter().skip(skip).take(count);
             let name = format!("model-{i:05}-of-00002.safetensors");
             let part: Tensors = part.map(|(name, shape)| (name.clone(), shape.clone())).collect();
             map.extend(part.keys().map(|tensor| (tensor.clone(), json!(name))));
