@@ -93,7 +93,8 @@ impl Report {
             line("weights", &format!("{size} in {files} file{plural}"));
             line("quantisation", &found.quantization);
             if let Some(source) = &found.mtp_source {
-                line("MTP head", &format!("{} layers, in {source}", found.mtp_layers));
+                let plural = if found.mtp_layers == 1 { "" } else { "s" };
+                line("MTP head", &format!("{} layer{plural}, in {source}", found.mtp_layers));
             }
             if found.unused_tensors > 0 {
                 line("unused", &format!("{} tensors that nobody reads", found.unused_tensors));

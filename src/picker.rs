@@ -136,7 +136,8 @@ impl Listing {
                 || name.ends_with(".safetensors.index.json")
                 || name.ends_with(".gguf");
         }
-        listing.folders.sort();
+        // The last is looked into first: what is there itself goes before links to it.
+        listing.folders.sort_by_cached_key(|(name, path)| (!path.is_symlink(), name.clone()));
         listing
     }
 }
@@ -189,8 +190,8 @@ fn is_wanted(name: &str) -> bool {
     !name.starts_with('.') && !name.starts_with("datasets--") && !name.starts_with("spaces--")
 }
 
-/// The snapshots of a hub's repository, by what to call them: the one that its main branch is at has
-/// the repository's name, and so has an only one.
+/// The snapshots of a hub's repository, by what to call them: the one that its main branch is at
+/// has the repository's name, and so has an only one.
 fn snapshots(repository: &Path) -> Vec<(String, PathBuf)> {
     let own = repository.file_name().map(|name| name.to_string_lossy().into_owned());
     let name = own.unwrap_or_default().trim_start_matches(HUB).replacen("--", "/", 1);

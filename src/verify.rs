@@ -52,7 +52,7 @@ pub struct VerifyArgs {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub tokens: u16,
     /// How often each distribution is drawn from.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(100..100_001))]
     pub draws: u32,
 }
 

@@ -20,8 +20,8 @@ const INDEX_BYTES_MAX: usize = 64 << 20;
 
 /// The files of one checkpoint. Clones share everything.
 ///
-/// Files of a folder are mapped, not read, but for [`Self::headers`]. While a checkpoint lives, its files must not be cut or
-/// written to in place; replacing them by renaming is harmless.
+/// Files of a folder are mapped, not read, but for [`Self::headers`]. While a checkpoint lives, its
+/// files must not be cut or written to in place; replacing them by renaming is harmless.
 #[derive(Clone, Debug)]
 pub struct Files {
     label: Arc<str>,

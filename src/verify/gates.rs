@@ -126,10 +126,10 @@ impl Trial {
             }
         }
         // Bonferroni: the smallest of several is smaller by chance.
-        let p = (least * f64::from(tests)).min(1.0);
+        let (p, draws) = ((least * f64::from(tests)).min(1.0), self.draws);
         let told = format!(
-            "p = {p:.3} of {tests} chi-square tests together, {} draws each; at least {FALSE_ALARM}",
-            self.draws
+            "p = {p:.3} of {tests} chi-square tests together, {draws} draws each; at least \
+             {FALSE_ALARM}"
         );
         let passed = p >= FALSE_ALARM;
         Ok(Gate { name: "distribution".into(), passed, told, measured: p, bound: FALSE_ALARM })

@@ -9,8 +9,8 @@ use statrs::distribution::{ChiSquared, ContinuousCDF};
 /// Cells are pooled so that each expects at least so many draws of either sample.
 const EXPECTED_MIN: f64 = 10.0;
 
-/// The p-value of the hypothesis that `a` and `b`, of one size, have the same law; `None` where they
-/// hold too little to tell.
+/// The p-value of the hypothesis that `a` and `b`, of one size, have the same law; `None` where
+/// they hold too little to tell.
 ///
 /// # Errors
 /// None that is known.
