@@ -19,15 +19,19 @@ use mtplx::doctor::{self, DoctorArgs};
 use mtplx::fans::command::{self, MaxArgs};
 use mtplx::fans::watchdog::{self, WatchdogArgs};
 use mtplx::init::{self, InitArgs};
+use mtplx::inspect::{self, InspectArgs};
 use mtplx::keys::{self, KeysArgs};
 use mtplx::model::Model;
+use mtplx::models::{self, ModelsArgs};
 use mtplx::node::{self, NodeArgs};
 use mtplx::plan::{self, PlanArgs};
 use mtplx::pull::{self, PullArgs, cache};
 use mtplx::reload::Reloader;
+use mtplx::schema::{self, SchemaArgs};
 use mtplx::service::{self, ServiceArgs};
 use mtplx::start::{self, QuickstartArgs, StartArgs};
 use mtplx::tune::{self, CandidateArgs, TuneArgs};
+use mtplx::verify::{self, VerifyArgs};
 use mtplx::{App, exit, fans, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value;
@@ -48,6 +52,14 @@ enum Command {
     Quickstart(QuickstartArgs),
     /// Serve a model over HTTP.
     Serve(Serve),
+    /// Say what a folder is as a model, and whether it can be served.
+    Inspect(InspectArgs),
+    /// List the models on this machine, or delete one.
+    Models(ModelsArgs),
+    /// Run the gates that a model passes before it is served, and write its contract.
+    Verify(VerifyArgs),
+    /// Print the schema of what a command prints with --json.
+    Schema(SchemaArgs),
     /// Measure what speculation brings on this machine.
     Bench(Bench),
     /// Find the draft depth that is fastest on this machine, beyond doubt.
@@ -107,6 +119,8 @@ struct Serve {
     /// As --mode sustained-max: with the fans at their most.
     #[arg(long, conflicts_with = "mode")]
     max: bool,
+    #[command(flatten)]
+    trust: Trust,
     #[command(flatten)]
     common: Common,
 }
@@ -172,6 +186,8 @@ struct Node {
     #[command(flatten)]
     node: NodeArgs,
     #[command(flatten)]
+    trust: Trust,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -185,6 +201,27 @@ struct Max {
     /// Settings that name it.
     #[arg(long)]
     config: Option<PathBuf>,
+}
+
+/// Which models are served.
+#[derive(Args)]
+struct Trust {
+    /// Serve a model that `mtplx verify` has not passed, as model.unverified = "accept" does.
+    #[arg(long)]
+    unsafe_force_unverified: bool,
+    /// Serve without drafts, as model.generation = "ar" does; so models without an MTP head serve.
+    #[arg(long)]
+    no_mtp: bool,
+}
+
+impl Trust {
+    fn overrides(&self) -> Vec<(&'static str, &'static str, Value)> {
+        let accept = self.unsafe_force_unverified.then_some(("model", "unverified", "accept"));
+        let plain = self.no_mtp.then_some(("model", "generation", "ar"));
+        let text =
+            |(section, key, value): (_, _, &str)| (section, key, Value::String(value.into()));
+        accept.into_iter().chain(plain).map(text).collect()
+    }
 }
 
 #[derive(Args)]
@@ -217,6 +254,10 @@ impl Common {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => serve(&args),
+        Command::Inspect(args) => return inspect::run(&args),
+        Command::Models(args) => models::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Bench(args) => measure(&args),
         Command::Tune(args) => tune_depth(&args),
         Command::TuneCandidate(args) => tune_candidate(&args),
@@ -249,7 +290,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &Serve) -> Result<()> {
-    let mut overrides = Vec::new();
+    let mut overrides = args.trust.overrides();
     overrides.extend(args.host.map(|host| ("server", "host", Value::String(host.to_string()))));
     overrides.extend(args.port.map(|port| ("server", "port", Value::Integer(port.into()))));
     overrides.extend(args.max.then(|| ("", "mode", Value::String("sustained-max".into()))));
@@ -257,6 +298,7 @@ fn serve(args: &Serve) -> Result<()> {
     let spans = telemetry::logs_and_traces(&config.log, &config.traces)?;
     let metrics = telemetry::metrics()?;
     let model = Model::open(&config.model)?;
+    model.admit(&config.model)?;
     let render = telemetry::render(metrics.clone(), config.metrics, &model.name);
     let runtime = tokio::runtime::Runtime::new()?;
     let done = runtime.block_on(async {
@@ -287,10 +329,11 @@ fn be_node(args: &Node) -> Result<()> {
     if let Some(command) = &args.node.command {
         return runtime.block_on(node::command(command));
     }
-    let config = args.common.load(Vec::new())?;
+    let config = args.common.load(args.trust.overrides())?;
     telemetry::logs(&config.log)?;
     let metrics = telemetry::metrics()?;
     let model = Model::open(&config.model)?;
+    model.admit(&config.model)?;
     let done = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         tokio::spawn(telemetry::upkeep(metrics.clone()));

@@ -59,6 +59,9 @@ pub struct StartArgs {
     /// Go on although the machine has too little memory.
     #[arg(long)]
     force_memory: bool,
+    /// Go on with a model that `mtplx verify` has not passed.
+    #[arg(long)]
+    unsafe_force_unverified: bool,
     /// Only say as JSON what would be started.
     #[arg(long)]
     json: bool,
@@ -114,9 +117,13 @@ const SMALL: &str = "small";
 pub fn run(args: &StartArgs) -> Result<()> {
     let known = if args.fresh { None } else { remembered() };
     let choice = choose(args, known)?;
-    let overrides = overrides(&choice);
+    let mut overrides = overrides(&choice);
+    if args.unsafe_force_unverified {
+        overrides.push(("model", "unverified", Value::String("accept".into())));
+    }
     let config = Config::load(args.config.as_deref(), &overrides)?;
     let model = Model::open(&config.model)?;
+    model.admit(&config.model)?;
     let longest = config.engine.context_tokens_max.unwrap_or(usize::MAX);
     let longest = longest.min(model.checkpoint.config.positions_max);
     let context = args.context.unwrap_or(CONTEXT.min(longest));
@@ -163,6 +170,7 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
         fresh: false,
         yes: true,
         force_memory: false,
+        unsafe_force_unverified: false,
         json: args.json,
         rest: Vec::new(),
     })
@@ -248,6 +256,9 @@ fn go(choice: &Choice, model: &str, args: &StartArgs) -> Result<()> {
     let mut serve: Vec<OsString> = vec!["--mode".into(), choice.mode.clone().into()];
     if let Some(path) = folder(&choice.model) {
         serve.extend(["--model".into(), path.into_os_string()]);
+    }
+    if args.unsafe_force_unverified {
+        serve.push("--unsafe-force-unverified".into());
     }
     if let Some(config) = &args.config {
         serve.extend(["--config".into(), config.clone().into_os_string()]);

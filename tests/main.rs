@@ -28,7 +28,9 @@
 //! * `team`: clients with keys, beside each other;
 //! * `traces`: what a collector is told of a request;
 //! * `tidy`: the rules of the house itself;
-//! * `tls`: encrypted, and with which certificate.
+//! * `tls`: encrypted, and with which certificate;
+//! * `models`: what is said of models, which of them are served, verified and deleted;
+//! * `zoo`: two hundred folders, good and damaged, are judged rightly.
 
 #![allow(
     clippy::unwrap_used,
@@ -51,6 +53,7 @@ mod house;
 mod leaving;
 mod memory;
 mod metrics;
+mod models;
 mod modes;
 mod nodes;
 mod onramp;
@@ -66,3 +69,4 @@ mod team;
 mod tidy;
 mod tls;
 mod traces;
+mod zoo;

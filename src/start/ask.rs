@@ -7,7 +7,8 @@ use dialoguer::{Confirm, Input, Select};
 use super::{SMALL, Surface};
 use crate::exit::Stop;
 use crate::modes::MODES;
-use crate::pull::cache::Cache;
+use crate::picker::{self, Found, roots};
+use crate::tiers::Tier;
 
 /// What each mode is for, in the order in which they are offered.
 const WHAT_FOR: [(&str, &str); 5] = [
@@ -41,17 +42,22 @@ fn one_of(question: &str, items: &[String]) -> Result<usize> {
     Ok(asked.interact_opt()?.ok_or(Stop::Interrupted)?)
 }
 
-/// What was pulled, the one inside, or a folder that somebody types.
+/// What is on this machine, the one inside, or a folder that somebody types.
 pub(super) fn model() -> Result<String> {
-    let pulled = Cache::of_environment().map(|cache| cache.models()).unwrap_or_default();
-    let mut items = pulled.clone();
+    // What cannot be served is not offered; what is wrong with it, `mtplx models` tells.
+    let mut found = picker::found(&roots::of_this_machine());
+    found.retain(|model| matches!(model.tier, Tier::Verified | Tier::Unverified));
+    let tier = |model: &Found| if model.tier == Tier::Verified { "" } else { ", unverified" };
+    let line =
+        |model: &Found| format!("{} ({}{})", model.name, picker::bytes(model.size), tier(model));
+    let mut items: Vec<String> = found.iter().map(line).collect();
     items.push("the small model inside: shows that all works, knows nothing".into());
     items.push("another folder, or owner/name".into());
     let at = one_of("Which model?", &items)?;
-    if let Some(name) = pulled.get(at) {
-        return Ok(name.clone());
+    if let Some(model) = found.get(at) {
+        return Ok(model.path.display().to_string());
     }
-    if at == pulled.len() {
+    if at == found.len() {
         return Ok(SMALL.into());
     }
     Ok(Input::with_theme(&ColorfulTheme::default()).with_prompt("Folder").interact_text()?)
