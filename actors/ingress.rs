@@ -113,6 +113,8 @@ pub struct Config {
     pub bind: SocketAddr,
     /// The model's name on the wire.
     pub model: String,
+    /// How much is known of it: verified, unverified, no-mtp or damaged.
+    pub tier: String,
     /// Most answers in the making at once, running or waiting; beyond it 503 at once.
     pub requests_max: NonZeroU16,
     /// Longest body of a request.

@@ -20,6 +20,7 @@ mod names;
 mod reader;
 mod requantize;
 mod shards;
+mod survey;
 mod tensor;
 #[cfg(test)]
 mod tests;
@@ -33,8 +34,12 @@ pub use error::Error;
 pub use files::{Bytes, Files};
 pub use linear::{Format, Linear};
 pub use moe::MoeWeights;
+pub use mtp::NoHead;
+pub use survey::{Head, Survey};
 pub use tensor::{Dtype, Tensor};
 pub use weights::{AttentionWeights, FeedForward, GdnWeights, Layer, Mixer, Mlp, MtpWeights};
+
+use std::collections::BTreeSet;
 
 use audit::Audit;
 use mtp::Place;
@@ -67,6 +72,15 @@ pub struct Checkpoint {
     pub identity: String,
 }
 
+/// A checkpoint, and what its files were.
+#[derive(Debug)]
+struct Read {
+    checkpoint: Checkpoint,
+    no_head: Option<NoHead>,
+    /// The files that tensors stand in.
+    files: BTreeSet<String>,
+}
+
 impl Checkpoint {
     /// Reads the checkpoint in `files`.
     ///
@@ -74,6 +88,11 @@ impl Checkpoint {
     /// The configuration or the trunk cannot be used; the text names the file, setting or tensor
     /// and says how to mend it.
     pub fn load(files: &Files) -> Result<Self, Error> {
+        Ok(Self::read(files)?.checkpoint)
+    }
+
+    /// The same, and what the files were besides.
+    fn read(files: &Files) -> Result<Read, Error> {
         let (mut config, tied) = config::read(files)?;
         let trunk = Inventory::of_trunk(files, &mtp::sidecars(&config))?;
         let has_head = || trunk.iter().any(|(name, _)| name.starts_with("lm_head."));
@@ -96,6 +115,8 @@ impl Checkpoint {
 
         let mut audit = Audit::new();
         let mut taken = reader.into_taken();
+        let mut names_read = trunk.files.clone();
+        let mut no_head = None;
         let mtp = match mtp::read(files, &config, &trunk, encoding) {
             Ok((mtp, Place::Trunk(_), names)) => {
                 taken.extend(names);
@@ -103,16 +124,23 @@ impl Checkpoint {
             }
             Ok((mtp, Place::Sidecar(sidecar), names)) => {
                 audit.add(&sidecar, &names);
+                names_read.extend(sidecar.files);
                 Ok(mtp)
             }
-            Err(reason) => Err(reason),
+            Err(reason) => {
+                let text = reason.to_string();
+                no_head = Some(reason);
+                Err(text)
+            }
         };
         audit.add(&trunk, &taken);
         if let Some(content) = files.open("config.json")? {
             audit.add_file(&content);
         }
         let (identity, bytes_total, unused) = (audit.identity(), audit.bytes_total, audit.unused);
-        Ok(Self { config, embed, layers, norm, head, mtp, unused, bytes_total, identity })
+        let checkpoint =
+            Self { config, embed, layers, norm, head, mtp, unused, bytes_total, identity };
+        Ok(Read { checkpoint, no_head, files: names_read })
     }
 
     /// The matrix that turns hiddens into logits [vocab, hidden].

@@ -53,6 +53,16 @@ impl Place {
         }
     }
 
+    /// Whether a text is the same to the bit here, whatever is drafted and in whatever company.
+    #[must_use]
+    pub fn is_exact(self) -> bool {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Host => true,
+            Self::Mlx(_) => false,
+        }
+    }
+
     /// For people.
     #[must_use]
     pub fn name(self) -> String {

@@ -136,6 +136,11 @@ fn load(model: &Model) -> Result<Vec<Texts>> {
         .collect()
 }
 
+/// All prompts of the bench, one kind after the other.
+pub(crate) fn prompts(model: &Model) -> Result<Vec<Vec<Token>>> {
+    Ok(load(model)?.into_iter().flat_map(|texts| texts.prompts).collect())
+}
+
 pub(crate) struct Bench {
     engine: MlxEngine,
     batch: Batch,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
 use crate::telemetry::{self, Metrics, Traces};
+use crate::tiers::gate::{Generation, Unverified};
 use crate::{fans, keys, modes};
 
 pub mod change;
@@ -24,7 +25,7 @@ mod tests;
 pub use self::error::ConfigError;
 
 /// All defaults, with their reasons.
-const DEFAULTS: &str = include_str!("../config/mtplx.toml");
+pub(crate) const DEFAULTS: &str = include_str!("../config/mtplx.toml");
 
 /// Comes before `admin.token`: secrets rather stand in the environment than in files.
 pub const ADMIN_TOKEN: &str = "MTPLX_ADMIN_TOKEN";
@@ -110,6 +111,10 @@ pub struct Model {
     pub path: PathBuf,
     /// Its name for clients; empty for the folder's.
     pub name: String,
+    /// What becomes of a model that nobody has verified.
+    pub unverified: Unverified,
+    /// Whether it drafts.
+    pub generation: Generation,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]

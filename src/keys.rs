@@ -274,7 +274,7 @@ fn head_of(text: &str) -> usize {
 
 /// Puts a text in place of a file, whole or not at all, for its owner alone: that of the file there
 /// is, which the server must be able to read whoever edits it.
-fn replace(file: &Path, text: &str) -> Result<()> {
+pub(crate) fn replace(file: &Path, text: &str) -> Result<()> {
     // Not in place of a link that leads to it.
     let real = file.canonicalize();
     let file = real.as_deref().unwrap_or(file);

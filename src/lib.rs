@@ -2,19 +2,34 @@
 
 pub mod bank;
 pub mod bench;
+pub mod chat;
 pub mod config;
+pub mod connect;
+pub mod doctor;
+pub mod exit;
 pub mod fans;
 #[cfg(test)]
 mod fuzz;
+pub mod init;
+pub mod inspect;
 pub mod keys;
 pub mod model;
+pub mod models;
 pub mod modes;
 pub mod node;
+pub mod picker;
 pub mod plan;
+pub mod pull;
 pub mod reload;
+pub mod schema;
+pub mod server;
 pub mod service;
+pub mod start;
+pub mod state;
 pub mod telemetry;
+pub mod tiers;
 pub mod tune;
+pub mod verify;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -79,7 +94,8 @@ impl App {
         mtplx_actors::metrics::build(env!("CARGO_PKG_VERSION"));
         mtplx_actors::metrics::fans_pinned(false);
         let nodes = config.cluster.is_on().then(Nodes::default);
-        let door = ingress::Config { nodes: nodes.clone(), ..reload::door_of(config, &model.name) };
+        let door =
+            ingress::Config { nodes: nodes.clone(), ..reload::door_of(config, &model.card()) };
         let (ingress, listening) = ingress::start(door, Arc::clone(&model.text), render).await?;
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         tracing::info!(model = model.name, "listening on {scheme}://{}, loading", ingress.address);
@@ -87,7 +103,7 @@ impl App {
             Some(nodes) => Arc::new(node::gate(config, model, nodes, ingress.clone()).await?),
             None => Arc::new(ingress.clone()),
         };
-        let settings = (config.clone(), model.name.clone());
+        let settings = (config.clone(), model.card());
         if config.cluster.is_on() && !config.cluster.engine {
             let reloader = Reloader::new(settings, (ingress.clone(), None), None);
             let app = Self { house: None, ingress, listening, reloader, store: None };

@@ -1,32 +1,46 @@
 //! The command line: arguments, settings, logs, then one of the commands. No logic.
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use anyhow::Result;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use mtplx::bank::{self, BankArgs};
 use mtplx::bench::products::{self, ProductsArgs};
 use mtplx::bench::shape::{self, ShapeArgs};
 use mtplx::bench::{self, BenchArgs};
+use mtplx::chat::{self, ChatArgs, RunArgs};
 use mtplx::config::{self, Config};
+use mtplx::connect::{self, ConnectArgs, OpenWebuiArgs};
+use mtplx::doctor::{self, DoctorArgs};
 use mtplx::fans::command::{self, MaxArgs};
 use mtplx::fans::watchdog::{self, WatchdogArgs};
+use mtplx::init::{self, InitArgs};
+use mtplx::inspect::{self, InspectArgs};
 use mtplx::keys::{self, KeysArgs};
 use mtplx::model::Model;
+use mtplx::models::{self, ModelsArgs};
 use mtplx::node::{self, NodeArgs};
 use mtplx::plan::{self, PlanArgs};
-use mtplx::reload::Reloader;
+use mtplx::pull::{self, PullArgs, cache};
+use mtplx::schema::{self, SchemaArgs};
 use mtplx::service::{self, ServiceArgs};
+use mtplx::start::{self, QuickstartArgs, StartArgs};
 use mtplx::tune::{self, BenchTuneArgs, CandidateArgs, Site, TuneArgs};
-use mtplx::{App, fans, telemetry};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use mtplx::verify::{self, VerifyArgs};
+use mtplx::{App, exit, fans, telemetry};
 use toml::Value;
+
+mod signals;
+
+use signals::{Signals, leave_at_the_next};
 
 /// Native MTP speculative decoding for a whole team on one machine.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = exit::CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,8 +48,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Choose a model, a mode and where to talk, and begin.
+    Start(Box<StartArgs>),
+    /// Serve without a question: what was started last, or the small model.
+    Quickstart(QuickstartArgs),
     /// Serve a model over HTTP.
     Serve(Serve),
+    /// Say what a folder is as a model, and whether it can be served.
+    Inspect(InspectArgs),
+    /// List the models on this machine, or delete one.
+    Models(ModelsArgs),
+    /// Run the gates that a model passes before it is served, and write its contract.
+    Verify(VerifyArgs),
+    /// Print the schema of what a command prints with --json.
+    Schema(SchemaArgs),
     /// Measure what speculation brings on this machine.
     Bench(Bench),
     /// Find the draft depth that is fastest on this machine, beyond doubt.
@@ -45,6 +71,30 @@ enum Command {
     TuneCandidate(Candidate),
     /// Say what memory a model and its clients need, before anything is loaded.
     Plan(Plan),
+    /// Talk with a model in this terminal.
+    Chat(ChatArgs),
+    /// Ask once and print the answer.
+    Run(RunArgs),
+    /// Look whether this machine can serve, and say what to do where it cannot.
+    Doctor(DoctorArgs),
+    /// Give a client the settings by which it finds the server.
+    Connect(ConnectArgs),
+    /// Open WebUI beside the server.
+    Openwebui(OpenWebuiArgs),
+    /// Write a file of all settings, with their reasons.
+    #[command(visible_alias = "setup")]
+    Init(InitArgs),
+    /// Write completions for a shell to stdout.
+    #[command(after_help = "Example:\n  mtplx completions zsh > ~/.zfunc/_mtplx")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual page to stdout.
+    #[command(after_help = "Example:\n  mtplx man > mtplx.1")]
+    Man,
+    /// Fetch a model from Hugging Face, or a mirror of it.
+    Pull(PullArgs),
     /// See and manage what a running server keeps warm.
     Bank(BankArgs),
     /// Make, list, revoke and renew keys of clients.
@@ -71,6 +121,8 @@ struct Serve {
     /// As --mode sustained-max: with the fans at their most.
     #[arg(long, conflicts_with = "mode")]
     max: bool,
+    #[command(flatten)]
+    trust: Trust,
     #[command(flatten)]
     common: Common,
 }
@@ -146,6 +198,8 @@ struct Node {
     #[command(flatten)]
     node: NodeArgs,
     #[command(flatten)]
+    trust: Trust,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -161,9 +215,31 @@ struct Max {
     config: Option<PathBuf>,
 }
 
+/// Which models are served.
+#[derive(Args)]
+struct Trust {
+    /// Serve a model that `mtplx verify` has not passed, as model.unverified = "accept" does.
+    #[arg(long)]
+    unsafe_force_unverified: bool,
+    /// Serve without drafts, as model.generation = "ar" does; so models without an MTP head serve.
+    #[arg(long)]
+    no_mtp: bool,
+}
+
+impl Trust {
+    fn overrides(&self) -> Vec<(&'static str, &'static str, Value)> {
+        let accept = self.unsafe_force_unverified.then_some(("model", "unverified", "accept"));
+        let plain = self.no_mtp.then_some(("model", "generation", "ar"));
+        let text =
+            |(section, key, value): (_, _, &str)| (section, key, Value::String(value.into()));
+        accept.into_iter().chain(plain).map(text).collect()
+    }
+}
+
 #[derive(Args)]
 struct Common {
-    /// Folder of a checkpoint in MLX layout; the small model inside the binary without it.
+    /// Folder of a checkpoint, or owner/name of a model that was pulled; without it the small model
+    /// inside the binary.
     #[arg(long)]
     model: Option<PathBuf>,
     /// Settings laid over the defaults.
@@ -177,6 +253,9 @@ struct Common {
 impl Common {
     fn load(&self, mut overrides: Vec<(&str, &str, Value)>) -> Result<Config> {
         if let Some(path) = &self.model {
+            // What was fetched is known by its name, too.
+            let fetched = cache::fetched(path);
+            let path = fetched.as_ref().unwrap_or(path);
             overrides.push(("model", "path", Value::String(path.display().to_string())));
         }
         overrides.extend(self.mode.clone().map(|mode| ("", "mode", Value::String(mode))));
@@ -187,10 +266,25 @@ impl Common {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => serve(&args),
+        Command::Inspect(args) => return inspect::run(&args),
+        Command::Models(args) => models::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Bench(args) => measure(&args),
         Command::Tune(args) => tune_depth(&args),
         Command::TuneCandidate(args) => tune_candidate(&args),
         Command::Plan(args) => plan(&args),
+        Command::Start(args) => start::run(&args),
+        Command::Quickstart(args) => start::quickstart(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Connect(args) => connect::run(&args),
+        Command::Openwebui(args) => connect::open_webui(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Completions { shell } => complete(shell),
+        Command::Man => manual(),
+        Command::Chat(args) => chat::run(&args),
+        Command::Run(args) => chat::run_once(&args),
+        Command::Pull(args) => pull::run(&args),
         Command::Bank(args) => manage(&args),
         Command::Keys(args) => edit_keys(&args),
         Command::Node(args) => be_node(&args),
@@ -202,13 +296,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mtplx: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(exit::code_of(&error))
         }
     }
 }
 
 fn serve(args: &Serve) -> Result<()> {
-    let mut overrides = Vec::new();
+    let mut overrides = args.trust.overrides();
     overrides.extend(args.host.map(|host| ("server", "host", Value::String(host.to_string()))));
     overrides.extend(args.port.map(|port| ("server", "port", Value::Integer(port.into()))));
     overrides.extend(args.max.then(|| ("", "mode", Value::String("sustained-max".into()))));
@@ -216,6 +310,7 @@ fn serve(args: &Serve) -> Result<()> {
     let spans = telemetry::logs_and_traces(&config.log, &config.traces)?;
     let metrics = telemetry::metrics()?;
     let model = Model::open(&config.model)?;
+    model.admit(&config.model)?;
     let render = telemetry::render(metrics.clone(), config.metrics, &model.name);
     let runtime = tokio::runtime::Runtime::new()?;
     let done = runtime.block_on(async {
@@ -246,10 +341,11 @@ fn be_node(args: &Node) -> Result<()> {
     if let Some(command) = &args.node.command {
         return runtime.block_on(node::command(command));
     }
-    let config = args.common.load(Vec::new())?;
+    let config = args.common.load(args.trust.overrides())?;
     telemetry::logs(&config.log)?;
     let metrics = telemetry::metrics()?;
     let model = Model::open(&config.model)?;
+    model.admit(&config.model)?;
     let done = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         tokio::spawn(telemetry::upkeep(metrics.clone()));
@@ -340,49 +436,28 @@ fn turn_fans(args: &Max) -> Result<()> {
     command::run(&Config::load(args.config.as_deref(), &overrides)?.fans, &args.max)
 }
 
+/// Written whole: a reader that leaves early is no mistake of ours.
+fn complete(shell: Shell) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "mtplx", &mut text);
+    Ok(std::io::stdout().write_all(&text)?)
+}
+
+/// One page, all commands on it.
+fn manual() -> Result<()> {
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+    let commands = Cli::command();
+    for command in commands.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let man = clap_mangen::Man::new(command.clone());
+        let name = command.get_name().to_uppercase();
+        writeln!(text, ".SH \"MTPLX {name}\"")?;
+        man.render_description_section(&mut text)?;
+        man.render_options_section(&mut text)?;
+    }
+    Ok(std::io::stdout().write_all(&text)?)
+}
+
 fn manage(args: &BankArgs) -> Result<()> {
     tokio::runtime::Runtime::new()?.block_on(bank::run(args))
-}
-
-/// SIGINT and SIGTERM, from the first on; and SIGHUP, by which services ask for settings to be read
-/// anew, once there is somebody to do that.
-struct Signals {
-    reloader: Option<Reloader>,
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        let interrupt = listen(SignalKind::interrupt())?;
-        let hangup = listen(SignalKind::hangup())?;
-        let terminate = listen(SignalKind::terminate())?;
-        Ok(Self { reloader: None, interrupt, terminate, hangup })
-    }
-
-    /// Waits for one of them; the exit code by which a shell knows a process that it ended.
-    async fn next(&mut self) -> i32 {
-        let kind = loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => break SignalKind::interrupt(),
-                _ = self.terminate.recv() => break SignalKind::terminate(),
-                _ = self.hangup.recv() => {
-                    if let Some(reloader) = self.reloader.clone() {
-                        // What came of it is in the log.
-                        tokio::spawn(async move { reloader.reload("SIGHUP").await.map(drop) });
-                    }
-                }
-            }
-        };
-        128 + kind.as_raw_value()
-    }
-}
-
-/// Who asks twice does not want to wait.
-async fn leave_at_the_next(mut signals: Signals) {
-    let code = signals.next().await;
-    tracing::warn!("asked twice: leaving at once, running requests are cut off");
-    std::process::exit(code)
 }

@@ -1,6 +1,6 @@
 //! Where the model comes from: a folder, or the binary itself.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +11,8 @@ use mtplx_kernels::checkpoint::{Checkpoint, Files};
 use mtplx_kernels::{EngineOptions, MlxEngine};
 
 use crate::config;
+use crate::tiers::gate::{self, Generation};
+use crate::tiers::{self, Judged, Tier};
 
 /// The model that travels in the binary.
 #[cfg(feature = "embedded-model")]
@@ -46,6 +48,10 @@ pub struct Model {
     pub text: Arc<Text>,
     /// Digest of the files that this was read from.
     pub template: String,
+    /// How much is known of it, and why.
+    pub judged: Judged,
+    /// Its folder, as whoever named it wrote it; empty for the embedded one.
+    pub path: PathBuf,
 }
 
 impl Model {
@@ -56,11 +62,43 @@ impl Model {
     pub fn open(settings: &config::Model) -> Result<Self> {
         let (files, name) = locate(&settings.path)?;
         let name = if settings.name.is_empty() { name } else { settings.name.clone() };
-        let checkpoint = Arc::new(Checkpoint::load(&files)?);
+        let mut checkpoint = Checkpoint::load(&files)?;
+        if settings.generation == Generation::Ar {
+            checkpoint.mtp = Err("it is to be served plainly: model.generation is \"ar\"".into());
+        }
+        let checkpoint = Arc::new(checkpoint);
         warn_of_unused(&checkpoint.unused);
         let text = Arc::new(text(&files).with_context(|| format!("in {}", files.label()))?);
         let template = digest(&files).with_context(|| format!("in {}", files.label()))?;
-        Ok(Self { name, checkpoint, text, template })
+        let judged = match settings.path.as_os_str().is_empty() {
+            true => tiers::judge_files(&files),
+            false => tiers::judge(&settings.path),
+        };
+        let path = settings.path.clone();
+        Ok(Self { name, checkpoint, text, template, judged, path })
+    }
+
+    /// Lets it be served, or says what would let it.
+    ///
+    /// # Errors
+    /// Nobody has verified it, or it has no head that drafts, and settings do not say that it may.
+    pub fn admit(&self, settings: &config::Model) -> Result<()> {
+        let path = match self.path.as_os_str().is_empty() {
+            true => "the embedded model".into(),
+            false => self.path.display().to_string(),
+        };
+        gate::admit(&path, &self.judged, (settings.unverified, settings.generation))?;
+        if self.judged.tier != Tier::Verified {
+            let (tier, reason) = (self.judged.tier.name(), self.judged.reasons.first());
+            tracing::warn!(tier, reason, "served though it is not verified, as was asked for");
+        }
+        Ok(())
+    }
+
+    /// What clients are told: its name and how much is known of it.
+    #[must_use]
+    pub fn card(&self) -> (String, Tier) {
+        (self.name.clone(), self.judged.tier)
     }
 
     /// What opens an engine over it, on the thread that will own the engine.

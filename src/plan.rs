@@ -75,6 +75,68 @@ pub fn run(model: &Model, config: &Config, args: &PlanArgs) -> Result<()> {
     Ok(())
 }
 
+/// Below this machines are short of memory for large models and for what else people run.
+const SMALL: u64 = 48 << 30;
+
+/// What is to be said of a model before it is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Fits,
+    /// It may go, and somebody should know this.
+    Tight(String),
+    /// It takes more than four fifths of the machine; and what would fit.
+    TooLarge(String),
+}
+
+/// Judges so many clients of so long a context on this machine.
+///
+/// # Errors
+/// When the device is not known.
+pub fn preflight(model: &Model, config: &Config, wished: (usize, usize)) -> Result<Verdict> {
+    let checkpoint = &model.checkpoint;
+    let place = place_of(checkpoint, &config.engine)?;
+    let precision = precision(checkpoint, place);
+    let wish = Wish {
+        context_tokens: wished.0,
+        clients: wished.1,
+        spare_slots: spare_slots(place),
+        snapshots: config.actors.bank.entries_max as usize,
+        depth: config.engine.depth_max.into(),
+        step_tokens: config.actors.tuner.prefill_idle_tokens,
+        page_tokens: config.engine.page_tokens,
+    };
+    let wish = Wish { snapshots: parked(checkpoint, config, &wish, &precision), ..wish };
+    let machine = memory::machine();
+    let fit = fit(&shape(checkpoint), &precision, &wish, machine / 5 * 4);
+    Ok(verdict(&fit, &wish, machine))
+}
+
+fn verdict(fit: &Fit, wish: &Wish, machine: u64) -> Verdict {
+    let gib = |bytes: u64| bytes as f64 / GIB;
+    let (needed, all) = (gib(fit.estimate.total()), gib(machine));
+    let (context, clients) = (wish.context_tokens, wish.clients);
+    if !fit.fits() {
+        let said = format!(
+            "{clients} x {context} tokens take {needed:.1} GiB, over 80 % of the {all:.1} GiB here"
+        );
+        let mut ways = Vec::new();
+        ways.extend((fit.context_max > 0).then(|| format!("--context {}", fit.context_max)));
+        ways.extend((fit.clients_max > 0).then(|| format!("--clients {}", fit.clients_max)));
+        let way = match ways.is_empty() {
+            true => "take fewer bits or a smaller model".into(),
+            false => format!("it would fit with {}", ways.join(", or with ")),
+        };
+        return Verdict::TooLarge(format!("{said}: {way}"));
+    }
+    if machine < SMALL {
+        let said =
+            format!("this machine has {all:.1} GiB, below the 48 that leave room for others");
+        return Verdict::Tight(format!("{said}; this takes {needed:.1} GiB"));
+    }
+    Verdict::Fits
+}
+
 /// Settings that would keep the wish from coming true whatever memory there is.
 fn narrow_settings(engine: &EngineOptions, wish: &Wish, estimate: &Estimate) -> Vec<String> {
     let mut narrow = Vec::new();
@@ -184,6 +246,36 @@ fn json(model: &Model, wish: &Wish, fit: &Fit, settings: &[String]) -> serde_jso
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_that_is_small_or_too_small_is_named_with_what_would_fit() {
+        let config = Config::load(None, &[]).unwrap();
+        let model = Model::open(&config.model).unwrap();
+        let place = place_of(&model.checkpoint, &config.engine).unwrap();
+        let precision = precision(&model.checkpoint, place);
+        let (context_tokens, clients, depth) = (4096, 4, 2);
+        let wish = Wish {
+            context_tokens,
+            clients,
+            spare_slots: 1,
+            snapshots: 0,
+            depth,
+            step_tokens: 64,
+            page_tokens: 32,
+        };
+        let on = |machine: u64| {
+            let fit = fit(&shape(&model.checkpoint), &precision, &wish, machine / 5 * 4);
+            verdict(&fit, &wish, machine)
+        };
+        assert_eq!(on(64 << 30), Verdict::Fits);
+        assert!(matches!(on(40 << 30), Verdict::Tight(said) if said.contains("40.0 GiB")));
+        // All of it would fit, four fifths do not.
+        let needed = fit(&shape(&model.checkpoint), &precision, &wish, 0).estimate.total();
+        let Verdict::TooLarge(said) = on(needed) else { panic!("{:?}", on(needed)) };
+        assert!(said.contains("--context") && said.contains("80 %"), "{said}");
+        let none = on(1 << 20);
+        assert!(matches!(none, Verdict::TooLarge(said) if said.contains("smaller model")));
+    }
 
     #[test]
     fn the_shape_of_the_small_model_gives_the_bytes_of_its_files() {

@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 
 use crate::config::change::Next;
 use crate::config::{Config, ConfigError};
+use crate::tiers::Tier;
 use crate::{keys, telemetry};
 
 /// Between two looks whether the file of keys has changed.
@@ -29,7 +30,8 @@ pub struct Reloader(Arc<Inner>);
 struct Inner {
     /// Locked while settings are read anew: one after the other.
     now: Mutex<Now>,
-    model: String,
+    /// Its name, and how much is known of it.
+    model: (String, Tier),
     door: Handle,
     /// Nobody's, where other machines have the engines.
     root: Option<ActorRef<root::Message>>,
@@ -44,9 +46,9 @@ struct Now {
 }
 
 impl Reloader {
-    /// These hold now, for a model of this name.
+    /// These hold now, for a model of this name and tier.
     pub(crate) fn new(
-        (config, model): (Config, String),
+        (config, model): (Config, (String, Tier)),
         (door, root): (Handle, Option<ActorRef<root::Message>>),
         store: Option<Arc<Store>>,
     ) -> Self {
@@ -181,11 +183,12 @@ fn stamp(file: &PathBuf) -> Option<(SystemTime, u64)> {
 }
 
 /// What the door is told of the settings.
-pub(crate) fn door_of(config: &Config, model: &str) -> ingress::Config {
+pub(crate) fn door_of(config: &Config, (model, tier): &(String, Tier)) -> ingress::Config {
     let server = &config.server;
     ingress::Config {
         bind: SocketAddr::new(server.host, server.port),
-        model: model.to_owned(),
+        model: model.clone(),
+        tier: tier.to_string(),
         requests_max: server.requests_max,
         body_bytes_max: server.body_bytes_max,
         new_tokens_max: NonZeroUsize::new(server.new_tokens_max),

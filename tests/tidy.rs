@@ -111,6 +111,8 @@ fn the_top_level_is_what_was_asked_for() {
         "tests",
         "loadtests",
         "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
         "SECURITY.md",
         "LICENSE",
         "NOTICE",

@@ -330,7 +330,7 @@ fn card(house: &House) -> Value {
         Readiness::Serving(Served { info, .. }) => json!({
             "context_length": context(&info),
             "mtp": info.depth_max > 0,
-            "tier": if info.depth_max > 0 { "mtp" } else { "ar-only" },
+            "tier": house.config.tier,
         }),
         Readiness::Between(_) | Readiness::Over(_) => Value::Null,
     };
@@ -419,7 +419,8 @@ pub(super) async fn docs() -> Response {
 /// Serving; and what of the engine's own kernels failed its trial. Why is for the log.
 fn healthy(house: &House, engine: &Served) -> Value {
     let age = engine.heart.age().as_millis();
-    let mut told = json!({"status": "ok", "heartbeat_age_ms": age});
+    let tier = &house.config.tier;
+    let mut told = json!({"status": "ok", "heartbeat_age_ms": age, "tier": tier});
     let off = engine.info.kernels.iter().filter(|kernel| kernel.fault.is_some());
     let off: Vec<&str> = off.map(|kernel| kernel.name.as_str()).collect();
     if !off.is_empty() {

@@ -73,7 +73,7 @@ impl Fnv {
         let last = entry.bytes.len().saturating_sub(SAMPLE_BYTES);
         for start in [0, last / 2, last] {
             let end = entry.bytes.len().min(start + SAMPLE_BYTES);
-            self.add(&entry.bytes[start..end]);
+            self.add(entry.bytes.get(start..end).unwrap_or_default());
         }
     }
 }

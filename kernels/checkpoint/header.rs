@@ -17,7 +17,9 @@ use super::tensor::Dtype;
 
 /// The format's own limit.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
-const LENGTH_BYTES: usize = 8;
+pub(super) const LENGTH_BYTES: usize = 8;
+/// The length and the brace that every header begins with.
+pub(super) const START: usize = LENGTH_BYTES + 1;
 
 /// One tensor of a file, of any element type.
 #[derive(Clone, Debug)]
@@ -54,6 +56,14 @@ pub(super) fn entries(file: &str, bytes: &Bytes) -> Result<Vec<Entry>, Error> {
             Ok(Entry { name, dtype: info.dtype, shape: info.shape, bytes })
         })
         .collect()
+}
+
+/// The bytes of the header that a file's first [`START`] bytes announce; `None` if they are those
+/// of something else.
+pub(super) fn announced(start: &[u8]) -> Option<u64> {
+    let (length, header) = start.split_first_chunk::<LENGTH_BYTES>()?;
+    let length = u64::from_le_bytes(*length);
+    (header.first() == Some(&b'{') && length <= HEADER_BYTES_MAX).then_some(length)
 }
 
 fn split(file: &str, bytes: &Bytes) -> Result<(Bytes, Bytes), Error> {

@@ -6,7 +6,7 @@ use super::error::{DOWNLOAD, shown};
 use super::{Error, Files};
 
 /// Far above any real configuration; a guard against a file that is something else.
-const JSON_BYTES_MAX: usize = 64 << 20;
+pub(super) const JSON_BYTES_MAX: usize = 4 << 20;
 
 /// The JSON file `name`; `None` where there is none.
 pub(super) fn read(files: &Files, name: &str) -> Result<Option<Value>, Error> {

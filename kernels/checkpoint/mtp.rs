@@ -63,20 +63,31 @@ impl Place<'_> {
     }
 }
 
+/// Why there is no head.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoHead {
+    /// Nothing of one is there.
+    #[error("{0}")]
+    Absent(String),
+    /// There is one, or what its files say of it, that cannot be used.
+    #[error("{0}")]
+    Unusable(Error),
+}
+
 /// The head's weights, the place they came from and the names read there; or why there is none.
 pub(super) fn read<'a>(
     files: &Files,
     config: &ModelConfig,
     trunk: &'a Inventory,
     trunk_encoding: NormEncoding,
-) -> Result<(MtpWeights, Place<'a>, BTreeSet<String>), String> {
-    let text = |error: Error| error.to_string();
-    let place = find(files, config, trunk).map_err(text)?.ok_or_else(|| absent(config))?;
+) -> Result<(MtpWeights, Place<'a>, BTreeSet<String>), NoHead> {
+    let place = find(files, config, trunk).map_err(NoHead::Unusable)?;
+    let place = place.ok_or_else(|| NoHead::Absent(absent(config)))?;
     if let Some(refusal) = &config.mtp.refusal {
-        return Err(refusal.clone());
+        return Err(NoHead::Unusable(refusal.clone()));
     }
     let encoding = encoding::of_head(config.mtp.encoding, &place, trunk_encoding);
-    let (weights, taken) = weights(config, &place, encoding).map_err(text)?;
+    let (weights, taken) = weights(config, &place, encoding).map_err(NoHead::Unusable)?;
     Ok((weights, place, taken))
 }
 

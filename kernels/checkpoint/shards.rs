@@ -10,7 +10,7 @@ use super::error::{DOWNLOAD, shown};
 use super::header::{self, Entry, Pairs};
 use super::{Error, Files, names};
 
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Tensors of one or several files, by inner name.
 #[derive(Debug, Default)]

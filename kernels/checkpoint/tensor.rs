@@ -91,7 +91,7 @@ impl Tensor {
             [only] => part(only)?,
             many => {
                 let parts = many.iter().map(part).collect::<Option<Vec<_>>>()?;
-                parts.iter().map(|part| &**part).collect::<Vec<_>>().concat().into()
+                Bytes::joined(&parts)
             }
         };
         let count = stretches.iter().map(ExactSizeIterator::len).sum();

@@ -76,6 +76,8 @@ const RESTART: &[&str] = &[
     "server.port",
     "model.path",
     "model.name",
+    "model.unverified",
+    "model.generation",
     "engine.slots",
     "engine.page_tokens",
     "engine.context_tokens_max",

@@ -396,7 +396,8 @@ struct ModelMeta {
     context_length: u64,
     /// Whether drafts are made.
     mtp: bool,
-    #[schema(pattern = "^(mtp|ar-only)$")]
+    /// How much is known of the model: whether it passed the gates of `mtplx verify`.
+    #[schema(pattern = "^(verified|unverified|no-mtp|damaged)$")]
     tier: String,
 }
 

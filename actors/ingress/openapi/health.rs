@@ -15,6 +15,9 @@ pub(crate) struct Health {
     /// Milliseconds since the engine was last seen at work; idle, it is asked once a second.
     #[schema(nullable = false)]
     heartbeat_age_ms: Option<u64>,
+    /// How much is known of the model: whether it passed the gates of `mtplx verify`.
+    #[schema(nullable = false, pattern = "^(verified|unverified|no-mtp|damaged)$")]
+    tier: Option<String>,
     /// Kernels that failed their trial.
     #[schema(nullable = false)]
     kernels_switched_off: Option<Vec<String>>,

@@ -59,6 +59,7 @@ pub(in crate::ingress) fn config() -> Config {
     Config {
         bind: "127.0.0.1:0".parse().unwrap(),
         model: "tiny".into(),
+        tier: "verified".into(),
         requests_max: 8.try_into().unwrap(),
         body_bytes_max: 64 * 1024,
         new_tokens_max: None,

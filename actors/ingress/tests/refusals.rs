@@ -319,7 +319,10 @@ async fn paths_methods_and_models_are_told_apart() {
     assert!(reply.body.contains("tiny"));
     let list = get(&handle, "/v1/models").await.json();
     assert_eq!(list["data"][0]["id"], "tiny");
-    assert_eq!(list["data"][0]["meta"], json!({"context_length": 256, "mtp": true, "tier": "mtp"}));
+    assert_eq!(
+        list["data"][0]["meta"],
+        json!({"context_length": 256, "mtp": true, "tier": "verified"})
+    );
     assert_eq!(get(&handle, "/v1/models/tiny").await.json()["object"], "model");
     let reply = get(&handle, "/v1/models/a%2Fb").await;
     assert_eq!((reply.status, reply.error()["code"].as_str()), (404, Some("model_not_found")));

@@ -24,7 +24,7 @@ pub struct MtpConfig {
     /// How its norms are said to be stored.
     pub encoding: Option<NormEncoding>,
     /// Why it cannot be used, whatever its tensors are.
-    pub refusal: Option<String>,
+    pub refusal: Option<Error>,
 }
 
 /// Names of the same count in files of different origin.
@@ -41,7 +41,7 @@ pub(super) fn read(files: &Files, top: &Object<'_>, text: &Object<'_>) -> MtpCon
     let mut config = MtpConfig::default();
     let read = from_config(&mut config, top, text).and_then(|()| from_contract(&mut config, files));
     if let Err(error) = read {
-        config.refusal = Some(error.to_string());
+        config.refusal = Some(error);
     }
     config
 }

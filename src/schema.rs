@@ -1,0 +1,67 @@
+//! `mtplx schema`: what commands print with `--json`, as JSON Schema. Fields may be added to it;
+//! none goes or changes its meaning.
+
+#![allow(clippy::print_stdout, reason = "a command reports on stdout")]
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use schemars::{Schema, schema_for};
+
+use crate::{inspect, models, verify};
+
+/// Whose schema.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Example:\n  mtplx schema inspect > inspect.schema.json")]
+pub struct SchemaArgs {
+    /// The command.
+    pub of: Of,
+}
+
+/// A command with a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Of {
+    Connect,
+    Doctor,
+    Init,
+    Inspect,
+    Models,
+    Openwebui,
+    Pull,
+    Run,
+    Start,
+    Verify,
+}
+
+/// A schema that was written by hand.
+macro_rules! written {
+    ($name:literal) => {
+        serde_json::from_str(include_str!(concat!("schemas/", $name, ".json"))).unwrap_or_default()
+    };
+}
+
+/// Its schema.
+#[must_use]
+pub fn of(command: Of) -> Schema {
+    match command {
+        Of::Connect => written!("connect"),
+        Of::Doctor => written!("doctor"),
+        Of::Init => written!("init"),
+        Of::Openwebui => written!("openwebui"),
+        Of::Pull => written!("pull"),
+        Of::Run => written!("run"),
+        Of::Start => written!("start"),
+        Of::Inspect => schema_for!(inspect::Report),
+        Of::Models => schema_for!(models::Listing),
+        Of::Verify => schema_for!(verify::Report),
+    }
+}
+
+/// Prints it.
+///
+/// # Errors
+/// None that is known.
+pub fn run(args: &SchemaArgs) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(&of(args.of))?);
+    Ok(())
+}
