@@ -1,7 +1,7 @@
 # Everything a checkout needs, in one word each; `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test serve fuzz nightly lint deny judges judges-js conformance agents openwebui-test \
+.PHONY: help setup build test serve fuzz nightly lint deny judges judges-js conformance agents ui-test openwebui-test \
     chromium prometheus python
 
 PYTHON ?= python3
@@ -120,6 +120,9 @@ chromium:
 	@cp $< $@
 
 # The same tests that `make test` compiles, so nothing is compiled anew.
+ui-test: setup judges judges-js ## the chat page in a browser, as a person and as an attacker
+	cargo test --workspace --test house ui:: -- --include-ignored --nocapture
+
 conformance: setup agents ## real agents from npm (1 GB) do a task each
 	cargo test --workspace --lib agents:: -- --ignored --nocapture
 

@@ -37,14 +37,15 @@ pub(super) fn report(cells: &Cells) -> Report {
 pub(super) fn markdown(cells: &Cells) -> String {
     let bars = bars(cells);
     format!(
-        "# Ours beside its peers\n\nWritten by `mtplx-loadtests peers`; do not edit. All servers on \
-         the same 8-bit checkpoint, one after the other, on a CPU, each warm. Clients ask at once, \
-         with prompts of some two dozen tokens, at temperature 0.6, and all answers have as many \
-         tokens, a few: a rate holds the prefill too. Peers run on MLX's operations for CPUs and \
-         so far from their home, a Mac's GPU: this compares serving, not kernels. MTPLX serves one \
-         request at a time, so its clients queue. A gap is the time between texts of one stream, \
-         each of which may carry several tokens; where all came as one text it is 0. “Times” is \
-         how many times a peer's tokens a second ours are.\n\n{}",
+        "# Ours beside its peers\n\nWritten by `mtplx-loadtests peers`; do not edit. All \
+         servers on the same 8-bit checkpoint, one after the other, on a CPU, each warm. \
+         Clients ask at once, with prompts of some two dozen tokens, at temperature 0.6, and \
+         all answers have as many tokens, a few: a rate holds the prefill too. Peers run on \
+         MLX's operations for CPUs and so far from their home, a Mac's GPU: this compares \
+         serving, not kernels. MTPLX serves one request at a time, so its clients queue. A gap \
+         is the time between texts of one stream, each of which may carry several tokens; where \
+         all came as one text it is 0. “Times” is how many times a peer's tokens a second ours \
+         are.\n\n{}",
         body(cells, &bars)
     )
 }

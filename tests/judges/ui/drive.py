@@ -33,8 +33,10 @@ def streams(me):
         window.paces.add(document.getElementById('pace').textContent);
       }).observe(document.getElementById('page'), {childList: true, subtree: true});
     }""")
+    me.slows(20_000)
     me.ask(STORY)
     text = me.done()
+    me.slows(-1)
     steps, paces = me.page.evaluate("[window.steps.size, [...window.paces]]")
     assert len(text) > 20 and steps >= 3, (text, steps)
     live = [pace for pace in paces if re.match(r"\d+ tokens", pace)]
