@@ -75,13 +75,10 @@ fn widths(cells: &Cells) -> String {
     );
     for at in all_widths(cells) {
         for form in cells.forms() {
-            let Some((clients, row)) = cells.of(form).find_map(|work| match work {
-                Work::Width { clients, .. } if *clients == at => Some((clients, work)),
-                Work::Width { .. } | Work::Prefill { .. } => None,
-            }) else {
-                continue;
-            };
-            let Work::Width {
+            let of_width =
+                |work: &&Work| matches!(work, Work::Width { clients, .. } if *clients == at);
+            let Some(Work::Width {
+                clients,
                 tokens,
                 rounds,
                 tokens_per_s,
@@ -91,7 +88,7 @@ fn widths(cells: &Cells) -> String {
                 gap_max,
                 odd,
                 ..
-            } = row
+            }) = cells.of(form).find(of_width)
             else {
                 continue;
             };

@@ -1,6 +1,7 @@
 //! One page with the figures and their plots, which needs nothing beside itself.
 
 use anyhow::{Result, anyhow};
+use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 
 use super::findings::Findings;
@@ -118,14 +119,7 @@ fn distribution(lines: &[Line]) -> Result<String> {
         let mut mesh = chart.configure_mesh();
         mesh.x_labels(5).x_label_formatter(&percent).light_line_style(WHITE);
         mesh.draw().map_err(|error| anyhow!("{error}"))?;
-        for (line, colour) in lines.iter().zip(COLOURS) {
-            let series = LineSeries::new(line.points.iter().copied(), colour.stroke_width(2));
-            let drawn = chart.draw_series(series).map_err(|error| anyhow!("{error}"))?;
-            drawn.label(line.name).legend(move |at| key(at, colour));
-        }
-        let mut labels = chart.configure_series_labels();
-        labels.border_style(BLACK).background_style(WHITE).position(SeriesLabelPosition::UpperLeft);
-        labels.draw().map_err(|error| anyhow!("{error}"))
+        draw_lines(&mut chart, lines, SeriesLabelPosition::UpperLeft)
     })
 }
 
@@ -143,18 +137,28 @@ fn timeline(lines: &[Line]) -> Result<String> {
         let mut mesh = chart.configure_mesh();
         mesh.x_label_formatter(&seconds).light_line_style(WHITE);
         mesh.draw().map_err(|error| anyhow!("{error}"))?;
-        for (line, colour) in lines.iter().zip(COLOURS) {
-            let series = LineSeries::new(line.points.iter().copied(), colour.stroke_width(2));
-            let drawn = chart.draw_series(series).map_err(|error| anyhow!("{error}"))?;
-            drawn.label(line.name).legend(move |at| key(at, colour));
-        }
-        let mut labels = chart.configure_series_labels();
-        labels
-            .border_style(BLACK)
-            .background_style(WHITE)
-            .position(SeriesLabelPosition::UpperRight);
-        labels.draw().map_err(|error| anyhow!("{error}"))
+        draw_lines(&mut chart, lines, SeriesLabelPosition::UpperRight)
     })
+}
+
+/// Lines, with their names in a corner.
+fn draw_lines<'a, 'b: 'a, X, Y>(
+    chart: &mut ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, Y>>,
+    lines: &[Line],
+    corner: SeriesLabelPosition,
+) -> Result<()>
+where
+    X: Ranged<ValueType = f64>,
+    Y: Ranged<ValueType = f64>,
+{
+    for (line, colour) in lines.iter().zip(COLOURS) {
+        let series = LineSeries::new(line.points.iter().copied(), colour.stroke_width(2));
+        let drawn = chart.draw_series(series).map_err(|error| anyhow!("{error}"))?;
+        drawn.label(line.name).legend(move |at| key(at, colour));
+    }
+    let mut labels = chart.configure_series_labels();
+    labels.border_style(BLACK).background_style(WHITE).position(corner);
+    labels.draw().map_err(|error| anyhow!("{error}"))
 }
 
 /// A line's colour beside its name.
