@@ -7,6 +7,7 @@
 
 mod audit;
 mod config;
+mod convert;
 mod encoding;
 mod error;
 mod files;
@@ -30,6 +31,7 @@ pub use config::{
     AttentionShape, Family, GdnShape, LayerKind, ModelConfig, MoeShape, MtpConfig, NormEncoding,
     Override, Quantization, Rope, RopeScaling, Scheme, Yarn,
 };
+pub use convert::{Conversion, Failure, Recipe};
 pub use error::Error;
 pub use files::{Bytes, Files};
 pub use linear::{Format, Linear};
@@ -79,6 +81,10 @@ struct Read {
     no_head: Option<NoHead>,
     /// The files that tensors stand in.
     files: BTreeSet<String>,
+    /// The tensors of the trunk's files that were read, by inner name.
+    taken: BTreeSet<String>,
+    /// Those of the head's own file.
+    taken_apart: BTreeSet<String>,
 }
 
 impl Checkpoint {
@@ -116,7 +122,7 @@ impl Checkpoint {
         let mut audit = Audit::new();
         let mut taken = reader.into_taken();
         let mut names_read = trunk.files.clone();
-        let mut no_head = None;
+        let (mut no_head, mut taken_apart) = (None, BTreeSet::new());
         let mtp = match mtp::read(files, &config, &trunk, encoding) {
             Ok((mtp, Place::Trunk(_), names)) => {
                 taken.extend(names);
@@ -125,6 +131,7 @@ impl Checkpoint {
             Ok((mtp, Place::Sidecar(sidecar), names)) => {
                 audit.add(&sidecar, &names);
                 names_read.extend(sidecar.files);
+                taken_apart = names;
                 Ok(mtp)
             }
             Err(reason) => {
@@ -140,7 +147,7 @@ impl Checkpoint {
         let (identity, bytes_total, unused) = (audit.identity(), audit.bytes_total, audit.unused);
         let checkpoint =
             Self { config, embed, layers, norm, head, mtp, unused, bytes_total, identity };
-        Ok(Read { checkpoint, no_head, files: names_read })
+        Ok(Read { checkpoint, no_head, files: names_read, taken, taken_apart })
     }
 
     /// The matrix that turns hiddens into logits [vocab, hidden].

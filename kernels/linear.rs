@@ -301,7 +301,7 @@ fn host_weight(linear: &Linear) -> Result<cpu::Weight> {
 ///
 /// # Errors
 /// When MLX fails.
-fn array(tensor: &Tensor) -> Result<Array> {
+pub(crate) fn array(tensor: &Tensor) -> Result<Array> {
     let shape: Vec<i32> = tensor.shape().iter().map(|&n| n as i32).collect();
     Ok(match tensor.dtype() {
         checkpoint::Dtype::F32 => Array::from_slice(&tensor.to_f32(), &shape),

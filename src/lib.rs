@@ -5,6 +5,7 @@ pub mod bench;
 pub mod chat;
 pub mod config;
 pub mod connect;
+pub mod convert;
 pub mod doctor;
 pub mod exit;
 pub mod fans;

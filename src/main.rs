@@ -15,6 +15,7 @@ use mtplx::bench::{self, BenchArgs};
 use mtplx::chat::{self, ChatArgs, RunArgs};
 use mtplx::config::{self, Config};
 use mtplx::connect::{self, ConnectArgs, OpenWebuiArgs};
+use mtplx::convert::{self, ConvertArgs};
 use mtplx::doctor::{self, DoctorArgs};
 use mtplx::fans::command::{self, MaxArgs};
 use mtplx::fans::watchdog::{self, WatchdogArgs};
@@ -95,6 +96,8 @@ enum Command {
     Man,
     /// Fetch a model from Hugging Face, or a mirror of it.
     Pull(PullArgs),
+    /// Write a published checkpoint in MLX's layout, quantised where that is wanted.
+    Convert(ConvertArgs),
     /// See and manage what a running server keeps warm.
     Bank(BankArgs),
     /// Make, list, revoke and renew keys of clients.
@@ -285,6 +288,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Run(args) => chat::run_once(&args),
         Command::Pull(args) => pull::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Bank(args) => manage(&args),
         Command::Keys(args) => edit_keys(&args),
         Command::Node(args) => be_node(&args),

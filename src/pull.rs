@@ -98,7 +98,7 @@ fn total(sizes: impl Iterator<Item = u64>) -> Result<u64> {
 }
 
 /// Configuration, text side and weights as safetensors; not the same weights for other programs.
-fn is_wanted(name: &str) -> bool {
+pub(crate) fn is_wanted(name: &str) -> bool {
     let path = Path::new(name);
     let ends = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let known = ["json", "jinja", "md", "model", "safetensors", "tiktoken", "txt"];
@@ -130,7 +130,8 @@ fn check_room(cache: &Cache, missing: u64, forced: bool) -> Result<()> {
     Ok(())
 }
 
-fn bar(bytes: u64, here: u64) -> ProgressBar {
+/// How far it is, for a person who looks.
+pub(crate) fn bar(bytes: u64, here: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr_with_hz(8));
     if !std::io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::hidden());

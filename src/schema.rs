@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use schemars::{Schema, schema_for};
 
-use crate::{inspect, models, verify};
+use crate::{convert, inspect, models, verify};
 
 /// Whose schema.
 #[derive(Args, Debug, Clone)]
@@ -22,6 +22,7 @@ pub struct SchemaArgs {
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Of {
     Connect,
+    Convert,
     Doctor,
     Init,
     Inspect,
@@ -51,6 +52,7 @@ pub fn of(command: Of) -> Schema {
         Of::Pull => written!("pull"),
         Of::Run => written!("run"),
         Of::Start => written!("start"),
+        Of::Convert => schema_for!(convert::Report),
         Of::Inspect => schema_for!(inspect::Report),
         Of::Models => schema_for!(models::Listing),
         Of::Verify => schema_for!(verify::Report),

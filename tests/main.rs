@@ -5,6 +5,7 @@
 //! * `chaos`: the engine dies again and again, and no answer is lost or changed;
 //! * `chat`: a conversation in a terminal, and one answer for a script;
 //! * `cli`: what the command line says, above all when something is wrong;
+//! * `convert`: a published checkpoint becomes one that is served, or nothing;
 //! * `config`: every file in config/ parses and checks;
 //! * `dashboard`: the page that shows the essentials, in a browser;
 //! * `dashboards`: panels and rules name what there is, and have data;
@@ -45,6 +46,7 @@ mod chaos;
 mod chat;
 mod cli;
 mod config;
+mod convert;
 mod dashboard;
 mod dashboards;
 mod doctor;

@@ -91,7 +91,7 @@ fn help_and_schemas_of_the_commands_of_models_stay_as_they_are() {
     for command in ["inspect", "models", "verify", "schema"] {
         snapshot(&format!("{command}-help"), &told(&[command, "--help"], ground.path()));
     }
-    for command in ["inspect", "models", "verify"] {
+    for command in ["convert", "inspect", "models", "verify"] {
         snapshot(&format!("{command}-schema"), &told(&["schema", command], ground.path()));
     }
 }

@@ -20,8 +20,8 @@ fn golden(command: &str) -> PathBuf {
     root().join("tests/golden/help").join(format!("{command}.txt"))
 }
 
-const COMMANDS: [&str; 8] =
-    ["start", "quickstart", "pull", "chat", "run", "doctor", "connect", "init"];
+const COMMANDS: [&str; 9] =
+    ["start", "quickstart", "pull", "convert", "chat", "run", "doctor", "connect", "init"];
 
 #[test]
 fn the_help_of_each_command_is_what_was_read_and_found_good() {

@@ -25,7 +25,7 @@ const SIDECARS: [&str; 5] = [
     "mtp/model.safetensors",
 ];
 
-const PREFIX: &str = "mtp.";
+pub(super) const PREFIX: &str = "mtp.";
 
 /// The files that are not part of the trunk, by config and by custom.
 pub(super) fn sidecars(config: &ModelConfig) -> Vec<&str> {
@@ -91,7 +91,7 @@ pub(super) fn read<'a>(
     Ok((weights, place, taken))
 }
 
-fn find<'a>(
+pub(super) fn find<'a>(
     files: &Files,
     config: &ModelConfig,
     trunk: &'a Inventory,

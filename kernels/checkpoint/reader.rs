@@ -250,7 +250,7 @@ fn exact(a: usize, factor: usize, b: usize, allowed: &[usize]) -> Option<usize> 
     (quotient * b == product && allowed.contains(&quotient)).then_some(quotient)
 }
 
-fn typed(stored: &Stored) -> Option<Tensor> {
+pub(super) fn typed(stored: &Stored) -> Option<Tensor> {
     let entry = &stored.entry;
     let dtype = Dtype::named(&entry.dtype)?;
     Tensor::new(&entry.name, dtype, &entry.shape, entry.bytes.clone())

@@ -40,6 +40,27 @@ impl Dtype {
         }
     }
 
+    /// The type that config.json and people call `name`, if weights can be written in it.
+    #[must_use]
+    pub fn spoken(name: &str) -> Option<Self> {
+        match name {
+            "float32" | "f32" => Some(Self::F32),
+            "float16" | "f16" => Some(Self::F16),
+            "bfloat16" | "bf16" => Some(Self::BF16),
+            _ => None,
+        }
+    }
+
+    /// What config.json calls it.
+    pub(super) fn in_config(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::BF16 => "bfloat16",
+            Self::U32 => "uint32",
+        }
+    }
+
     /// The type that a safetensors header calls `name`, if weights can come in it.
     pub(super) fn named(name: &str) -> Option<Self> {
         match name {
@@ -96,6 +117,33 @@ impl Tensor {
         };
         let count = stretches.iter().map(ExactSizeIterator::len).sum();
         Self::new(&self.name, self.dtype, &[count, columns], bytes)
+    }
+
+    /// The same numbers, each greater by `added`, in elements of `dtype`: rounded where these are
+    /// narrower. `None` where `dtype` is no float.
+    pub(super) fn cast(&self, dtype: Dtype, added: f32) -> Option<Self> {
+        if self.dtype == dtype && added == 0.0 {
+            return Some(self.clone());
+        }
+        let numbers = self.to_f32().into_iter().map(|number| number + added);
+        let bytes: Vec<u8> = match dtype {
+            Dtype::F32 => numbers.flat_map(f32::to_le_bytes).collect(),
+            Dtype::F16 => numbers.flat_map(|x| f16::from_f32(x).to_le_bytes()).collect(),
+            Dtype::BF16 => numbers.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect(),
+            Dtype::U32 => return None,
+        };
+        Self::new(&self.name, dtype, &self.shape, bytes.into())
+    }
+
+    /// The first element that is no finite number.
+    pub(super) fn not_finite(&self) -> Option<usize> {
+        let of = |mask: u32| move |bits: u32| bits & mask == mask;
+        match self.dtype {
+            Dtype::F32 => words(&self.bytes).position(of(0x7f80_0000)),
+            Dtype::F16 => halves(&self.bytes).map(u32::from).position(of(0x7c00)),
+            Dtype::BF16 => halves(&self.bytes).map(u32::from).position(of(0x7f80)),
+            Dtype::U32 => None,
+        }
     }
 
     /// Its name in the file.

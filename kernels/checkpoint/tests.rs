@@ -1,5 +1,6 @@
 //! The checkpoints of this repository, and many that nobody would want.
 
+mod convert;
 mod damage;
 mod fixture;
 mod forms;
