@@ -96,6 +96,8 @@ pub enum Surface {
     Opencode,
     /// Pi.
     Pi,
+    /// Swival.
+    Swival,
 }
 
 /// What was chosen.
@@ -207,7 +209,7 @@ fn choose(args: &StartArgs, known: Option<Choice>) -> Result<Choice> {
         let missing = [
             ("--model", args.model.is_none()),
             ("--mode", args.mode.is_none()),
-            ("a surface (cli, web, claude, opencode, pi)", args.surface.is_none()),
+            ("a surface (cli, web, claude, opencode, pi, swival)", args.surface.is_none()),
         ];
         let missing: Vec<&str> =
             missing.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect();

@@ -99,7 +99,8 @@ fn clients_are_told_of_the_server_that_runs_and_their_files_keep_what_was_theirs
     let of = |args: &[&str]| {
         told(&mut connect(home.path(), &[args, &["--url", &house.url, "--json"]].concat()))
     };
-    let clients = ["claude-code", "opencode", "pi", "codex", "continue", "cline", "open-webui"];
+    let clients =
+        ["claude-code", "opencode", "pi", "codex", "swival", "continue", "cline", "open-webui"];
     for client in clients {
         let report = of(&[client]);
         fits_schema("connect", &report);
@@ -124,7 +125,7 @@ fn clients_are_told_of_the_server_that_runs_and_their_files_keep_what_was_theirs
     );
     // What is there already is not written again.
     assert_eq!(of(&["claude-code", "--write", "--yes"])["backup"], Value::Null);
-    for client in ["opencode", "pi", "codex", "continue"] {
+    for client in ["opencode", "pi", "codex", "swival", "continue"] {
         let report = of(&[client, "--write", "--yes"]);
         assert!(std::fs::metadata(report["file"].as_str().unwrap()).is_ok(), "{report}");
     }

@@ -107,6 +107,7 @@ fn an_agent_gets_a_server_and_settings_of_its_own_and_its_exit_code_is_heard() {
         ("claude", "#!/bin/sh\necho \"$ANTHROPIC_BASE_URL|$ANTHROPIC_API_KEY|$*\"\n"),
         ("opencode", "#!/bin/sh\ncat \"$OPENCODE_CONFIG\"\n"),
         ("pi", "#!/bin/sh\ncat \"$PI_CODING_AGENT_DIR/models.json\"; exit 7\n"),
+        ("swival", "#!/bin/sh\necho \"$OPENAI_API_KEY|$*\"\n"),
     ] {
         use std::os::unix::fs::PermissionsExt;
         std::fs::write(bin.join(name), script).unwrap();
@@ -126,5 +127,8 @@ fn an_agent_gets_a_server_and_settings_of_its_own_and_its_exit_code_is_heard() {
     let (text, out) = run(&["pi", "--yes"]);
     assert!(text.contains("openai-completions"), "{text}");
     assert!(!out.status.success() && said(&out).contains("ended with 7"), "{}", said(&out));
+    let (text, out) = run(&["swival", "--yes", "--", "do it"]);
+    assert!(text.starts_with("none|--provider generic --base-url http://127.0.0.1:"), "{text}");
+    assert!(out.status.success() && text.ends_with(" do it\n"), "{text}");
     assert!(!home.path().join(".pi").exists(), "what is the user's own is left alone");
 }

@@ -22,6 +22,8 @@ pub enum Client {
     Pi,
     /// Codex CLI.
     Codex,
+    /// Swival.
+    Swival,
     /// Continue.
     Continue,
     /// Cline.
@@ -37,6 +39,7 @@ impl std::fmt::Display for Client {
             Self::Opencode => "opencode",
             Self::Pi => "Pi",
             Self::Codex => "Codex",
+            Self::Swival => "Swival",
             Self::Continue => "Continue",
             Self::Cline => "Cline",
             Self::OpenWebui => "Open WebUI",
@@ -135,6 +138,7 @@ pub fn settings(client: Client, whom: &Whom) -> Result<Settings> {
             Settings { target: into(path, pi(whom)), notes, ..none }
         }
         Client::Codex => codex(whom, none)?,
+        Client::Swival => swival(whom, none)?,
         Client::Continue => {
             let path = below("CONTINUE_GLOBAL_DIR", ".continue")?.join("config.yaml");
             // A string of JSON is one of YAML, too.
@@ -225,6 +229,39 @@ fn codex(whom: &Whom, none: Settings) -> Result<Settings> {
         format!("then: codex -c model_provider=mtplx -m {}", quoted(&whom.model)),
     ];
     Ok(Settings { target: Some(Target { path, form }), notes, ..none })
+}
+
+/// Swival knows one server at a time, by keys at the top.
+fn swival(whom: &Whom, none: Settings) -> Result<Settings> {
+    let wishes = vec![
+        ("provider", json!("generic")),
+        ("base_url", json!(format!("{}/v1", whom.url))),
+        ("model", json!(whom.model)),
+        ("api_key", json!(key_of(whom))),
+        ("max_context_tokens", json!(whom.context)),
+        ("max_output_tokens", json!(answer_tokens(whom))),
+    ];
+    let path = below("XDG_CONFIG_HOME", ".config")?.join("swival/config.toml");
+    let form = Form::Toml { own: Vec::new(), wishes };
+    let notes = vec!["then: swival".into()];
+    Ok(Settings { target: Some(Target { path, form }), notes, ..none })
+}
+
+/// The same for one session; its key goes into the environment, which no list of processes shows.
+pub(crate) fn swival_args(whom: &Whom) -> Vec<String> {
+    let api = format!("{}/v1", whom.url);
+    let (context, output) = (whom.context.to_string(), answer_tokens(whom).to_string());
+    [
+        ["--provider", "generic"],
+        ["--base-url", &api],
+        ["--model", &whom.model],
+        ["--max-context-tokens", &context],
+        ["--max-output-tokens", &output],
+    ]
+    .concat()
+    .into_iter()
+    .map(Into::into)
+    .collect()
 }
 
 fn key_of(whom: &Whom) -> &str {

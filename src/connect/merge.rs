@@ -30,6 +30,9 @@ pub(super) fn merged(old: Option<&str>, form: &Form) -> Result<String> {
         }
         Form::Toml { own, wishes } => {
             let mut all: DocumentMut = old.parse().context("it is no TOML")?;
+            if own.is_empty() {
+                check_free(&all, wishes)?;
+            }
             if !wishes.iter().any(|(name, _)| all.contains_key(name)) {
                 for (name, value) in wishes {
                     all[name] = toml_item(value)?;
@@ -45,6 +48,18 @@ pub(super) fn merged(old: Option<&str>, form: &Form) -> Result<String> {
             bail!("it holds something already, and remarks in YAML would be lost; add them by hand")
         }
     }
+}
+
+/// Where all that is asked for are wishes, one that goes unheard must not pass for heard.
+fn check_free(all: &DocumentMut, wishes: &[(&'static str, Value)]) -> Result<()> {
+    let said = |item: &Item| item.to_string().trim().to_owned();
+    for (name, value) in wishes {
+        let Some(there) = all.get(name) else { continue };
+        if said(there) != said(&toml_item(value)?) {
+            bail!("it has {name} = {} already; change it by hand", said(there));
+        }
+    }
+    Ok(())
 }
 
 fn put(all: &mut Value, path: &[&str], value: Value) -> Result<()> {
@@ -80,7 +95,10 @@ fn put_toml(all: &mut Table, path: &[&str], value: &Value) -> Result<()> {
 }
 
 fn toml_item(value: &Value) -> Result<Item> {
-    Ok(toml_edit::value(value.as_str().context("only texts stand in it")?))
+    if let Some(number) = value.as_i64() {
+        return Ok(toml_edit::value(number));
+    }
+    Ok(toml_edit::value(value.as_str().context("only texts and whole numbers stand in it")?))
 }
 
 #[cfg(test)]
@@ -118,6 +136,18 @@ mod tests {
         }
         let settings = clients::settings(Client::Continue, &whom()).unwrap().target.unwrap();
         assert!(merged(Some("name: mine\n"), &settings.form).is_err());
+    }
+
+    #[test]
+    fn wishes_that_are_all_there_is_are_heard_or_refused() {
+        let form = clients::settings(Client::Swival, &whom()).unwrap().target.unwrap().form;
+        let new = merged(Some("# mine\nquiet = true\n"), &form).unwrap();
+        let table: toml::Table = new.parse().unwrap();
+        assert_eq!(table["max_context_tokens"].as_integer(), Some(65_536));
+        assert!(new.starts_with("# mine\nquiet = true\n") && table["model"].as_str() == Some("m"));
+        assert_eq!(merged(Some(&new), &form).unwrap(), new);
+        let error = merged(Some("provider = \"lmstudio\"\n"), &form).unwrap_err().to_string();
+        assert!(error.contains("provider = \"lmstudio\""), "{error}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Surface;
 use crate::connect::Whom;
-use crate::connect::clients::{claude_env, opencode, pi};
+use crate::connect::clients::{claude_env, opencode, pi, swival_args};
 use crate::exit::Stop;
 use crate::server::{KEY, Served, Server};
 use crate::state;
@@ -21,6 +21,7 @@ fn program(surface: Surface) -> (&'static str, &'static str) {
         Surface::Claude => ("claude", "npm install -g @anthropic-ai/claude-code"),
         Surface::Opencode => ("opencode", "npm install -g opencode-ai"),
         Surface::Pi => ("pi", "npm install -g @mariozechner/pi-coding-agent"),
+        Surface::Swival => ("swival", "uv tool install swival"),
         Surface::Cli | Surface::Web => ("", ""),
     }
 }
@@ -61,6 +62,10 @@ pub(super) fn run(
             crate::keys::replace(&folder.join("models.json"), &pi(&whom).text())?;
             command.env("PI_CODING_AGENT_DIR", folder);
             command.args(["--provider", "mtplx", "--model", &whom.model]);
+        }
+        Surface::Swival => {
+            command.args(swival_args(&whom));
+            command.env("OPENAI_API_KEY", whom.key.as_deref().unwrap_or("none"));
         }
         Surface::Cli | Surface::Web => {}
     }

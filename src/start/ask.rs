@@ -27,6 +27,7 @@ pub(super) fn name(surface: Surface) -> &'static str {
         Surface::Claude => "Claude Code",
         Surface::Opencode => "opencode",
         Surface::Pi => "Pi",
+        Surface::Swival => "Swival",
     }
 }
 
@@ -70,7 +71,14 @@ pub(super) fn mode() -> Result<String> {
 }
 
 pub(super) fn surface() -> Result<Surface> {
-    let all = [Surface::Cli, Surface::Web, Surface::Claude, Surface::Opencode, Surface::Pi];
+    let all = [
+        Surface::Cli,
+        Surface::Web,
+        Surface::Claude,
+        Surface::Opencode,
+        Surface::Pi,
+        Surface::Swival,
+    ];
     let items: Vec<String> = all.iter().map(|surface| name(*surface).to_owned()).collect();
     Ok(all[one_of("Where do you want to talk?", &items)?])
 }
