@@ -13,6 +13,7 @@
 //! * `onramp`: help and JSON of the commands that lead in, word for word;
 //! * `openai`: the official clients for Python and JavaScript against the real server;
 //! * `openapi`: schemathesis against the real server, by its own document;
+//! * `packaging`: a release is made of what its formula installs, with all licences;
 //! * `openwebui`: Open WebUI in a browser against the real server, where that was asked for;
 //! * `doctor`: whether a machine can serve, and what clients and shells are given;
 //! * `fans`: fans that are held at their most are given back, however a server ends;
@@ -63,6 +64,7 @@ mod onramp;
 mod openai;
 mod openapi;
 mod openwebui;
+mod packaging;
 mod pull;
 mod reload;
 mod service;
