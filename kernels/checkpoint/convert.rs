@@ -176,8 +176,6 @@ impl Conversion {
         for shard in &self.shards {
             let failed = |error| Failure::Write { file: shard.name.clone(), error };
             let file = File::create_new(folder.join(&shard.name)).map_err(failed)?;
-            // So that a full disk is met before the work, where the system can promise room.
-            file.set_len(shard.bytes_total()).map_err(failed)?;
             file.write_all_at(&shard.header, 0).map_err(failed)?;
             if !told(shard.header.len() as u64) {
                 return Err(Failure::Stopped);

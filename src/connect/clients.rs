@@ -159,6 +159,12 @@ pub fn settings(client: Client, whom: &Whom) -> Result<Settings> {
                 "in Cline's settings: API Provider \"OpenAI Compatible\"".into(),
                 format!("  Base URL {api}\n  API Key {key}\n  Model ID {model}"),
                 format!("  Context Window Size {}", whom.context),
+                format!(
+                    "in a terminal: cline auth -p openai-compatible -k {} -m {} -b {}",
+                    quoted(&key),
+                    quoted(model),
+                    quoted(&api)
+                ),
             ];
             Settings { notes, ..none }
         }

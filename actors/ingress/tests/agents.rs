@@ -1,5 +1,6 @@
-//! Real agents from npm, run headless: each has to write a file with the tools it brings, while a
-//! script plays the model. `make conformance` installs and runs them.
+//! Real agents, run headless with the settings that `mtplx connect` writes: each has to write a file
+//! with the tools it brings, while a script plays the model. `make conformance` installs and runs
+//! those from npm, `make swival-test` the one from PyPI.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +9,6 @@ use serde_json::json;
 
 use super::harness::*;
 use crate::admission::Admission;
-use crate::ingress::Handle;
 use crate::ingress::text::tests::shown;
 
 const TASK: &str = "Write the word written into the file hello.txt";
@@ -52,28 +52,49 @@ fn agent(file: &Path) -> impl Fn(Admission) + Send + Sync + 'static {
     }
 }
 
+/// Where agents are installed.
+fn agents() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.native")
+}
+
 /// Where an agent is.
 fn installed(name: &str) -> PathBuf {
-    let agents = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.native/agents");
-    let program = agents.join("node_modules/.bin").join(name);
-    assert!(program.exists(), "{name} is not installed; make conformance does it");
+    let folder = if name == "swival" { "swival/bin" } else { "agents/node_modules/.bin" };
+    let program = agents().join(folder).join(name);
+    assert!(program.exists(), "{name} is not installed; make does it, as the test's remark says");
     program
 }
 
-/// Lets an agent do the task in a folder of its own; it must be done, and told.
-async fn does_the_task(name: &str, arrange: fn(&mut Command, &Handle, &Path)) {
+/// The program whose settings are tried.
+fn mtplx() -> PathBuf {
+    let program = std::env::var_os("MTPLX_BIN").map(PathBuf::from);
+    program.expect("MTPLX_BIN names no mtplx; make conformance does it")
+}
+
+/// Lets an agent do the task in a folder of its own; it must be done, and told. All that it is told
+/// of the server is what `mtplx connect` writes into its home.
+async fn does_the_task(name: &str, client: &str, arrange: fn(&mut Command, &Path)) {
     let program = installed(name);
     let home = tempfile::tempdir().unwrap();
     let work = home.path().join("work");
     std::fs::create_dir(&work).unwrap();
     let file = work.join("hello.txt");
     let handle = agents_door(agent(&file)).await;
-    let mut command = Command::new(program);
-    command.env_clear().current_dir(&work).stdin(std::process::Stdio::null());
-    command.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", home.path());
-    arrange(&mut command, &handle, home.path());
-    let run = move || command.output().unwrap();
-    let out = tokio::task::spawn_blocking(run).await.unwrap();
+    let alone = |program: PathBuf| {
+        let mut command = Command::new(program);
+        command.env_clear().current_dir(&work).stdin(std::process::Stdio::null());
+        command.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", home.path());
+        command
+    };
+    let mut connect = alone(mtplx());
+    connect.args(["connect", client, "--write", "--yes", "--url"]);
+    connect.arg(format!("http://{}", handle.address));
+    let mut command = alone(program);
+    arrange(&mut command, &work);
+    let run = move || (connect.output().unwrap(), command.output().unwrap());
+    let (connected, out) = tokio::task::spawn_blocking(run).await.unwrap();
+    let connected = connected.status.success().then_some(()).ok_or(connected.stderr);
+    connected.unwrap_or_else(|e| panic!("{name}: {}", String::from_utf8_lossy(&e)));
     let said = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let said = said.concat();
     assert!(out.status.success(), "{name}: {said}");
@@ -85,12 +106,8 @@ async fn does_the_task(name: &str, arrange: fn(&mut Command, &Handle, &Path)) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "wants an agent from npm: make conformance"]
 async fn claude_code_does_a_task() {
-    does_the_task("claude", |command, handle, _| {
+    does_the_task("claude", "claude-code", |command, _| {
         command.args(["-p", TASK, "--allowedTools", "Write"]);
-        command.env("ANTHROPIC_BASE_URL", format!("http://{}", handle.address));
-        command.env("ANTHROPIC_API_KEY", "none");
-        // It would also ask its maker's servers for this and that.
-        command.env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1");
     })
     .await;
 }
@@ -98,17 +115,10 @@ async fn claude_code_does_a_task() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "wants an agent from npm: make conformance"]
 async fn opencode_does_a_task() {
-    does_the_task("opencode", |command, handle, home| {
-        let settings = json!({
-            "model": "mtplx/tiny", "small_model": "mtplx/tiny", "autoupdate": false,
-            "provider": {"mtplx": {
-                "npm": "@ai-sdk/openai-compatible",
-                "options": {"baseURL": format!("http://{}/v1", handle.address), "apiKey": "none"},
-                "models": {"tiny": {"limit": {"context": 100_000, "output": 8000}}},
-            }},
-            "permission": {"edit": "allow"},
-        });
-        std::fs::write(home.join("work/opencode.json"), settings.to_string()).unwrap();
+    does_the_task("opencode", "opencode", |command, work| {
+        // Nothing of the server: a folder's own settings are laid over those of the home.
+        let settings = json!({"autoupdate": false, "permission": {"edit": "allow"}});
+        std::fs::write(work.join("opencode.json"), settings.to_string()).unwrap();
         command.args(["run", TASK]);
     })
     .await;
@@ -117,14 +127,7 @@ async fn opencode_does_a_task() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "wants an agent from npm: make conformance"]
 async fn codex_does_a_task() {
-    does_the_task("codex", |command, handle, home| {
-        let settings = format!(
-            "model = \"tiny\"\nmodel_provider = \"mtplx\"\n[model_providers.mtplx]\n\
-             name = \"mtplx\"\nbase_url = \"http://{}/v1\"\nwire_api = \"responses\"\n",
-            handle.address
-        );
-        std::fs::create_dir(home.join(".codex")).unwrap();
-        std::fs::write(home.join(".codex/config.toml"), settings).unwrap();
+    does_the_task("codex", "codex", |command, _| {
         command.args(["exec", "--skip-git-repo-check", "-s", "danger-full-access", TASK]);
     })
     .await;
@@ -133,18 +136,22 @@ async fn codex_does_a_task() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "wants an agent from npm: make conformance"]
 async fn pi_does_a_task() {
-    does_the_task("pi", |command, handle, home| {
-        let settings = json!({"providers": {"mtplx": {
-            "baseUrl": format!("http://{}/v1", handle.address), "apiKey": "none",
-            "api": "openai-completions",
-            "models": [{"id": "tiny", "contextWindow": 100_000, "maxTokens": 8000}],
-        }}});
-        let folder = home.join(".pi/agent");
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("models.json"), settings.to_string()).unwrap();
+    does_the_task("pi", "pi", |command, _| {
         command.args(["-p", TASK, "--provider", "mtplx", "--model", "tiny"]);
         // It would look for newer versions of itself and of tools that it uses.
         command.env("PI_OFFLINE", "1");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "wants an agent from PyPI: make swival-test"]
+async fn swival_does_a_task() {
+    does_the_task("swival", "swival", |command, _| {
+        command.args(["--quiet", "--no-history", "--no-memory", TASK]);
+        // It would fetch a tokenizer's table and a list of prices, which came along with litellm.
+        let tables = agents().join("swival/tokenizers");
+        command.env("TIKTOKEN_CACHE_DIR", tables).env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
     })
     .await;
 }
