@@ -4,19 +4,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
+use ureq::http::Method;
 
-use crate::config::ADMIN_TOKEN;
+use crate::admin::Admin;
 
 /// What to ask which server.
 #[derive(Args, Debug)]
 pub struct BankArgs {
-    /// The server.
-    #[arg(long, default_value = "http://127.0.0.1:8000", global = true)]
-    url: String,
+    #[command(flatten)]
+    server: Admin,
     /// The listing as JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -61,26 +60,23 @@ enum Command {
 ///
 /// # Errors
 /// When there is no token, no server, or it refuses.
-pub async fn run(args: &BankArgs) -> Result<()> {
-    let token = std::env::var(ADMIN_TOKEN)
-        .with_context(|| format!("set {ADMIN_TOKEN} to the server's admin token"))?;
-    let server = Server { url: format!("{}/admin/bank", args.url.trim_end_matches('/')), token };
+pub fn run(args: &BankArgs) -> Result<()> {
+    let path = |rest: &str| format!("/admin/bank{rest}");
+    let ask = |method, rest: &str| args.server.ask(method, &path(rest), Vec::new());
     match args.command.as_ref().unwrap_or(&Command::List) {
         Command::List => {
-            let listing: Value = server.ask(Method::GET, "", None).await?.json().await?;
+            let listing = args.server.json(Method::GET, &path(""))?;
             if args.json {
                 println!("{}", serde_json::to_string_pretty(&listing)?);
             } else {
                 print(&listing);
             }
         }
-        Command::Pin { id } => drop(server.ask(Method::PUT, &format!("/{id}/pin"), None).await?),
-        Command::Unpin { id } => {
-            drop(server.ask(Method::DELETE, &format!("/{id}/pin"), None).await?);
-        }
-        Command::Drop { id } => drop(server.ask(Method::DELETE, &format!("/{id}"), None).await?),
+        Command::Pin { id } => drop(ask(Method::PUT, &format!("/{id}/pin"))?),
+        Command::Unpin { id } => drop(ask(Method::DELETE, &format!("/{id}/pin"))?),
+        Command::Drop { id } => drop(ask(Method::DELETE, &format!("/{id}"))?),
         Command::Export { id, file } => {
-            let bytes = server.ask(Method::GET, &format!("/{id}"), None).await?.bytes().await?;
+            let mut answer = ask(Method::GET, &format!("/{id}"))?;
             let mut options = std::fs::OpenOptions::new();
             options.write(true).create_new(true);
             // It holds what somebody wrote.
@@ -88,41 +84,21 @@ pub async fn run(args: &BankArgs) -> Result<()> {
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
             let mut to =
                 options.open(file).with_context(|| format!("cannot make {}", file.display()))?;
-            std::io::Write::write_all(&mut to, &bytes)?;
+            let copied = std::io::copy(&mut answer.body_mut().as_reader(), &mut to);
+            if let Err(error) = copied {
+                // Half a state is none.
+                let _ = std::fs::remove_file(file);
+                return Err(error).with_context(|| format!("cannot write {}", file.display()));
+            }
         }
         Command::Import { file } => {
             let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
-            let told: Value = server.ask(Method::POST, "", Some(bytes)).await?.json().await?;
+            let mut answer = args.server.ask(Method::POST, &path(""), bytes)?;
+            let told: Value = answer.body_mut().read_json()?;
             println!("{}", told["id"].as_str().unwrap_or_default());
         }
     }
     Ok(())
-}
-
-struct Server {
-    url: String,
-    token: String,
-}
-
-impl Server {
-    async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response> {
-        let request = reqwest::Client::builder().no_proxy().build()?;
-        let request = request.request(method, format!("{}{path}", self.url));
-        let request = request.bearer_auth(&self.token).body(body.unwrap_or_default());
-        let answer = request.send().await.with_context(|| format!("no server at {}", self.url))?;
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let body: Value = answer.json().await.unwrap_or_default();
-        match (status, body["error"]["message"].as_str()) {
-            (StatusCode::NOT_FOUND, Some(message)) if message.contains("/admin") => {
-                bail!("the server has no admin routes: it was started without admin.token")
-            }
-            (_, Some(message)) => bail!("{message}"),
-            (_, None) => bail!("the server answered {status}"),
-        }
-    }
 }
 
 fn print(listing: &Value) {

@@ -289,7 +289,7 @@ fn main() -> ExitCode {
         Command::Run(args) => chat::run_once(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Convert(args) => convert::run(&args),
-        Command::Bank(args) => manage(&args),
+        Command::Bank(args) => bank::run(&args),
         Command::Keys(args) => edit_keys(&args),
         Command::Node(args) => be_node(&args),
         Command::Max(args) => turn_fans(&args),
@@ -341,10 +341,10 @@ fn serve(args: &Serve) -> Result<()> {
 
 /// As [`serve`], for another machine.
 fn be_node(args: &Node) -> Result<()> {
-    let runtime = tokio::runtime::Runtime::new()?;
     if let Some(command) = &args.node.command {
-        return runtime.block_on(node::command(command));
+        return node::command(command);
     }
+    let runtime = tokio::runtime::Runtime::new()?;
     let config = args.common.load(args.trust.overrides())?;
     telemetry::logs(&config.log)?;
     let metrics = telemetry::metrics()?;
@@ -460,8 +460,4 @@ fn manual() -> Result<()> {
         man.render_options_section(&mut text)?;
     }
     Ok(std::io::stdout().write_all(&text)?)
-}
-
-fn manage(args: &BankArgs) -> Result<()> {
-    tokio::runtime::Runtime::new()?.block_on(bank::run(args))
 }

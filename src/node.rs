@@ -16,11 +16,11 @@ use mtplx_actors::ingress::{self, RenderMetrics};
 use mtplx_actors::node::secret::Secret;
 use mtplx_actors::node::{Identity, Nodes, gate, porch, worker};
 use mtplx_actors::root;
-use reqwest::{Method, StatusCode};
-use serde_json::Value;
 use tokio::time::Instant;
+use ureq::http::Method;
 
-use crate::config::{ADMIN_TOKEN, Config};
+use crate::admin::Admin;
+use crate::config::Config;
 use crate::model::Model;
 use crate::{ended, house_blueprint, open_store};
 
@@ -58,24 +58,24 @@ pub enum NodeCommand {
     /// Show the nodes of a gateway.
     List {
         /// The gateway.
-        #[arg(long, default_value = "http://127.0.0.1:8000")]
-        url: String,
+        #[command(flatten)]
+        gateway: Admin,
     },
     /// Send a node that was drained more again.
     Resume {
         /// Its name in the list.
         name: String,
         /// The gateway.
-        #[arg(long, default_value = "http://127.0.0.1:8000")]
-        url: String,
+        #[command(flatten)]
+        gateway: Admin,
     },
     /// Let a node finish what it has, and send it no more.
     Drain {
         /// Its name in the list.
         name: String,
         /// The gateway.
-        #[arg(long, default_value = "http://127.0.0.1:8000")]
-        url: String,
+        #[command(flatten)]
+        gateway: Admin,
     },
 }
 
@@ -173,11 +173,11 @@ fn host_name() -> String {
 ///
 /// # Errors
 /// When it cannot be done; the message says why.
-pub async fn command(command: &NodeCommand) -> Result<()> {
+pub fn command(command: &NodeCommand) -> Result<()> {
     match command {
         NodeCommand::Secret { file } => make_secret(file),
-        NodeCommand::List { url } => {
-            let told = ask(url, Method::GET, "").await?;
+        NodeCommand::List { gateway } => {
+            let told = gateway.json(Method::GET, "/admin/nodes")?;
             println!(
                 "{:<24} {:<9} {:>5} {:>6} {:>13} {:>8}",
                 "node", "state", "rows", "slots", "queued tokens", "rtt ms"
@@ -196,13 +196,18 @@ pub async fn command(command: &NodeCommand) -> Result<()> {
             }
             Ok(())
         }
-        NodeCommand::Drain { name, url } => {
-            ask(url, Method::PUT, &format!("/{name}/drain")).await.map(drop)
+        NodeCommand::Drain { name, gateway } => {
+            gateway.ask(Method::PUT, &drain(name), Vec::new()).map(drop)
         }
-        NodeCommand::Resume { name, url } => {
-            ask(url, Method::DELETE, &format!("/{name}/drain")).await.map(drop)
+        NodeCommand::Resume { name, gateway } => {
+            gateway.ask(Method::DELETE, &drain(name), Vec::new()).map(drop)
         }
     }
+}
+
+/// Where a node is told to take no more.
+fn drain(name: &str) -> String {
+    format!("/admin/nodes/{name}/drain")
 }
 
 fn make_secret(file: &Path) -> Result<()> {
@@ -217,23 +222,4 @@ fn make_secret(file: &Path) -> Result<()> {
     writeln!(to, "{text}")?;
     println!("{}: copy it to every machine, readable by its owner only", file.display());
     Ok(())
-}
-
-async fn ask(url: &str, method: Method, path: &str) -> Result<Value> {
-    let token = std::env::var(ADMIN_TOKEN)
-        .with_context(|| format!("set {ADMIN_TOKEN} to the gateway's admin token"))?;
-    let url = format!("{}/admin/nodes{path}", url.trim_end_matches('/'));
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let answer = client.request(method, &url).bearer_auth(token).send().await;
-    let answer = answer.with_context(|| format!("no gateway at {url}"))?;
-    let status = answer.status();
-    let body: Value = answer.json().await.unwrap_or_default();
-    match body["error"]["message"].as_str() {
-        _ if status.is_success() => Ok(body),
-        Some(message) if status == StatusCode::NOT_FOUND && message.contains("/admin") => {
-            bail!("the gateway has no admin routes: it was started without admin.token")
-        }
-        Some(message) => bail!("{message}"),
-        None => bail!("the gateway answered {status}"),
-    }
 }

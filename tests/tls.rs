@@ -117,3 +117,39 @@ fn a_new_certificate_is_taken_and_a_bad_pair_is_refused_while_the_old_one_holds(
     let answer = reload(&second);
     assert!(answer.contains("\"read_anew\":[]"), "nothing is new any more: {answer}");
 }
+
+#[test]
+fn admin_commands_speak_tls_and_trust_whom_they_are_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    issue(dir.path());
+    let (_house, address) = start(dir.path());
+    let port = address.rsplit(':').next().unwrap();
+    let bank = |scheme: &str, token: &str, more: &[&Path]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mtplx"));
+        command.args(["bank", "--json", "--url", &format!("{scheme}://localhost:{port}")]);
+        command.args(more).env("MTPLX_ADMIN_TOKEN", token).output().unwrap()
+    };
+    let trusts = |name: &str| [Path::new("--ca").to_owned(), dir.path().join(name)];
+    let with = |name: &str, token: &str| {
+        let more = trusts(name);
+        bank("https", token, &[&more[0], &more[1]])
+    };
+    let listed = with("cert.pem", "open sesame");
+    let told = String::from_utf8_lossy(&listed.stderr).into_owned();
+    let listing: serde_json::Value = serde_json::from_slice(&listed.stdout).expect(&told);
+    assert!(listing["states"].is_array(), "{listing}");
+
+    // (what was given, exit code, words that say what was wrong)
+    let cases = [
+        (with("cert.pem", "open poppy"), 4, "token"),
+        (with("key.pem", "open sesame"), 1, "holds no certificate"),
+        (with("none.pem", "open sesame"), 1, "none.pem"),
+        (bank("https", "open sesame", &[]), 5, "certificate"),
+        (bank("http", "open sesame", &[]), 1, "https"),
+    ];
+    for (out, code, words) in cases {
+        let told = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(code), "{told}");
+        assert!(told.contains(words), "{words}: {told}");
+    }
+}

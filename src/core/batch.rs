@@ -2,7 +2,7 @@
 //!
 //! `plan` and `settle` alternate. Between them the engine runs the plan; nothing here waits for it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::cost::Costs;
@@ -27,6 +27,7 @@ mod books;
 mod distribution;
 #[cfg(all(test, feature = "scripted"))]
 mod pacing;
+mod pause;
 mod row;
 mod seat;
 mod settle;
@@ -200,6 +201,8 @@ pub struct Batch {
     costs: Costs,
     /// Whether the last step left out prompts to learn what it costs without.
     measured: bool,
+    /// Whether the last step left out rows for somebody's prompt.
+    paused: bool,
     memory: seat::Measured,
     /// What the next [`Settled`] says of states that were used.
     used: Vec<SnapshotId>,
@@ -235,6 +238,7 @@ impl Batch {
             step: 0,
             costs: Costs::default(),
             measured: false,
+            paused: false,
             memory: seat::Measured::default(),
             used: Vec::new(),
             taken_over: 0,
@@ -327,17 +331,22 @@ impl Batch {
         self.seat(knobs.rows_max);
         self.elect();
         self.step += 1;
-        let verify = self.plan_verify(&knobs.depths);
-        let budget = self.prefill_budget(&knobs, &verify);
+        let pause = self.pause(&knobs);
+        let verify = self.plan_verify(&knobs.depths, &pause.rows);
+        let budget = self.prefill_budget(&knobs, &verify, pause.tokens);
+        self.paused = !pause.rows.is_empty();
         let prefill = self.plan_prefill(budget);
         Plan { step: self.step, moves: std::mem::take(&mut self.moves), prefill, verify }
     }
 
     /// Prompt tokens for a step that verifies so much; 0 for once, never twice in a row, where it
-    /// is not known what the step costs without.
-    fn prefill_budget(&mut self, knobs: &Knobs, verify: &[Verify]) -> usize {
+    /// is not known what the step costs without; as many as others pause for, where they do.
+    fn prefill_budget(&mut self, knobs: &Knobs, verify: &[Verify], paused_for: usize) -> usize {
         let verified: usize = verify.iter().map(|v| 1 + usize::from(v.depth)).sum();
         let most = knobs.prefill_idle.saturating_sub(verified).max(1);
+        if paused_for > 0 {
+            return paused_for.min(most);
+        }
         let depth = verify.iter().map(|v| v.depth).max();
         let (Some(depth), Some(stretch)) = (depth, knobs.stretch) else {
             return if verify.is_empty() { most } else { knobs.prefill_busy.clamp(1, most) };
@@ -350,11 +359,12 @@ impl Batch {
         within.unwrap_or(knobs.prefill_busy).clamp(1, most)
     }
 
-    fn plan_verify(&mut self, depths: &Depths) -> Vec<Verify> {
-        let depth = depths.at(self.rows.values().filter(|row| row.is_decoding()).count());
+    fn plan_verify(&mut self, depths: &Depths, pausing: &BTreeSet<Slot>) -> Vec<Verify> {
+        let decoding = self.rows.values().filter(|row| row.is_decoding()).count();
+        let depth = depths.at(decoding - pausing.len());
         let mut verify = Vec::new();
         for (&slot, row) in &mut self.rows {
-            if !row.is_decoding() {
+            if !row.is_decoding() || pausing.contains(&slot) {
                 continue;
             }
             let wanted = row.request.prompt.len() + row.request.limits.new_tokens_max;

@@ -306,3 +306,30 @@ fn nobody_steps_back_for_another_request_of_its_own_client() {
     }
     assert_eq!(team.stepped_back, 0);
 }
+
+#[test]
+fn a_light_clients_prompt_is_fed_before_more_is_made_for_the_heavy_one() {
+    let mut team = Team::new(4);
+    for _ in 0..3 {
+        team.ask(client(1, 1), 20, 600);
+    }
+    for _ in 0..20 {
+        team.step();
+    }
+    let light = team.ask(client(2, 1), 12, 5);
+    let made = team.got[&Client(1)];
+    let before = team.step;
+    while !team.told.contains_key(&light) {
+        team.step();
+    }
+    assert_eq!((team.step - before, team.got[&Client(1)] - made), (1, 0));
+    // A long one is fed beside the others, and its rest in every other step without them.
+    let long = team.ask(client(3, 1), 4000, 5);
+    let (before, mut missed) = (team.step, 0);
+    while !team.told.contains_key(&long) {
+        let made = team.got[&Client(1)];
+        team.step();
+        missed += u64::from(team.got[&Client(1)] == made);
+    }
+    assert!(missed <= 4 && team.step - before > 20, "{missed} of {}", team.step - before);
+}
