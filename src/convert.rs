@@ -28,8 +28,8 @@ use crate::tiers::contract;
 #[command(
     after_help = "Types: qwen3_5, qwen3_5_moe and qwen3_next, in safetensors files as published. \
     With --bits matrices become MLX's affine codes, routers of experts in 8 bits; norms, \
-    convolutions and decays stay numbers, and the MTP head is kept in --mtp-bits. Afterwards: mtplx \
-    verify DEST.\n\n\
+    convolutions and decays stay numbers, and the MTP head is kept in --mtp-bits. Afterwards: \
+    mtplx verify DEST.\n\n\
     Examples:\n  mtplx convert ~/models/qwen ~/models/qwen-q4 --bits 4\n  \
     mtplx convert owner/name ./qwen-q8 --bits 8 --mtp-bits 16 --json"
 )]

@@ -5,7 +5,7 @@
 #   config/packaging/release.sh [--binary PROGRAM] [--out FOLDER]
 #
 # Without --binary the program is built. RELEASE_URL is where archives will be downloaded from (a file
-# of this machine without it), RELEASE_HOMEPAGE the project's page.
+# of this machine without it), RELEASE_HOMEPAGE the project's page: nobody should publish without both.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -126,7 +126,7 @@ while read -r of; do
 done < <(sed -n 's/.*# begin //p' config/packaging/mtplx.rb)
 formula=${formula//@VERSION@/$version}
 formula=${formula//@URL@/${RELEASE_URL:-file://$out}}
-formula=${formula//@HOMEPAGE@/${RELEASE_HOMEPAGE:-https://pypi.org/project/mtplx/}}
+formula=${formula//@HOMEPAGE@/${RELEASE_HOMEPAGE:-https://example.com}}
 # The remark is the template's.
 sed '1,2d' <<<"$formula" >"$out/mtplx.rb"
 ! grep -n '@[A-Z0-9:_a-z-]*@' "$out/mtplx.rb" || fail "words of the formula were not filled in"

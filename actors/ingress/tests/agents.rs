@@ -1,6 +1,6 @@
-//! Real agents, run headless with the settings that `mtplx connect` writes: each has to write a file
-//! with the tools it brings, while a script plays the model. `make conformance` installs and runs
-//! those from npm, `make swival-test` the one from PyPI.
+//! Real agents, run headless with the settings that `mtplx connect` writes: each has to write a
+//! file with the tools it brings, while a script plays the model. `make conformance` installs and
+//! runs those from npm, `make swival-test` the one from PyPI.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,10 +17,11 @@ const TASK: &str = "Write the word written into the file hello.txt";
 fn write_call(prompt: &str, file: &str) -> Option<String> {
     let shell = format!("echo written > {file}");
     let shells = json!(["bash", "-lc", shell]).to_string();
-    let ways: [(&str, &[(&str, &str)]); 6] = [
+    let ways: [(&str, &[(&str, &str)]); 7] = [
         ("Write", &[("file_path", file), ("content", "written")]),
         ("write", &[("filePath", file), ("content", "written")]),
         ("write", &[("path", file), ("content", "written")]),
+        ("write_file", &[("file_path", file), ("content", "written")]),
         ("exec_command", &[("cmd", &shell)]),
         ("shell_command", &[("command", &shell)]),
         ("shell", &[("command", &shells)]),
