@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints the licences of everything that a release holds besides this project: the crates that the
-program is made of, and MLX with the libraries that its wheel brings. Each text stands once, with the
-names of those that have it.
+program is made of, and MLX with the libraries that its wheel brings. Each text stands once, with
+the names of those that have it.
 
     python3 config/packaging/licences.py [TARGET] > THIRD-PARTY.txt
 
@@ -78,18 +78,18 @@ SHORT = {
 
 Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
 associated documentation files (the "Software"), to deal in the Software without restriction,
-including without limitation the rights to use, copy, modify, merge, publish, distribute, sublicense,
-and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so,
-subject to the following conditions:
+including without limitation the rights to use, copy, modify, merge, publish, distribute,
+sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
 
 The above copyright notice and this permission notice shall be included in all copies or substantial
 portions of the Software.
 
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT
-LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT.
-IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
-LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION
-WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.""",
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES
+OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.""",
 }
 
 
@@ -110,20 +110,20 @@ def native(target, mlx_sys):
     yield FORTRAN, [(DEBIAN / name).read_text() for name in names if (DEBIAN / name).exists()]
 
 
-LAPACK = """Copyright (c) 1992-2021 The University of Tennessee and The University of Tennessee Research
-Foundation. Copyright (c) 2000-2021 The University of California Berkeley. Copyright (c) 2006-2021
-The University of Colorado Denver. All rights reserved.
+LAPACK = """Copyright (c) 1992-2021 The University of Tennessee and The University of Tennessee
+Research Foundation. Copyright (c) 2000-2021 The University of California Berkeley. Copyright (c)
+2006-2021 The University of Colorado Denver. All rights reserved.
 
 Redistribution and use in source and binary forms, with or without modification, are permitted
 provided that the following conditions are met: redistributions of source code must retain the above
 copyright notice, this list of conditions and the following disclaimer; redistributions in binary
 form must reproduce them in the documentation and/or other materials provided with the distribution;
-neither the name of the copyright holders nor the names of its contributors may be used to endorse or
-promote products derived from this software without specific prior written permission.
+neither the name of the copyright holders nor the names of its contributors may be used to endorse
+or promote products derived from this software without specific prior written permission.
 
-THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS "AS IS" AND ANY EXPRESS OR IMPLIED
-WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS FOR A
-PARTICULAR PURPOSE ARE DISCLAIMED."""
+THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS "AS IS" AND ANY EXPRESS OR
+IMPLIED WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE IMPLIED WARRANTIES OF MERCHANTABILITY AND
+FITNESS FOR A PARTICULAR PURPOSE ARE DISCLAIMED."""
 
 
 def main():
