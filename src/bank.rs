@@ -2,22 +2,27 @@
 
 #![expect(clippy::print_stdout, reason = "a command prints what it found")]
 
+use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use reqwest::{Method, Response, StatusCode};
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 
-use crate::config::ADMIN_TOKEN;
+use crate::admin::Admin;
+use crate::files;
 
 /// What to ask which server.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  mtplx bank\n  mtplx bank --json | jq '.states[].id'\n  \
+    mtplx bank --url http://10.0.0.2:8000 pin 6f3c\n\n\
+    The server's admin token is taken from MTPLX_ADMIN_TOKEN.")]
 pub struct BankArgs {
     /// The server.
     #[arg(long, default_value = "http://127.0.0.1:8000", global = true)]
     url: String,
-    /// The listing as JSON.
+    /// What was found or done as JSON; `mtplx schema bank` describes it.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -27,23 +32,28 @@ pub struct BankArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show what is warm, in memory and on disk; so does no command.
+    #[command(after_help = "Example:\n  mtplx bank list --json")]
     List,
     /// Keep a state from going by itself.
+    #[command(after_help = "Example:\n  mtplx bank pin 6f3c")]
     Pin {
         /// Its name in the listing.
         id: String,
     },
     /// Let a pinned state go by itself again.
+    #[command(after_help = "Example:\n  mtplx bank unpin 6f3c")]
     Unpin {
         /// Its name in the listing.
         id: String,
     },
     /// Let a state go, from memory and disk.
+    #[command(after_help = "Example:\n  mtplx bank drop 6f3c")]
     Drop {
         /// Its name in the listing.
         id: String,
     },
     /// Write a state to a file.
+    #[command(after_help = "Example:\n  mtplx bank export 6f3c prefix.bin")]
     Export {
         /// Its name in the listing.
         id: String,
@@ -51,6 +61,7 @@ enum Command {
         file: PathBuf,
     },
     /// Give a server a state from a file.
+    #[command(after_help = "Example:\n  mtplx bank import prefix.bin")]
     Import {
         /// The file.
         file: PathBuf,
@@ -62,10 +73,8 @@ enum Command {
 /// # Errors
 /// When there is no token, no server, or it refuses.
 pub async fn run(args: &BankArgs) -> Result<()> {
-    let token = std::env::var(ADMIN_TOKEN)
-        .with_context(|| format!("set {ADMIN_TOKEN} to the server's admin token"))?;
-    let server = Server { url: format!("{}/admin/bank", args.url.trim_end_matches('/')), token };
-    match args.command.as_ref().unwrap_or(&Command::List) {
+    let server = Admin::of(&args.url, "bank")?;
+    let done = match args.command.as_ref().unwrap_or(&Command::List) {
         Command::List => {
             let listing: Value = server.ask(Method::GET, "", None).await?.json().await?;
             if args.json {
@@ -73,56 +82,39 @@ pub async fn run(args: &BankArgs) -> Result<()> {
             } else {
                 print(&listing);
             }
+            return Ok(());
         }
-        Command::Pin { id } => drop(server.ask(Method::PUT, &format!("/{id}/pin"), None).await?),
+        Command::Pin { id } => {
+            server.ask(Method::PUT, &format!("/{id}/pin"), None).await?;
+            json!({"id": id, "pinned": true})
+        }
         Command::Unpin { id } => {
-            drop(server.ask(Method::DELETE, &format!("/{id}/pin"), None).await?);
+            server.ask(Method::DELETE, &format!("/{id}/pin"), None).await?;
+            json!({"id": id, "pinned": false})
         }
-        Command::Drop { id } => drop(server.ask(Method::DELETE, &format!("/{id}"), None).await?),
+        Command::Drop { id } => {
+            server.ask(Method::DELETE, &format!("/{id}"), None).await?;
+            json!({"id": id, "dropped": true})
+        }
         Command::Export { id, file } => {
             let bytes = server.ask(Method::GET, &format!("/{id}"), None).await?.bytes().await?;
-            let mut options = std::fs::OpenOptions::new();
-            options.write(true).create_new(true);
-            // It holds what somebody wrote.
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let mut to =
-                options.open(file).with_context(|| format!("cannot make {}", file.display()))?;
-            std::io::Write::write_all(&mut to, &bytes)?;
+            // It holds what somebody wrote: it is its owner's alone.
+            files::make(file)?.write_all(&bytes)?;
+            json!({"id": id, "file": file, "bytes": bytes.len()})
         }
         Command::Import { file } => {
             let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
             let told: Value = server.ask(Method::POST, "", Some(bytes)).await?.json().await?;
-            println!("{}", told["id"].as_str().unwrap_or_default());
+            if !args.json {
+                println!("{}", told["id"].as_str().unwrap_or_default());
+            }
+            json!({"id": told["id"], "file": file})
         }
+    };
+    if args.json {
+        println!("{done:#}");
     }
     Ok(())
-}
-
-struct Server {
-    url: String,
-    token: String,
-}
-
-impl Server {
-    async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response> {
-        let request = reqwest::Client::builder().no_proxy().build()?;
-        let request = request.request(method, format!("{}{path}", self.url));
-        let request = request.bearer_auth(&self.token).body(body.unwrap_or_default());
-        let answer = request.send().await.with_context(|| format!("no server at {}", self.url))?;
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let body: Value = answer.json().await.unwrap_or_default();
-        match (status, body["error"]["message"].as_str()) {
-            (StatusCode::NOT_FOUND, Some(message)) if message.contains("/admin") => {
-                bail!("the server has no admin routes: it was started without admin.token")
-            }
-            (_, Some(message)) => bail!("{message}"),
-            (_, None) => bail!("the server answered {status}"),
-        }
-    }
 }
 
 fn print(listing: &Value) {

@@ -42,13 +42,14 @@ pub struct ConnectArgs {
     /// The client's file, rather than where it usually is.
     #[arg(long)]
     file: Option<PathBuf>,
-    /// As JSON.
+    /// As JSON; `mtplx schema connect` describes it.
     #[arg(long)]
     json: bool,
 }
 
 /// Of Open WebUI.
 #[derive(Args, Debug)]
+#[command(after_help = "Example:\n  mtplx openwebui docker-command")]
 pub struct OpenWebuiArgs {
     #[command(subcommand)]
     command: OpenWebui,
@@ -66,7 +67,7 @@ enum OpenWebui {
         /// Where Open WebUI will be.
         #[arg(long, default_value_t = 3000)]
         port: u16,
-        /// As JSON.
+        /// As JSON; `mtplx schema openwebui` describes it.
         #[arg(long)]
         json: bool,
     },
@@ -170,7 +171,7 @@ fn write(args: &ConnectArgs, settings: &Settings) -> Result<Option<PathBuf>> {
     let folder = path.parent().context("a file stands in a folder")?;
     std::fs::create_dir_all(folder)?;
     let backup = old.map(|_| keep(path)).transpose()?;
-    crate::keys::replace(path, &new)?;
+    crate::files::replace(path, &new)?;
     Ok(backup)
 }
 

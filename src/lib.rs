@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod admin;
 pub mod bank;
 pub mod bench;
 pub mod chat;
@@ -8,6 +9,7 @@ pub mod connect;
 pub mod doctor;
 pub mod exit;
 pub mod fans;
+mod files;
 #[cfg(test)]
 mod fuzz;
 pub mod init;

@@ -16,16 +16,22 @@ use mtplx_actors::ingress::{self, RenderMetrics};
 use mtplx_actors::node::secret::Secret;
 use mtplx_actors::node::{Identity, Nodes, gate, porch, worker};
 use mtplx_actors::root;
-use reqwest::{Method, StatusCode};
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::config::{ADMIN_TOKEN, Config};
+use crate::admin::Admin;
+use crate::config::Config;
 use crate::model::Model;
 use crate::{ended, house_blueprint, open_store};
 
 /// An idle house gets this long to end.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
+
+/// What `--help` ends with.
+pub const EXAMPLES: &str = "Examples:\n  \
+                            mtplx node --join 10.0.0.1:8100 --secret cluster.secret\n  \
+                            mtplx node list --url http://10.0.0.1:8000";
 
 /// What to do as a node, or with nodes.
 #[derive(Args, Debug)]
@@ -51,32 +57,46 @@ pub struct NodeArgs {
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
     /// Make a secret for the gateway and its nodes.
+    #[command(after_help = "Example:\n  mtplx node secret cluster.secret")]
     Secret {
         /// The file; it must not exist.
         file: PathBuf,
+        /// What was done as JSON; `mtplx schema node` describes it.
+        #[arg(long)]
+        json: bool,
     },
     /// Show the nodes of a gateway.
-    List {
-        /// The gateway.
-        #[arg(long, default_value = "http://127.0.0.1:8000")]
-        url: String,
-    },
+    #[command(after_help = "Examples:\n  mtplx node list\n  mtplx node list --json")]
+    List(Gateway),
     /// Send a node that was drained more again.
+    #[command(after_help = "Example:\n  mtplx node resume studio-2")]
     Resume {
         /// Its name in the list.
         name: String,
-        /// The gateway.
-        #[arg(long, default_value = "http://127.0.0.1:8000")]
-        url: String,
+        /// Of whom.
+        #[command(flatten)]
+        gateway: Gateway,
     },
     /// Let a node finish what it has, and send it no more.
+    #[command(after_help = "Example:\n  mtplx node drain studio-2")]
     Drain {
         /// Its name in the list.
         name: String,
-        /// The gateway.
-        #[arg(long, default_value = "http://127.0.0.1:8000")]
-        url: String,
+        /// Of whom.
+        #[command(flatten)]
+        gateway: Gateway,
     },
+}
+
+/// Whom to ask.
+#[derive(Args, Debug)]
+pub struct Gateway {
+    /// The gateway; its admin token is taken from MTPLX_ADMIN_TOKEN.
+    #[arg(long, default_value = "http://127.0.0.1:8000")]
+    pub url: String,
+    /// What was found or done as JSON; `mtplx schema node` describes it.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What all machines must have in common.
@@ -175,65 +195,59 @@ fn host_name() -> String {
 /// When it cannot be done; the message says why.
 pub async fn command(command: &NodeCommand) -> Result<()> {
     match command {
-        NodeCommand::Secret { file } => make_secret(file),
-        NodeCommand::List { url } => {
-            let told = ask(url, Method::GET, "").await?;
-            println!(
-                "{:<24} {:<9} {:>5} {:>6} {:>13} {:>8}",
-                "node", "state", "rows", "slots", "queued tokens", "rtt ms"
-            );
-            for node in told["nodes"].as_array().into_iter().flatten() {
-                let text = |key: &str| node[key].as_str().unwrap_or_default().to_owned();
-                println!(
-                    "{:<24} {:<9} {:>5} {:>6} {:>13} {:>8}",
-                    text("name"),
-                    text("state"),
-                    node["rows"],
-                    node["slots"],
-                    node["queued_tokens"],
-                    node["rtt_ms"],
-                );
+        NodeCommand::Secret { file, json } => make_secret(file, *json),
+        NodeCommand::List(gateway) => {
+            let admin = Admin::of(&gateway.url, "nodes")?;
+            let told: Value = admin.ask(Method::GET, "", None).await?.json().await?;
+            match gateway.json {
+                true => println!("{told:#}"),
+                false => print(&told),
             }
             Ok(())
         }
-        NodeCommand::Drain { name, url } => {
-            ask(url, Method::PUT, &format!("/{name}/drain")).await.map(drop)
-        }
-        NodeCommand::Resume { name, url } => {
-            ask(url, Method::DELETE, &format!("/{name}/drain")).await.map(drop)
-        }
+        NodeCommand::Drain { name, gateway } => set_drained(name, gateway, true).await,
+        NodeCommand::Resume { name, gateway } => set_drained(name, gateway, false).await,
     }
 }
 
-fn make_secret(file: &Path) -> Result<()> {
-    let mut bits = [0; 32];
-    getrandom::fill(&mut bits).context("the system gives no random bits")?;
-    let text: String = bits.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut to = options.open(file).with_context(|| format!("cannot make {}", file.display()))?;
-    writeln!(to, "{text}")?;
-    println!("{}: copy it to every machine, readable by its owner only", file.display());
+async fn set_drained(name: &str, gateway: &Gateway, drained: bool) -> Result<()> {
+    let method = if drained { Method::PUT } else { Method::DELETE };
+    Admin::of(&gateway.url, "nodes")?.ask(method, &format!("/{name}/drain"), None).await?;
+    if gateway.json {
+        println!("{:#}", json!({"name": name, "drained": drained}));
+    }
     Ok(())
 }
 
-async fn ask(url: &str, method: Method, path: &str) -> Result<Value> {
-    let token = std::env::var(ADMIN_TOKEN)
-        .with_context(|| format!("set {ADMIN_TOKEN} to the gateway's admin token"))?;
-    let url = format!("{}/admin/nodes{path}", url.trim_end_matches('/'));
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let answer = client.request(method, &url).bearer_auth(token).send().await;
-    let answer = answer.with_context(|| format!("no gateway at {url}"))?;
-    let status = answer.status();
-    let body: Value = answer.json().await.unwrap_or_default();
-    match body["error"]["message"].as_str() {
-        _ if status.is_success() => Ok(body),
-        Some(message) if status == StatusCode::NOT_FOUND && message.contains("/admin") => {
-            bail!("the gateway has no admin routes: it was started without admin.token")
-        }
-        Some(message) => bail!("{message}"),
-        None => bail!("the gateway answered {status}"),
+fn print(told: &Value) {
+    println!(
+        "{:<24} {:<9} {:>5} {:>6} {:>13} {:>8}",
+        "node", "state", "rows", "slots", "queued tokens", "rtt ms"
+    );
+    for node in told["nodes"].as_array().into_iter().flatten() {
+        let text = |key: &str| node[key].as_str().unwrap_or_default().to_owned();
+        println!(
+            "{:<24} {:<9} {:>5} {:>6} {:>13} {:>8}",
+            text("name"),
+            text("state"),
+            node["rows"],
+            node["slots"],
+            node["queued_tokens"],
+            node["rtt_ms"],
+        );
     }
+}
+
+fn make_secret(file: &Path, as_json: bool) -> Result<()> {
+    let mut bits = [0; 32];
+    getrandom::fill(&mut bits).context("the system gives no random bits")?;
+    let text: String = bits.iter().map(|byte| format!("{byte:02x}")).collect();
+    writeln!(crate::files::make(file)?, "{text}")?;
+    match as_json {
+        true => println!("{:#}", json!({"file": file})),
+        false => {
+            println!("{}: copy it to every machine, readable by its owner only", file.display());
+        }
+    }
+    Ok(())
 }

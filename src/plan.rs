@@ -13,6 +13,10 @@ use serde_json::json;
 use crate::config::Config;
 use crate::model::Model;
 
+/// What `--help` ends with.
+pub const EXAMPLES: &str = "Examples:\n  mtplx plan\n  \
+    mtplx plan --model owner/name --context 200000 --clients 8 --memory 128 --json";
+
 /// What is planned for.
 #[derive(Args, Debug, Clone)]
 pub struct PlanArgs {
@@ -26,7 +30,7 @@ pub struct PlanArgs {
     /// machine's, or what engine.memory_budget says.
     #[arg(long)]
     memory: Option<f64>,
-    /// As JSON, all in bytes.
+    /// As JSON, all in bytes; `mtplx schema plan` describes it.
     #[arg(long)]
     json: bool,
 }
