@@ -3,13 +3,13 @@
 
 #![allow(clippy::print_stdout, reason = "a command prints what it found")]
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use crate::consent;
 use crate::exit::Stop;
 use crate::server::{KEY, Server, URL};
 
@@ -176,18 +176,15 @@ fn write(args: &ConnectArgs, settings: &Settings) -> Result<Option<PathBuf>> {
 }
 
 fn agreed(path: &Path, form: &Form) -> Result<()> {
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        let said = "nobody is here to agree: say --yes to write without asking";
-        return Err(Stop::Refused(said.into()).into());
-    }
     eprintln!(
         "{}\nis to stand in {}, beside what is there",
         form.text().trim_end(),
         path.display()
     );
-    match dialoguer::Confirm::new().with_prompt("Write it?").default(false).interact_opt()? {
-        Some(true) => Ok(()),
-        _ => Err(Stop::Refused("nothing was written".into()).into()),
+    let nobody = "nobody is here to agree: say --yes to write without asking";
+    match consent::given("Write it?", nobody)? {
+        true => Ok(()),
+        false => Err(Stop::Refused("nothing was written".into()).into()),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod chat;
 pub mod config;
 pub mod connect;
+mod consent;
 pub mod doctor;
 pub mod exit;
 pub mod fans;

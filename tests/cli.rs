@@ -1,7 +1,9 @@
 //! What the command line says, above all when something is wrong.
 
+use std::time::{Duration, Instant};
+
 use crate::commands::fits;
-use crate::house::mtplx;
+use crate::house::{mtplx, root};
 
 /// Runs the binary to its end; its exit code and everything it said on stderr.
 fn fails(args: &[&str]) -> String {
@@ -27,6 +29,26 @@ fn what_cannot_be_served_is_named_before_anything_listens() {
     let port = taken.local_addr().unwrap().port().to_string();
     let error = fails(&["serve", "--port", &port]);
     assert!(error.contains(&port) && error.contains("in use"), "{error}");
+}
+
+/// The optimised binary must answer within 50 ms; this one is not optimised, and never alone on its
+/// machine, so that it gets more and the quickest of many runs tells.
+const PROMPT_TIME: Duration = Duration::from_millis(250);
+
+#[test]
+fn what_only_looks_answers_at_once() {
+    let model = root().join("config/models/tiny-q8");
+    let inspect = ["inspect", model.to_str().unwrap()];
+    for args in [&["--help"][..], &["serve", "--help"], &inspect, &["doctor", "--summary"]] {
+        let (patience, mut quickest) = (Instant::now(), Duration::MAX);
+        while quickest >= PROMPT_TIME && patience.elapsed() < Duration::from_secs(60) {
+            let start = Instant::now();
+            mtplx().args(args).output().unwrap();
+            quickest = quickest.min(start.elapsed());
+        }
+        println!("mtplx {}: {quickest:?}", args[0]);
+        assert!(quickest < PROMPT_TIME, "{args:?}: {quickest:?} at best");
+    }
 }
 
 /// As small as it can be: what it finds is no matter.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::commands::fits;
+use crate::consent::{answers, end, terminal};
 use crate::house::{House, mtplx, question};
 
 const STAND_IN: &str = r#"#!/bin/sh
@@ -277,6 +278,16 @@ fn a_rule_is_written_with_consent_only_and_fans_are_heard_before_it_is_called_do
         return;
     }
     assert!(said.contains("NOPASSWD") && said.contains("--yes"), "{said}");
+    for no in ["no\r", "y\r", "\r"] {
+        let mut command = mtplx();
+        command.args(["max", "--install", "--sudoers", rules, "--config"]);
+        command.arg(machine.path().join("max.toml"));
+        let mut asked = terminal(command, machine.path());
+        answers(&mut asked, "Type yes to write it:", no);
+        let (said, code) = end(asked);
+        assert!(code == Some(3) && said.contains("nothing was changed"), "{no:?}: {said}");
+        assert!(!Path::new(rules).join("mtplx").exists() && machine.state() == "auto");
+    }
     for again in ["is in place", "was there already"] {
         let (done, said) = machine.command(&["--install", "--yes", "--sudoers", rules]);
         assert!(done && said.contains(again) && said.contains("the fans rise"), "{said}");

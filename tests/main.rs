@@ -7,6 +7,7 @@
 //! * `cli`: what the command line says, above all when something is wrong;
 //! * `commands`: every command has a help, a schema and errors that were read;
 //! * `config`: every file in config/ parses and checks;
+//! * `consent`: what is asked in a terminal, and what a no means;
 //! * `dashboard`: the page that shows the essentials, in a browser;
 //! * `dashboards`: panels and rules name what there is, and have data;
 //! * `modes`: what is written is the same in every mode;
@@ -46,6 +47,7 @@ mod chat;
 mod cli;
 mod commands;
 mod config;
+mod consent;
 mod dashboard;
 mod dashboards;
 mod doctor;
