@@ -2,21 +2,26 @@
 
 #![expect(clippy::print_stdout, reason = "a command prints what it found")]
 
+use std::io;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 use ureq::http::Method;
 
 use crate::admin::Admin;
+use crate::files;
 
 /// What to ask which server.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  mtplx bank\n  mtplx bank --json | jq '.states[].id'\n  \
+    mtplx bank --url http://10.0.0.2:8000 pin 6f3c\n\n\
+    The server's admin token is taken from MTPLX_ADMIN_TOKEN.")]
 pub struct BankArgs {
     #[command(flatten)]
     server: Admin,
-    /// The listing as JSON.
+    /// What was found or done as JSON; `mtplx schema bank` describes it.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -26,23 +31,28 @@ pub struct BankArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show what is warm, in memory and on disk; so does no command.
+    #[command(after_help = "Example:\n  mtplx bank list --json")]
     List,
     /// Keep a state from going by itself.
+    #[command(after_help = "Example:\n  mtplx bank pin 6f3c")]
     Pin {
         /// Its name in the listing.
         id: String,
     },
     /// Let a pinned state go by itself again.
+    #[command(after_help = "Example:\n  mtplx bank unpin 6f3c")]
     Unpin {
         /// Its name in the listing.
         id: String,
     },
     /// Let a state go, from memory and disk.
+    #[command(after_help = "Example:\n  mtplx bank drop 6f3c")]
     Drop {
         /// Its name in the listing.
         id: String,
     },
     /// Write a state to a file.
+    #[command(after_help = "Example:\n  mtplx bank export 6f3c prefix.bin")]
     Export {
         /// Its name in the listing.
         id: String,
@@ -50,6 +60,7 @@ enum Command {
         file: PathBuf,
     },
     /// Give a server a state from a file.
+    #[command(after_help = "Example:\n  mtplx bank import prefix.bin")]
     Import {
         /// The file.
         file: PathBuf,
@@ -63,7 +74,7 @@ enum Command {
 pub fn run(args: &BankArgs) -> Result<()> {
     let path = |rest: &str| format!("/admin/bank{rest}");
     let ask = |method, rest: &str| args.server.ask(method, &path(rest), Vec::new());
-    match args.command.as_ref().unwrap_or(&Command::List) {
+    let done = match args.command.as_ref().unwrap_or(&Command::List) {
         Command::List => {
             let listing = args.server.json(Method::GET, &path(""))?;
             if args.json {
@@ -71,32 +82,43 @@ pub fn run(args: &BankArgs) -> Result<()> {
             } else {
                 print(&listing);
             }
+            return Ok(());
         }
-        Command::Pin { id } => drop(ask(Method::PUT, &format!("/{id}/pin"))?),
-        Command::Unpin { id } => drop(ask(Method::DELETE, &format!("/{id}/pin"))?),
-        Command::Drop { id } => drop(ask(Method::DELETE, &format!("/{id}"))?),
+        Command::Pin { id } => {
+            ask(Method::PUT, &format!("/{id}/pin"))?;
+            json!({"id": id, "pinned": true})
+        }
+        Command::Unpin { id } => {
+            ask(Method::DELETE, &format!("/{id}/pin"))?;
+            json!({"id": id, "pinned": false})
+        }
+        Command::Drop { id } => {
+            ask(Method::DELETE, &format!("/{id}"))?;
+            json!({"id": id, "dropped": true})
+        }
         Command::Export { id, file } => {
             let mut answer = ask(Method::GET, &format!("/{id}"))?;
-            let mut options = std::fs::OpenOptions::new();
-            options.write(true).create_new(true);
-            // It holds what somebody wrote.
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let mut to =
-                options.open(file).with_context(|| format!("cannot make {}", file.display()))?;
-            let copied = std::io::copy(&mut answer.body_mut().as_reader(), &mut to);
-            if let Err(error) = copied {
+            // It holds what somebody wrote: it is its owner's alone.
+            let copied = io::copy(&mut answer.body_mut().as_reader(), &mut files::make(file)?);
+            if copied.is_err() {
                 // Half a state is none.
                 let _ = std::fs::remove_file(file);
-                return Err(error).with_context(|| format!("cannot write {}", file.display()));
             }
+            let bytes = copied.with_context(|| format!("cannot write {}", file.display()))?;
+            json!({"id": id, "file": file, "bytes": bytes})
         }
         Command::Import { file } => {
             let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
             let mut answer = args.server.ask(Method::POST, &path(""), bytes)?;
             let told: Value = answer.body_mut().read_json()?;
-            println!("{}", told["id"].as_str().unwrap_or_default());
+            if !args.json {
+                println!("{}", told["id"].as_str().unwrap_or_default());
+            }
+            json!({"id": told["id"], "file": file})
         }
+    };
+    if args.json {
+        println!("{done:#}");
     }
     Ok(())
 }

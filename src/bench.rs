@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, reason = "a command reports on stdout")]
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +16,8 @@ use mtplx_core::request::{Limits, Request};
 use mtplx_core::sample::Sampling;
 use mtplx_core::{RequestId, Token};
 use mtplx_kernels::MlxEngine;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::model::Model;
 
@@ -23,6 +25,11 @@ pub mod products;
 pub mod shape;
 
 const PROMPTS: &str = include_str!("bench/prompts.toml");
+
+/// What `--help` ends with.
+pub const EXAMPLES: &str = "Examples:\n  mtplx bench\n  \
+    mtplx bench --model owner/name --rounds 5 --json\n  \
+    mtplx bench shape --preset 27b --clients 8 --depth 3";
 
 /// What is measured.
 #[derive(Args, Debug, Clone)]
@@ -42,6 +49,51 @@ pub struct BenchArgs {
     /// Texts at once for the second table.
     #[arg(long, default_value_t = 8)]
     pub clients: usize,
+    /// One object of JSON in place of tables; `mtplx schema bench` describes it.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `mtplx bench --json` prints.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Report {
+    model: String,
+    device: String,
+    /// Why nothing is drafted, where that is so.
+    mtp_absent: Option<String>,
+    temperature: f32,
+    /// One text at a time.
+    alone: Vec<Row>,
+    /// How many texts at once the rest is of.
+    clients: usize,
+    /// All of them in the same passes.
+    together: Vec<Row>,
+}
+
+/// One kind of text at one depth, the median of the rounds.
+#[derive(Debug, JsonSchema, Serialize)]
+struct Row {
+    text: String,
+    /// Whether people wrote it.
+    real: bool,
+    depth: u8,
+    tokens_per_s: f64,
+    /// Beside depth 0.
+    over_plain: f64,
+    /// The device's share of the time.
+    device_share: f64,
+    /// Of drafts, place by place.
+    acceptance: Vec<f64>,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.real { "real" } else { "synthetic" };
+        let rates: Vec<String> = self.acceptance.iter().map(|rate| format!("{rate:.2}")).collect();
+        let Self { text, depth, tokens_per_s, over_plain, device_share, .. } = self;
+        write!(f, "{text:<10} {kind:<9} {depth:>2}  {tokens_per_s:>9.1}  {over_plain:>5.2}x  ")?;
+        write!(f, "{:>5.0}%  {}", 100.0 * device_share, rates.join(" / "))
+    }
 }
 
 #[derive(Deserialize)]
@@ -93,9 +145,9 @@ impl Figures {
         }
     }
 
-    fn acceptance(&self) -> String {
-        let rate = |t: &Tried| format!("{:.2}", f64::from(t.accepted) / f64::from(t.tried.max(1)));
-        self.positions.iter().map(rate).collect::<Vec<_>>().join(" / ")
+    fn acceptance(&self) -> Vec<f64> {
+        let rate = |t: &Tried| f64::from(t.accepted) / f64::from(t.tried.max(1));
+        self.positions.iter().map(rate).collect()
     }
 }
 
@@ -105,23 +157,37 @@ impl Figures {
 /// When the engine fails.
 pub fn run(model: &Model, engine: MlxEngine, args: &BenchArgs) -> Result<()> {
     let texts = load(model)?;
-    println!("model {}, {}", model.name, engine.info().device);
-    if let Some(reason) = &engine.info().mtp_absent {
-        println!("no MTP head: {reason}");
+    let say = |line: &str| (!args.json).then(|| println!("{line}"));
+    let mut report = Report {
+        model: model.name.clone(),
+        device: engine.info().device.clone(),
+        mtp_absent: engine.info().mtp_absent.as_ref().map(ToString::to_string),
+        temperature: args.temperature,
+        alone: Vec::new(),
+        clients: args.clients,
+        together: Vec::new(),
+    };
+    say(&format!("model {}, {}", report.model, report.device));
+    if let Some(reason) = &report.mtp_absent {
+        say(&format!("no MTP head: {reason}"));
     }
     let mut bench = Bench::new(engine, model, args.clone());
     let depth_max = args.depth_max.min(bench.engine.info().depth_max);
     // Everything is touched once before anything counts.
     bench.measure(&texts[0].prompts[..1], depth_max)?;
     let alone = |prompts: &[Vec<Token>]| prompts.iter().map(|p| vec![p.clone()]).collect();
-    println!("\none text at a time, temperature {}", args.temperature);
-    bench.table(&texts, depth_max, &alone)?;
+    say(&format!("\none text at a time, temperature {}", args.temperature));
+    report.alone = bench.table(&texts, depth_max, (&alone, &say))?;
     let clients = args.clients;
     let together = |prompts: &[Vec<Token>]| {
         vec![prompts.iter().cycle().take(clients).cloned().collect::<Vec<_>>()]
     };
-    println!("\n{clients} texts at once, aggregate");
-    bench.table(&texts, depth_max, &together)
+    say(&format!("\n{clients} texts at once, aggregate"));
+    report.together = bench.table(&texts, depth_max, (&together, &say))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    Ok(())
 }
 
 fn load(model: &Model) -> Result<Vec<Texts>> {
@@ -151,6 +217,7 @@ pub(crate) struct Bench {
 }
 
 type Groups<'a> = dyn Fn(&[Vec<Token>]) -> Vec<Vec<Vec<Token>>> + 'a;
+type Say<'a> = dyn Fn(&str) -> Option<()> + 'a;
 
 impl Bench {
     pub(crate) fn new(engine: MlxEngine, model: &Model, args: BenchArgs) -> Self {
@@ -173,11 +240,14 @@ impl Bench {
         }
     }
 
-    fn table(&mut self, texts: &[Texts], depth_max: u8, groups: &Groups<'_>) -> Result<()> {
-        println!(
-            "{:<10} {:<9} {:>2}  {:>9}  {:>6}  {:>6}  acceptance",
-            "text", "", "K", "tokens/s", "ratio", "device"
-        );
+    fn table(
+        &mut self,
+        texts: &[Texts],
+        depth_max: u8,
+        (groups, say): (&Groups<'_>, &Say<'_>),
+    ) -> Result<Vec<Row>> {
+        say("text                 K   tokens/s   ratio  device  acceptance");
+        let mut rows = Vec::new();
         for texts in texts {
             let groups = groups(&texts.prompts);
             let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); usize::from(depth_max) + 1];
@@ -192,20 +262,21 @@ impl Bench {
             }
             let medians: Vec<Figures> = rounds.into_iter().filter_map(median).collect();
             let plain = medians.first().map_or(1.0, Figures::rate);
-            for (depth, f) in medians.iter().enumerate() {
-                println!(
-                    "{:<10} {:<9} {:>2}  {:>9.1}  {:>5.2}x  {:>5.0}%  {}",
-                    texts.name,
-                    if texts.real { "real" } else { "synthetic" },
+            for (depth, f) in (0..).zip(&medians) {
+                let row = Row {
+                    text: texts.name.clone(),
+                    real: texts.real,
                     depth,
-                    f.rate(),
-                    f.rate() / plain,
-                    100.0 * f.device_s / f.seconds,
-                    f.acceptance()
-                );
+                    tokens_per_s: f.rate(),
+                    over_plain: f.rate() / plain,
+                    device_share: f.device_s / f.seconds,
+                    acceptance: f.acceptance(),
+                };
+                say(&row.to_string());
+                rows.push(row);
             }
         }
-        Ok(())
+        Ok(rows)
     }
 
     /// Serves `prompts` at once at one depth; decoding alone is timed.

@@ -48,7 +48,7 @@ pub struct Ask {
     /// Without thinking first.
     #[arg(long)]
     no_thinking: bool,
-    /// The answer as JSON.
+    /// The answer as JSON; `mtplx schema run` describes it.
     #[arg(long)]
     json: bool,
 }
@@ -121,7 +121,7 @@ fn read_stdin() -> Result<String> {
 
 async fn once(ask: &Ask, text: String) -> Result<()> {
     if text.trim().is_empty() {
-        bail!("nothing was said on stdin");
+        bail!("nothing was said on stdin: echo 'Hi' | mtplx chat, or chat in a terminal");
     }
     let server = server(ask).await?;
     let model = server.served().await?.model;

@@ -3,13 +3,13 @@
 
 #![allow(clippy::print_stdout, reason = "a command prints what it found")]
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use crate::consent;
 use crate::exit::Stop;
 use crate::server::{KEY, Server, URL};
 
@@ -42,13 +42,14 @@ pub struct ConnectArgs {
     /// The client's file, rather than where it usually is.
     #[arg(long)]
     file: Option<PathBuf>,
-    /// As JSON.
+    /// As JSON; `mtplx schema connect` describes it.
     #[arg(long)]
     json: bool,
 }
 
 /// Of Open WebUI.
 #[derive(Args, Debug)]
+#[command(after_help = "Example:\n  mtplx openwebui docker-command")]
 pub struct OpenWebuiArgs {
     #[command(subcommand)]
     command: OpenWebui,
@@ -66,7 +67,7 @@ enum OpenWebui {
         /// Where Open WebUI will be.
         #[arg(long, default_value_t = 3000)]
         port: u16,
-        /// As JSON.
+        /// As JSON; `mtplx schema openwebui` describes it.
         #[arg(long)]
         json: bool,
     },
@@ -170,23 +171,20 @@ fn write(args: &ConnectArgs, settings: &Settings) -> Result<Option<PathBuf>> {
     let folder = path.parent().context("a file stands in a folder")?;
     std::fs::create_dir_all(folder)?;
     let backup = old.map(|_| keep(path)).transpose()?;
-    crate::keys::replace(path, &new)?;
+    crate::files::replace(path, &new)?;
     Ok(backup)
 }
 
 fn agreed(path: &Path, form: &Form) -> Result<()> {
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        let said = "nobody is here to agree: say --yes to write without asking";
-        return Err(Stop::Refused(said.into()).into());
-    }
     eprintln!(
         "{}\nis to stand in {}, beside what is there",
         form.text().trim_end(),
         path.display()
     );
-    match dialoguer::Confirm::new().with_prompt("Write it?").default(false).interact_opt()? {
-        Some(true) => Ok(()),
-        _ => Err(Stop::Refused("nothing was written".into()).into()),
+    let nobody = "nobody is here to agree: say --yes to write without asking";
+    match consent::given("Write it?", nobody)? {
+        true => Ok(()),
+        false => Err(Stop::Refused("nothing was written".into()).into()),
     }
 }
 

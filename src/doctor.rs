@@ -38,7 +38,7 @@ pub struct DoctorArgs {
     /// Write what was found to a new .tar.gz that may be shown: without keys, texts or home paths.
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
-    /// As JSON.
+    /// As JSON; `mtplx schema doctor` describes it.
     #[arg(long)]
     json: bool,
 }

@@ -3,8 +3,10 @@
 
 use thiserror::Error;
 
-/// What `--help` says of it, for every command at once.
-pub const CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused for want of room \
+/// What `mtplx --help` ends with: of the codes, for every command at once.
+pub const HELP: &str = "Examples:\n  mtplx start\n  mtplx serve --model owner/name\n  \
+                         mtplx schema models\n\n\
+                         Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused for want of room \
                          or of consent, 4 access denied, 5 nobody answers there, 130 interrupted.";
 
 /// An end that deserves a code of its own.

@@ -6,12 +6,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
 use crate::config::DEFAULTS;
-use crate::modes;
+use crate::{files, modes};
 
 /// What to write where.
 #[derive(Args, Debug)]
@@ -28,7 +28,7 @@ pub struct InitArgs {
     /// sustained, sustained-max, burst, stable or safe.
     #[arg(long)]
     mode: Option<String>,
-    /// What was done as JSON.
+    /// What was done as JSON; `mtplx schema init` describes it.
     #[arg(long)]
     json: bool,
 }
@@ -47,13 +47,8 @@ pub fn run(args: &InitArgs) -> Result<()> {
         print!("{text}");
         return Ok(());
     }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    // Tokens may come to stand in it.
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let to = options.open(&args.file);
-    let mut to = to.with_context(|| format!("cannot make {}", args.file.display()))?;
-    to.write_all(text.as_bytes())?;
+    // Tokens may come to stand in it: it is its owner's alone.
+    files::make(&args.file)?.write_all(text.as_bytes())?;
     if args.json {
         let report = json!({"file": args.file, "model": model, "mode": args.mode});
         println!("{}", serde_json::to_string_pretty(&report)?);

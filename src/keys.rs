@@ -2,7 +2,6 @@
 
 #![expect(clippy::print_stdout, reason = "a command prints what it made")]
 
-use std::io::Write;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,16 +11,24 @@ use clap::{Args, Subcommand};
 use mtplx_actors::ingress::date;
 use mtplx_actors::ingress::keys::{Entry, Keys, check_name, new_key};
 use serde::Deserialize;
+use serde_json::json;
 use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, value};
+
+use crate::files;
 
 /// What stands at the head of a new file.
 const HEAD: &str =
     "# Keys of clients, made by `mtplx keys add`: what stands here are their hashes.\n\n";
 
+/// What `--help` ends with.
+pub const EXAMPLES: &str = "Examples:\n  mtplx keys --file keys.toml add ann\n  \
+                            mtplx keys --config my.toml list\n\nA server reads the file of its \
+                            setting keys.file, and follows changes of it while it runs.";
+
 /// What to do with the keys.
 #[derive(Args, Debug)]
 pub struct KeysArgs {
-    /// What was done as JSON.
+    /// What was found or done as JSON; `mtplx schema keys` describes it.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -31,15 +38,19 @@ pub struct KeysArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a key; it is shown once, here.
+    #[command(after_help = "Example:\n  mtplx keys --file keys.toml add ann --tenant team")]
     Add(Box<Add>),
     /// Show who has keys.
+    #[command(after_help = "Example:\n  mtplx keys --file keys.toml list --json")]
     List,
     /// Let a key open nothing any more.
+    #[command(after_help = "Example:\n  mtplx keys --file keys.toml revoke ann")]
     Revoke {
         /// Its name.
         name: String,
     },
     /// Give a client another key in place of the one that it has.
+    #[command(after_help = "Example:\n  mtplx keys --file keys.toml rotate ann")]
     Rotate {
         /// Its name.
         name: String,
@@ -151,7 +162,7 @@ pub fn run(file: &Path, args: &KeysArgs) -> Result<()> {
             check_name(&add.name).map_err(|e| anyhow!(e))?;
             let (key, hash, prefix) = fresh()?;
             all(&mut document)?.push(written(add, &hash, &prefix));
-            Some((add.name.clone(), key))
+            (add.name.clone(), Some(key))
         }
         Command::Revoke { name } => {
             let at = known(name)?;
@@ -162,7 +173,7 @@ pub fn run(file: &Path, args: &KeysArgs) -> Result<()> {
                 );
             }
             all(&mut document)?.remove(at);
-            None
+            (name.clone(), None)
         }
         Command::Rotate { name } => {
             let at = known(name)?;
@@ -171,13 +182,13 @@ pub fn run(file: &Path, args: &KeysArgs) -> Result<()> {
             for (field, text) in [("hash", hash), ("prefix", prefix), ("created", today())] {
                 table[field] = value(text);
             }
-            Some((name.clone(), key))
+            (name.clone(), Some(key))
         }
     };
     let text = format!("{head}{}", document.to_string().trim_start());
     // Nothing is written that the server would not read.
     parse(&text).map_err(wrong)?;
-    replace(file, &text)?;
+    files::replace(file, &text)?;
     tell(made, args.json);
     Ok(())
 }
@@ -193,14 +204,14 @@ fn turn(file: &Path, args: &KeysArgs) -> Result<Option<std::fs::File>> {
     Ok(Some(lock))
 }
 
-fn tell(made: Option<(String, String)>, json: bool) {
-    match made {
-        Some((name, key)) if json => println!("{}", serde_json::json!({"name": name, "key": key})),
-        Some((name, key)) => {
+fn tell((name, key): (String, Option<String>), as_json: bool) {
+    match key {
+        Some(key) if as_json => println!("{:#}", json!({"name": name, "key": key})),
+        Some(key) => {
             println!("{key}");
             eprintln!("the key of {name}: it is shown this once and stands nowhere");
         }
-        None if json => println!("{}", serde_json::json!({"revoked": true})),
+        None if as_json => println!("{:#}", json!({"name": name, "revoked": true})),
         None => {}
     }
 }
@@ -270,32 +281,6 @@ fn head_of(text: &str) -> usize {
         line.is_empty() || line.starts_with('#')
     });
     remarks.map(str::len).sum()
-}
-
-/// Puts a text in place of a file, whole or not at all, for its owner alone: that of the file there
-/// is, which the server must be able to read whoever edits it.
-pub(crate) fn replace(file: &Path, text: &str) -> Result<()> {
-    // Not in place of a link that leads to it.
-    let real = file.canonicalize();
-    let file = real.as_deref().unwrap_or(file);
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    // Made with the rights 0600.
-    let mut new = tempfile::NamedTempFile::new_in(folder)
-        .with_context(|| format!("cannot write in {}", folder.display()))?;
-    new.write_all(text.as_bytes())?;
-    #[cfg(unix)]
-    if let Ok(old) = std::fs::metadata(file) {
-        use std::os::unix::fs::{MetadataExt, fchown};
-        let may = "its owner could not be kept: run this as whoever owns it";
-        let owner = (Some(old.uid()), Some(old.gid()));
-        fchown(new.as_file(), owner.0, owner.1)
-            .with_context(|| format!("{}: {may}", file.display()))?;
-        new.as_file().set_permissions(old.permissions())?;
-    }
-    new.as_file().sync_all()?;
-    new.persist(file).with_context(|| format!("cannot replace {}", file.display()))?;
-    Ok(())
 }
 
 #[cfg(test)]

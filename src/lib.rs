@@ -6,10 +6,12 @@ pub mod bench;
 pub mod chat;
 pub mod config;
 pub mod connect;
+mod consent;
 pub mod convert;
 pub mod doctor;
 pub mod exit;
 pub mod fans;
+mod files;
 #[cfg(test)]
 mod fuzz;
 pub mod init;

@@ -41,7 +41,7 @@ use signals::{Signals, leave_at_the_next};
 
 /// Native MTP speculative decoding for a whole team on one machine.
 #[derive(Parser)]
-#[command(version, after_help = exit::CODES)]
+#[command(version, after_help = exit::HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -114,6 +114,9 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(after_help = "Examples:\n  mtplx serve\n  \
+    mtplx serve --model owner/name --mode burst\n  \
+    mtplx serve --config my.toml --host 0.0.0.0 --port 8080")]
 struct Serve {
     /// Address to listen on, or localhost.
     #[arg(long, value_parser = config::host)]
@@ -131,7 +134,7 @@ struct Serve {
 }
 
 #[derive(Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_help = bench::EXAMPLES)]
 struct Bench {
     #[command(subcommand)]
     of: Option<BenchOf>,
@@ -152,6 +155,7 @@ enum BenchOf {
 }
 
 #[derive(Args)]
+#[command(after_help = tune::BENCH_EXAMPLES)]
 struct BenchTune {
     #[command(flatten)]
     bench: BenchTuneArgs,
@@ -160,6 +164,7 @@ struct BenchTune {
 }
 
 #[derive(Args)]
+#[command(after_help = tune::EXAMPLES)]
 struct Tune {
     #[command(flatten)]
     tune: TuneArgs,
@@ -176,6 +181,7 @@ struct Candidate {
 }
 
 #[derive(Args)]
+#[command(after_help = plan::EXAMPLES)]
 struct Plan {
     #[command(flatten)]
     plan: PlanArgs,
@@ -184,6 +190,7 @@ struct Plan {
 }
 
 #[derive(Args)]
+#[command(after_help = keys::EXAMPLES)]
 struct Keys {
     /// The file of keys; that of the settings without it.
     #[arg(long, global = true)]
@@ -196,7 +203,7 @@ struct Keys {
 }
 
 #[derive(Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_help = node::EXAMPLES)]
 struct Node {
     #[command(flatten)]
     node: NodeArgs,
@@ -207,6 +214,7 @@ struct Node {
 }
 
 #[derive(Args)]
+#[command(after_help = command::EXAMPLES)]
 struct Max {
     #[command(flatten)]
     max: MaxArgs,

@@ -4,14 +4,15 @@
 
 pub mod delete;
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::consent;
+use crate::exit::Stop;
 use crate::picker::{self, Found, roots};
 
 /// What is listed or deleted.
@@ -61,8 +62,8 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
     if let Some(name) = &args.delete {
         let model = picker::choose(&listing.models, name)?;
         let plan = delete::plan(&model.path, &listing.roots)?;
-        if !args.yes && !consent(&model.name, &plan)? {
-            bail!("nothing was deleted");
+        if !args.yes && !agreed(&model.name, &plan)? {
+            return Err(Stop::Refused("nothing was deleted".into()).into());
         }
         let deleted = plan.carry_out()?;
         if !args.json {
@@ -89,16 +90,10 @@ fn table(listing: &Listing) -> String {
 }
 
 /// Asks whoever sits there.
-fn consent(name: &str, plan: &delete::Plan) -> Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        bail!("say --yes to delete {name}: there is nobody to be asked");
-    }
+fn agreed(name: &str, plan: &delete::Plan) -> Result<bool> {
     for path in plan.paths() {
-        println!("  {}", path.display());
+        eprintln!("  {}", path.display());
     }
-    print!("Delete {name}, {}? [y/N] ", picker::bytes(plan.bytes()));
-    std::io::stdout().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    let nobody = format!("say --yes to delete {name}: there is nobody to be asked");
+    consent::given(&format!("Delete {name}, {}?", picker::bytes(plan.bytes())), &nobody)
 }

@@ -16,6 +16,7 @@ use mtplx_actors::ingress::{self, RenderMetrics};
 use mtplx_actors::node::secret::Secret;
 use mtplx_actors::node::{Identity, Nodes, gate, porch, worker};
 use mtplx_actors::root;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use ureq::http::Method;
 
@@ -26,6 +27,11 @@ use crate::{ended, house_blueprint, open_store};
 
 /// An idle house gets this long to end.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
+
+/// What `--help` ends with.
+pub const EXAMPLES: &str = "Examples:\n  \
+                            mtplx node --join 10.0.0.1:8100 --secret cluster.secret\n  \
+                            mtplx node list --url http://10.0.0.1:8000";
 
 /// What to do as a node, or with nodes.
 #[derive(Args, Debug)]
@@ -51,32 +57,46 @@ pub struct NodeArgs {
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
     /// Make a secret for the gateway and its nodes.
+    #[command(after_help = "Example:\n  mtplx node secret cluster.secret")]
     Secret {
         /// The file; it must not exist.
         file: PathBuf,
+        /// What was done as JSON; `mtplx schema node` describes it.
+        #[arg(long)]
+        json: bool,
     },
     /// Show the nodes of a gateway.
-    List {
-        /// The gateway.
-        #[command(flatten)]
-        gateway: Admin,
-    },
+    #[command(after_help = "Examples:\n  mtplx node list\n  mtplx node list --json")]
+    List(Gateway),
     /// Send a node that was drained more again.
+    #[command(after_help = "Example:\n  mtplx node resume studio-2")]
     Resume {
         /// Its name in the list.
         name: String,
-        /// The gateway.
+        /// Of whom.
         #[command(flatten)]
-        gateway: Admin,
+        gateway: Gateway,
     },
     /// Let a node finish what it has, and send it no more.
+    #[command(after_help = "Example:\n  mtplx node drain studio-2")]
     Drain {
         /// Its name in the list.
         name: String,
-        /// The gateway.
+        /// Of whom.
         #[command(flatten)]
-        gateway: Admin,
+        gateway: Gateway,
     },
+}
+
+/// Whom to ask.
+#[derive(Args, Debug)]
+pub struct Gateway {
+    /// The gateway.
+    #[command(flatten)]
+    pub server: Admin,
+    /// What was found or done as JSON; `mtplx schema node` describes it.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What all machines must have in common.
@@ -175,51 +195,58 @@ fn host_name() -> String {
 /// When it cannot be done; the message says why.
 pub fn command(command: &NodeCommand) -> Result<()> {
     match command {
-        NodeCommand::Secret { file } => make_secret(file),
-        NodeCommand::List { gateway } => {
-            let told = gateway.json(Method::GET, "/admin/nodes")?;
-            println!(
-                "{:<24} {:<9} {:>5} {:>6} {:>13} {:>8}",
-                "node", "state", "rows", "slots", "queued tokens", "rtt ms"
-            );
-            for node in told["nodes"].as_array().into_iter().flatten() {
-                let text = |key: &str| node[key].as_str().unwrap_or_default().to_owned();
-                println!(
-                    "{:<24} {:<9} {:>5} {:>6} {:>13} {:>8}",
-                    text("name"),
-                    text("state"),
-                    node["rows"],
-                    node["slots"],
-                    node["queued_tokens"],
-                    node["rtt_ms"],
-                );
+        NodeCommand::Secret { file, json } => make_secret(file, *json),
+        NodeCommand::List(gateway) => {
+            let told = gateway.server.json(Method::GET, "/admin/nodes")?;
+            match gateway.json {
+                true => println!("{told:#}"),
+                false => print(&told),
             }
             Ok(())
         }
-        NodeCommand::Drain { name, gateway } => {
-            gateway.ask(Method::PUT, &drain(name), Vec::new()).map(drop)
-        }
-        NodeCommand::Resume { name, gateway } => {
-            gateway.ask(Method::DELETE, &drain(name), Vec::new()).map(drop)
-        }
+        NodeCommand::Drain { name, gateway } => set_drained(name, gateway, true),
+        NodeCommand::Resume { name, gateway } => set_drained(name, gateway, false),
     }
 }
 
-/// Where a node is told to take no more.
-fn drain(name: &str) -> String {
-    format!("/admin/nodes/{name}/drain")
+fn set_drained(name: &str, gateway: &Gateway, drained: bool) -> Result<()> {
+    let method = if drained { Method::PUT } else { Method::DELETE };
+    gateway.server.ask(method, &format!("/admin/nodes/{name}/drain"), Vec::new())?;
+    if gateway.json {
+        println!("{:#}", json!({"name": name, "drained": drained}));
+    }
+    Ok(())
 }
 
-fn make_secret(file: &Path) -> Result<()> {
+fn print(told: &Value) {
+    println!(
+        "{:<24} {:<9} {:>5} {:>6} {:>13} {:>8}",
+        "node", "state", "rows", "slots", "queued tokens", "rtt ms"
+    );
+    for node in told["nodes"].as_array().into_iter().flatten() {
+        let text = |key: &str| node[key].as_str().unwrap_or_default().to_owned();
+        println!(
+            "{:<24} {:<9} {:>5} {:>6} {:>13} {:>8}",
+            text("name"),
+            text("state"),
+            node["rows"],
+            node["slots"],
+            node["queued_tokens"],
+            node["rtt_ms"],
+        );
+    }
+}
+
+fn make_secret(file: &Path, as_json: bool) -> Result<()> {
     let mut bits = [0; 32];
     getrandom::fill(&mut bits).context("the system gives no random bits")?;
     let text: String = bits.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut to = options.open(file).with_context(|| format!("cannot make {}", file.display()))?;
-    writeln!(to, "{text}")?;
-    println!("{}: copy it to every machine, readable by its owner only", file.display());
+    writeln!(crate::files::make(file)?, "{text}")?;
+    match as_json {
+        true => println!("{:#}", json!({"file": file})),
+        false => {
+            println!("{}: copy it to every machine, readable by its owner only", file.display());
+        }
+    }
     Ok(())
 }

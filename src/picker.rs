@@ -76,7 +76,7 @@ pub fn choose<'a>(list: &'a [Found], answer: &str) -> Result<&'a Found> {
     match fits[..] {
         [one] => Ok(one),
         [] => match list.len() {
-            0 => bail!("there are no models to choose from"),
+            0 => bail!("there are no models to choose from: `mtplx pull owner/name` fetches one"),
             n => bail!("{answer:?} is none of the models: say a number from 1 to {n}, or a name"),
         },
         [..] => bail!("{answer:?} is the name of {} models: say a number", fits.len()),

@@ -13,6 +13,10 @@ use serde_json::json;
 use crate::config::Config;
 use crate::model::Model;
 
+/// What `--help` ends with.
+pub const EXAMPLES: &str = "Examples:\n  mtplx plan\n  \
+    mtplx plan --model owner/name --context 200000 --clients 8 --memory 128 --json";
+
 /// What is planned for.
 #[derive(Args, Debug, Clone)]
 pub struct PlanArgs {
@@ -26,7 +30,7 @@ pub struct PlanArgs {
     /// machine's, or what engine.memory_budget says.
     #[arg(long)]
     memory: Option<f64>,
-    /// As JSON, all in bytes.
+    /// As JSON, all in bytes; `mtplx schema plan` describes it.
     #[arg(long)]
     json: bool,
 }
@@ -66,11 +70,17 @@ pub fn run(model: &Model, config: &Config, args: &PlanArgs) -> Result<()> {
     let budget = set.unwrap_or_else(|| memory::budget_of(machine));
     let fit = fit(&shape(checkpoint), &precision, &wish, budget);
     let settings = narrow_settings(&config.engine, &wish, &fit.estimate);
+    let verdict = judged(checkpoint, &precision, &wish, machine);
     if args.json {
-        println!("{}", json(model, &wish, &fit, &settings));
+        println!("{}", json(model, &wish, &fit, (&settings, &verdict)));
     } else {
         table(model, &wish, &fit, machine);
         settings.iter().for_each(|setting| println!("{setting}"));
+        match &verdict {
+            Verdict::Fits => {}
+            Verdict::Tight(said) => println!("warning: {said}"),
+            Verdict::TooLarge(said) => println!("mtplx start refuses this: {said}"),
+        }
     }
     Ok(())
 }
@@ -107,9 +117,12 @@ pub fn preflight(model: &Model, config: &Config, wished: (usize, usize)) -> Resu
         page_tokens: config.engine.page_tokens,
     };
     let wish = Wish { snapshots: parked(checkpoint, config, &wish, &precision), ..wish };
-    let machine = memory::machine();
-    let fit = fit(&shape(checkpoint), &precision, &wish, machine / 5 * 4);
-    Ok(verdict(&fit, &wish, machine))
+    Ok(judged(checkpoint, &precision, &wish, memory::machine()))
+}
+
+/// A wish by what may be taken of a whole machine: four fifths.
+fn judged(checkpoint: &Checkpoint, precision: &Precision, wish: &Wish, machine: u64) -> Verdict {
+    verdict(&fit(&shape(checkpoint), precision, wish, machine / 5 * 4), wish, machine)
 }
 
 fn verdict(fit: &Fit, wish: &Wish, machine: u64) -> Verdict {
@@ -117,9 +130,8 @@ fn verdict(fit: &Fit, wish: &Wish, machine: u64) -> Verdict {
     let (needed, all) = (gib(fit.estimate.total()), gib(machine));
     let (context, clients) = (wish.context_tokens, wish.clients);
     if !fit.fits() {
-        let said = format!(
-            "{clients} x {context} tokens take {needed:.1} GiB, over 80 % of the {all:.1} GiB here"
-        );
+        let said = format!("{clients} x {context} tokens take {needed:.1} GiB");
+        let said = format!("{said}, over 80 % of a machine with {all:.1} GiB");
         let mut ways = Vec::new();
         ways.extend((fit.context_max > 0).then(|| format!("--context {}", fit.context_max)));
         ways.extend((fit.clients_max > 0).then(|| format!("--clients {}", fit.clients_max)));
@@ -131,7 +143,7 @@ fn verdict(fit: &Fit, wish: &Wish, machine: u64) -> Verdict {
     }
     if machine < SMALL {
         let said =
-            format!("this machine has {all:.1} GiB, below the 48 that leave room for others");
+            format!("a machine with {all:.1} GiB is below the 48 that leave room for others");
         return Verdict::Tight(format!("{said}; this takes {needed:.1} GiB"));
     }
     Verdict::Fits
@@ -209,8 +221,18 @@ fn table(model: &Model, wish: &Wish, fit: &Fit, machine: u64) {
     }
 }
 
-fn json(model: &Model, wish: &Wish, fit: &Fit, settings: &[String]) -> serde_json::Value {
+fn json(
+    model: &Model,
+    wish: &Wish,
+    fit: &Fit,
+    (settings, verdict): (&[String], &Verdict),
+) -> serde_json::Value {
     let e = &fit.estimate;
+    let (status, warning) = match verdict {
+        Verdict::Fits => ("fits", None),
+        Verdict::Tight(said) => ("tight", Some(said)),
+        Verdict::TooLarge(said) => ("too-large", Some(said)),
+    };
     json!({
         "model": model.name,
         "wish": {
@@ -239,6 +261,7 @@ fn json(model: &Model, wish: &Wish, fit: &Fit, settings: &[String]) -> serde_jso
         "clients_max": fit.clients_max,
         "context_max": fit.context_max,
         "narrow_settings": settings,
+        "verdict": {"status": status, "warning": warning},
     })
 }
 

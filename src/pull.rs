@@ -42,7 +42,7 @@ pub struct PullArgs {
     /// Only say what would be fetched.
     #[arg(long)]
     dry_run: bool,
-    /// What was done as JSON; how far it is goes to stderr.
+    /// What was done as JSON, by `mtplx schema pull`; how far it is goes to stderr.
     #[arg(long)]
     json: bool,
 }

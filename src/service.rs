@@ -6,11 +6,12 @@
 use std::path::{Path, PathBuf, absolute};
 use std::process::Command as Process;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::config::Config;
+use crate::exit::Stop;
 
 mod launchd;
 mod systemd;
@@ -20,6 +21,9 @@ const LEAVE_S: u32 = 15;
 
 /// What is to become of the service.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  mtplx service --config my.toml install --dry-run\n  \
+    sudo mtplx service --system --config /etc/mtplx.toml install --yes\n  \
+    mtplx service status --json")]
 pub struct ServiceArgs {
     /// Settings of the server; those inside it without them.
     #[arg(long, global = true)]
@@ -45,7 +49,7 @@ pub struct ServiceArgs {
     /// Whether it works on a GPU, which wants rights of its own; looked for without it.
     #[arg(long, global = true)]
     gpu: Option<bool>,
-    /// As JSON.
+    /// What was found or done as JSON; `mtplx schema service` describes it.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -61,12 +65,16 @@ enum Manager {
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum Command {
     /// Write the service's file to stdout.
+    #[command(after_help = "Example:\n  mtplx service --config my.toml print")]
     Print,
     /// Write it to its place, and start it now and from now on.
+    #[command(after_help = "Example:\n  mtplx service --config my.toml install --dry-run")]
     Install(Consent),
     /// Stop it and take it away.
+    #[command(after_help = "Example:\n  mtplx service uninstall --yes")]
     Uninstall(Consent),
     /// Say how it is.
+    #[command(after_help = "Example:\n  mtplx service status --json")]
     Status,
 }
 
@@ -328,7 +336,8 @@ fn agreed(
         steps.iter().for_each(|step| println!("run {}", step.join(" ")));
     }
     if !consent.yes && !consent.dry_run {
-        bail!("nothing was done: say --yes to do it, or --dry-run to only hear of it");
+        let said = "nothing was done: say --yes to do it, or --dry-run to only hear of it";
+        return Err(Stop::Refused(said.into()).into());
     }
     Ok(consent.yes)
 }

@@ -35,7 +35,7 @@ const CONTEXT: usize = 32_768;
 pub struct StartArgs {
     /// Where to talk.
     surface: Option<Surface>,
-    /// Folder or owner/name of the model; \"small\" for the one inside.
+    /// Folder or owner/name of the model; "small" for the one inside.
     #[arg(long)]
     model: Option<String>,
     /// sustained, sustained-max, burst, stable or safe.
@@ -62,7 +62,7 @@ pub struct StartArgs {
     /// Go on with a model that `mtplx verify` has not passed.
     #[arg(long)]
     unsafe_force_unverified: bool,
-    /// Only say as JSON what would be started.
+    /// Only say as JSON what would be started; `mtplx schema start` describes it.
     #[arg(long)]
     json: bool,
     /// What else the agent is told.
@@ -77,7 +77,7 @@ pub struct QuickstartArgs {
     /// Folder or owner/name of the model; that of the last start without it, or the small one.
     #[arg(long)]
     model: Option<String>,
-    /// Only say as JSON what would be started.
+    /// Only say as JSON what would be started; `mtplx schema start` describes it.
     #[arg(long)]
     json: bool,
 }
@@ -251,7 +251,7 @@ fn remember(choice: &Choice) -> Result<()> {
     let folder = state::folder()?;
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
-    crate::keys::replace(&folder.join("start.json"), &serde_json::to_string_pretty(choice)?)
+    crate::files::replace(&folder.join("start.json"), &serde_json::to_string_pretty(choice)?)
 }
 
 fn go(choice: &Choice, model: &str, args: &StartArgs) -> Result<()> {

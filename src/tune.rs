@@ -21,10 +21,12 @@ use mtplx_actors::ingress::{Chat, Must};
 use mtplx_actors::thermal::{Sensor, Sources};
 use mtplx_core::engine::Engine;
 use mtplx_kernels::MlxEngine;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml_edit::{DocumentMut, Item, Table, value};
 
 use crate::bench::{Bench, BenchArgs, Figures};
+use crate::files;
 use crate::model::Model;
 
 pub mod interval;
@@ -40,6 +42,15 @@ const MEASURING: &str = "measuring";
 /// The hidden command that a process of one depth runs.
 pub const CANDIDATE: &str = "tune-candidate";
 
+/// What the help of `mtplx tune` ends with.
+pub const EXAMPLES: &str = "Examples:\n  mtplx tune\n  \
+    mtplx tune --model owner/name --save my.toml --retune\n\nThen: mtplx serve --config \
+    mtplx-tuned.toml";
+
+/// And that of `mtplx bench tune`.
+pub const BENCH_EXAMPLES: &str = "Examples:\n  mtplx bench tune\n  \
+    mtplx bench tune --rounds 12 --sample-s 0.1 --json";
+
 /// What is compared.
 #[derive(Args, Debug, Clone)]
 pub struct CompareArgs {
@@ -52,7 +63,7 @@ pub struct CompareArgs {
     /// Seed of the interval.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// One object of JSON in place of a table.
+    /// One object of JSON in place of a table; `mtplx schema tune` describes it.
     #[arg(long)]
     pub json: bool,
     /// What is generated.
@@ -148,7 +159,8 @@ pub fn candidate(model: &Model, engine: MlxEngine, args: &CandidateArgs) -> Resu
         bail!("this engine drafts {most} tokens at most");
     }
     let TextArgs { tokens, temperature } = args.texts;
-    let bench = BenchArgs { temperature, tokens, rounds: 1, depth_max: most, clients: 1 };
+    let bench =
+        BenchArgs { temperature, tokens, rounds: 1, depth_max: most, clients: 1, json: false };
     let mut bench = Bench::new(engine, model, bench);
     let Prompts { kind } = toml::from_str(PROMPTS).context("prompts of tune")?;
     let mut told = BTreeMap::new();
@@ -185,7 +197,7 @@ fn leave_with_the_parent() -> Result<()> {
 type Told = BTreeMap<String, Measured>;
 
 /// A depth over all rounds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 struct Row {
     depth: u8,
     /// Beside plain decoding of the same round, over all kinds; absent for plain itself.
@@ -198,15 +210,16 @@ struct Row {
     machine: Option<Machine>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 struct OfKind {
     tokens_per_s: Vec<f64>,
     speed_up: Option<SpeedUp>,
     acceptance: Vec<f64>,
 }
 
-#[derive(Serialize)]
-struct Report {
+/// What `mtplx tune --json` and `mtplx bench tune --json` print.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Report {
     rounds: usize,
     depths: Vec<Row>,
     /// The depth that was kept, if one was faster beyond doubt.
@@ -381,14 +394,11 @@ fn settings(path: &Path) -> Result<DocumentMut> {
     Ok(settings)
 }
 
-/// Sets the depth and nothing else; written beside its place, then moved there.
+/// Sets the depth and nothing else.
 fn save(path: &Path, mut settings: DocumentMut, depth: u8) -> Result<()> {
     let tuner = settings.entry("tuner").or_insert(Item::Table(Table::new()));
     tuner["depth"] = value(i64::from(depth));
-    let beside = path.with_extension(format!("writing-{}", std::process::id()));
-    std::fs::write(&beside, settings.to_string())
-        .with_context(|| format!("cannot write {}", beside.display()))?;
-    std::fs::rename(&beside, path).with_context(|| format!("cannot write {}", path.display()))
+    files::replace(path, &settings.to_string())
 }
 
 fn table(report: &Report) -> String {

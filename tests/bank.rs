@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::commands::fits;
 use crate::house::{House, block, mtplx};
 
 const TOKEN: &str = "a token of tests";
@@ -28,7 +29,18 @@ fn bank(house: &House, args: &[&str]) -> Output {
 fn listing(house: &House) -> Value {
     let output = bank(house, &["--json"]);
     assert!(output.status.success(), "{output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    let listing = serde_json::from_slice(&output.stdout).unwrap();
+    fits("bank", &listing);
+    fits("bank list", &listing);
+    listing
+}
+
+/// The report of `command`, which is as its schema says.
+fn and_fits(command: &str, args: &[&str], house: &House) {
+    let args = [&[command.trim_start_matches("bank ")], args, &["--json"]].concat();
+    let output = bank(house, &args);
+    assert!(output.status.success(), "{output:?}");
+    fits(command, &serde_json::from_slice(&output.stdout).unwrap());
 }
 
 fn leave(mut house: House) {
@@ -66,16 +78,20 @@ fn a_second_server_is_warm_from_the_files_of_the_first_and_says_the_same() {
     let listed = listing(&house);
     let state = &listed["states"][0];
     let id = state["id"].as_str().unwrap();
-    assert!(bank(&house, &["pin", id]).status.success());
-    assert_eq!(listing(&house)["states"][0]["pinned"], true);
+    let pinned = || listing(&house)["states"][0]["pinned"].clone();
+    and_fits("bank pin", &[id], &house);
+    assert_eq!(pinned(), true);
+    and_fits("bank unpin", &[id], &house);
+    assert_eq!(pinned(), false);
     let file = folder.path().join("carried").display().to_string();
-    assert!(bank(&house, &["export", id, &file]).status.success());
-    assert!(bank(&house, &["drop", id]).status.success());
+    and_fits("bank export", &[id, &file], &house);
+    and_fits("bank drop", &[id], &house);
     let gone = bank(&house, &["drop", id]);
     assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("no such"));
     let taken = bank(&house, &["import", &file]);
     assert_eq!(String::from_utf8_lossy(&taken.stdout).trim(), id, "{taken:?}");
     assert!(listing(&house)["states"].as_array().unwrap().iter().any(|s| s["id"] == id));
+    and_fits("bank import", &[&file], &house);
 }
 
 /// The first turn of somebody who has tools, and one more after its reply.

@@ -34,7 +34,7 @@ fn one_answer_is_what_the_server_says_and_nothing_else() {
     let text = of(&["run", "Tell me a story."], "");
     let report: Value =
         serde_json::from_str(&of(&["run", "--json", "Tell me a story."], "")).unwrap();
-    crate::onramp::fits_schema("run", &report);
+    crate::commands::fits("run", &report);
     assert_eq!(
         text.trim_end_matches('\n'),
         report["text"].as_str().unwrap().trim_end_matches('\n')
@@ -48,6 +48,7 @@ fn one_answer_is_what_the_server_says_and_nothing_else() {
     assert_eq!((&plain["text"], plain["drafted"].as_u64()), (&report["text"], Some(0)));
     // The same by way of stdin.
     let piped: Value = serde_json::from_str(&of(&["chat", "--json"], "Tell me a story.")).unwrap();
+    crate::commands::fits("chat", &piped);
     assert_eq!(piped["text"], report["text"]);
     assert!(!text.contains('\x1b'));
 }

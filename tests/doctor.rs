@@ -4,8 +4,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
+use crate::commands::fits;
 use crate::house::{House, mtplx};
-use crate::onramp::fits_schema;
 
 /// Nobody listens there.
 const NOBODY: &str = "http://127.0.0.1:9";
@@ -30,7 +30,7 @@ fn the_doctor_finds_what_is_well_and_ends_as_it_judges() {
     let house = House::shared();
     let mut command = mtplx();
     let report = told(command.args(["doctor", "--json", "--url", &house.url]));
-    fits_schema("doctor", &report);
+    fits("doctor", &report);
     assert_eq!((status(&report, "server"), status(&report, "model")), ("pass", "pass"));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("my.toml");
@@ -103,7 +103,7 @@ fn clients_are_told_of_the_server_that_runs_and_their_files_keep_what_was_theirs
         ["claude-code", "opencode", "pi", "codex", "swival", "continue", "cline", "open-webui"];
     for client in clients {
         let report = of(&[client]);
-        fits_schema("connect", &report);
+        fits("connect", &report);
         assert_eq!(
             (&report["written"], &report["model"]),
             (&json!(false), &json!("tiny-qwen3_5-mtp-q8"))
@@ -157,7 +157,7 @@ fn what_cannot_be_read_for_certain_is_left_as_it_is() {
 fn open_webui_s_command_is_one_that_a_shell_reads_as_it_was_meant() {
     let args = ["openwebui", "docker-command", "--json", "--port", "3001"];
     let report = told(mtplx().args(args).env("MTPLX_API_KEY", "a 'b").env_remove("MTPLX_URL"));
-    fits_schema("openwebui", &report);
+    fits("openwebui docker-command", &report);
     let shell = format!(
         "docker() {{ printf '%s\\n' docker \"$@\"; }}; {}",
         report["command"].as_str().unwrap()
@@ -174,7 +174,7 @@ fn settings_are_written_once_and_can_be_served_with() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("my.toml");
     let report = told(mtplx().args(["init", "--json", "--mode", "stable"]).arg(&file));
-    fits_schema("init", &report);
+    fits("init", &report);
     let plan = told(mtplx().args(["plan", "--context", "512", "--json", "--config"]).arg(&file));
     assert!(plan["bytes"]["total"].as_u64() > Some(0), "{plan}");
     let out = mtplx().arg("init").arg(&file).output().unwrap();

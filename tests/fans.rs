@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::commands::fits;
+use crate::consent::{answers, end, terminal};
 use crate::house::{House, mtplx, question};
 
 const STAND_IN: &str = r#"#!/bin/sh
@@ -252,11 +254,13 @@ fn a_person_sees_how_fans_stand_and_takes_them_off_a_server() {
     house.eventually("at their most", |h| fans(h) == "max");
     let (_, said) = machine.command(&["--status", "--json"]);
     let status: Value = serde_json::from_str(&said).unwrap();
+    fits("max", &status);
     assert_eq!((&status["held"], &status["fans"][0]["actual_rpm"]), (&json!(true), &json!(5900.0)));
     assert!(machine.command(&["--off"]).0);
     assert_eq!(machine.state(), "auto");
     house.eventually("told as off", |h| fans(h) == "off");
-    assert!(machine.command(&["--off"]).0, "twice does no harm");
+    let (_, said) = machine.command(&["--off", "--json"]);
+    fits("max off", &serde_json::from_str(&said).expect("twice does no harm"));
     assert!(!machine.command(&[]).0, "it wants to know what");
 }
 
@@ -274,15 +278,30 @@ fn a_rule_is_written_with_consent_only_and_fans_are_heard_before_it_is_called_do
         return;
     }
     assert!(said.contains("NOPASSWD") && said.contains("--yes"), "{said}");
+    for no in ["no\r", "y\r", "\r"] {
+        let mut command = mtplx();
+        command.args(["max", "--install", "--sudoers", rules, "--config"]);
+        command.arg(machine.path().join("max.toml"));
+        let mut asked = terminal(command, machine.path());
+        answers(&mut asked, "Type yes to write it:", no);
+        let (said, code) = end(asked);
+        assert!(code == Some(3) && said.contains("nothing was changed"), "{no:?}: {said}");
+        assert!(!Path::new(rules).join("mtplx").exists() && machine.state() == "auto");
+    }
     for again in ["is in place", "was there already"] {
         let (done, said) = machine.command(&["--install", "--yes", "--sudoers", rules]);
         assert!(done && said.contains(again) && said.contains("the fans rise"), "{said}");
         assert_eq!((machine.state().as_str(), machine.marked()), ("auto", false));
     }
+    let (_, said) = machine.command(&["--install", "--yes", "--json", "--sudoers", rules]);
+    // Behind the report is what people were told meanwhile.
+    let report = serde_json::Deserializer::from_str(&said).into_iter().next();
+    fits("max install", &report.unwrap().unwrap());
     std::fs::write(machine.path().join("stuck"), "").unwrap();
     let (done, said) = machine.command(&["--install", "--yes", "--sudoers", rules]);
     assert!(!done && said.contains("did not rise"), "{said}");
     assert_eq!(machine.state(), "auto");
-    assert!(machine.command(&["--uninstall", "--sudoers", rules]).0);
+    let (_, said) = machine.command(&["--uninstall", "--sudoers", rules, "--json"]);
+    fits("max uninstall", &serde_json::from_str(&said).unwrap());
     assert!(!Path::new(rules).join("mtplx").exists());
 }

@@ -34,6 +34,36 @@ fn the_plan_adds_up_and_says_what_would_fit() {
     assert!(String::from_utf8_lossy(&out.stderr).contains("--memory"));
 }
 
+/// What is concluded. Figures are of the device: what is said with them is not.
+fn without_figures(text: &str) -> String {
+    let mut shown = String::new();
+    for line in text.lines().skip_while(|line| !line.starts_with("budget")).skip(2) {
+        let words =
+            line.split_whitespace().map(|word| match word.trim_end_matches(',').parse::<f64>() {
+                Ok(_) => "N",
+                Err(_) => word,
+            });
+        shown.push_str(&format!("{}\n", words.collect::<Vec<_>>().join(" ")));
+    }
+    shown
+}
+
+#[test]
+fn a_plan_warns_of_a_small_machine_and_names_what_would_fit_a_full_one() {
+    let wish = ["--context", "65536", "--clients", "4", "--memory"];
+    let cases = [("fits", "64"), ("tight", "40"), ("too-large", "1.5"), ("hopeless", "0.01")];
+    for (name, memory) in cases {
+        let text = plan(&[&wish[..], &[memory]].concat());
+        crate::commands::snapshot(&format!("plan-{name}"), &without_figures(&text));
+        let told = plan(&[&wish[..], &[memory, "--json"]].concat());
+        let told: Value = serde_json::from_str(&told).unwrap();
+        crate::commands::fits("plan", &told);
+        let status = told["verdict"]["status"].as_str().unwrap();
+        assert_eq!(status, if name == "hopeless" { "too-large" } else { name });
+        assert_eq!(told["verdict"]["warning"].is_null(), status == "fits", "{told}");
+    }
+}
+
 #[test]
 fn a_request_beyond_the_budget_is_refused_and_the_server_lives_on() {
     let dir = tempfile::tempdir().unwrap();

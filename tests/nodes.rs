@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use crate::commands::fits;
 use crate::house::{House, mtplx, root};
 
 /// Requests of each storm.
@@ -296,22 +297,24 @@ fn who_is_drained_gets_nothing_more_and_what_it_has_is_not_lost() {
     let (_one, mut two) = (ground.node("one"), ground.node("two"));
     let gateway = ground.gateway(false);
     are_ready(&gateway, 2);
-    let drain = |name: &str| {
+    let node = |words: &[&str]| {
         let mut command = mtplx();
-        command.args(["node", "drain", name, "--url", &gateway.url]);
+        command.arg("node").args(words).args(["--json", "--url", &gateway.url]);
         command.env("MTPLX_ADMIN_TOKEN", "admin").output().unwrap()
     };
-    assert!(String::from_utf8_lossy(&drain("three").stderr).contains("no node"));
+    let told = |words: &[&str]| serde_json::from_slice(&node(words).stdout).unwrap();
+    assert!(String::from_utf8_lossy(&node(&["drain", "three"]).stderr).contains("no node"));
+    fits("node drain", &told(&["drain", "two"]));
+    fits("node resume", &told(&["resume", "two"]));
     let answers = storm(&gateway.url, |count| {
         if count == REQUESTS / 4 {
-            assert!(drain("one").status.success());
+            assert!(node(&["drain", "one"]).status.success());
         }
     });
     equal(&answers);
-    let mut list = mtplx();
-    list.args(["node", "list", "--url", &gateway.url]).env("MTPLX_ADMIN_TOKEN", "admin");
-    let list = list.output().unwrap();
-    assert!(String::from_utf8_lossy(&list.stdout).contains("draining"), "{list:?}");
+    let list = told(&["list"]);
+    fits("node list", &list);
+    assert!(list.to_string().contains("draining"), "{list}");
     // A third comes, and the second is told to end in the middle of all.
     let _three = ground.node("three");
     are_ready(&gateway, 2);

@@ -201,7 +201,7 @@ fn small() -> Hub {
 fn a_model_is_fetched_as_other_tools_expect_it_and_known_by_its_name() {
     let hub = Hub::with_model();
     let report = told(&hub.pull(&["team/model@main"]));
-    crate::onramp::fits_schema("pull", &report);
+    crate::commands::fits("pull", &report);
     assert_eq!((&report["commit"], &report["missing_bytes"]), (&json!(COMMIT), &json!(0)));
     assert_eq!(std::fs::read_to_string(hub.place().join("refs/main")).unwrap(), COMMIT);
     let link = hub.place().join("snapshots").join(COMMIT).join("model.safetensors");

@@ -161,6 +161,7 @@ fn a_service_is_installed_only_with_consent_and_goes_without_a_trace() {
     assert!(!String::from_utf8_lossy(&plan.stdout).contains("0700"), "they are there");
     let out = systemd(&["--json", "status"]);
     let status: Value = serde_json::from_slice(&out.stdout).unwrap();
+    crate::commands::fits("service status", &status);
     assert_eq!(status["installed"], true);
     assert!(systemd(&["uninstall", "--yes"]).status.success());
     assert!(!unit.exists() && told().contains("disable --now mtplx.service"), "{}", told());

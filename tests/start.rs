@@ -75,7 +75,7 @@ fn without_a_terminal_nothing_is_asked_and_what_is_missing_is_named() {
     assert!(!said(&out).contains("--model"), "{}", said(&out));
     let out = start(home.path(), &["web", "--yes", "--json"]).output().unwrap();
     let told: Value = serde_json::from_slice(&out.stdout).unwrap();
-    crate::onramp::fits_schema("start", &told);
+    crate::commands::fits("start", &told);
     assert_eq!((&told["model"], &told["surface"]), (&json!("small"), &json!("web")));
     let out = start(home.path(), &["--yes", "--mode", "fast"]).output().unwrap();
     assert!(said(&out).contains("sustained-max"), "{}", said(&out));

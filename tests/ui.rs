@@ -2,8 +2,11 @@
 //! what a model writes, encrypted and behind a key. Its pictures are written to target/ui-test;
 //! those in actors/ingress/ui/pictures are some of these.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -36,8 +39,55 @@ fn driven(asked: &Value) {
     println!("{text}");
 }
 
+/// Bytes a second of an answer on its way to the browser: dozens of tokens.
+const BYTES_PER_S: u32 = 20_000;
+
+/// A way to the server on which answers come so slowly, as a large model's do, that whoever wants
+/// to stop one always can. Everything else passes at once. Its address.
+pub fn slow_way(server: &str, bytes_per_s: u32) -> String {
+    let server = server.trim_start_matches("http://").to_owned();
+    let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", door.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for browser in door.incoming().map_while(Result::ok) {
+            // A server that is gone: so is its way.
+            let Ok(server) = TcpStream::connect(&server) else { continue };
+            let [from, to] = [&browser, &server].map(|end| end.try_clone().unwrap());
+            std::thread::spawn(move || carry(from, to, |_| None));
+            let mut answers = false;
+            let pace = move |part: &[u8]| {
+                let has = |word: &[u8]| part.windows(word.len()).any(|seen| seen == word);
+                // A head begins what is read: nobody asks before the last answer ended.
+                answers |= has(b"content-type: text/event-stream");
+                let paced = answers.then_some(bytes_per_s);
+                answers &= !part.ends_with(b"0\r\n\r\n");
+                paced
+            };
+            std::thread::spawn(move || carry(server, browser, pace));
+        }
+    });
+    url
+}
+
+/// Carries what comes, until one end closes; then both do. `pace` says how fast a part may go.
+fn carry(mut from: TcpStream, mut to: TcpStream, mut pace: impl FnMut(&[u8]) -> Option<u32>) {
+    let mut bytes = [0; 4096];
+    'open: while let Ok(count @ 1..) = from.read(&mut bytes) {
+        let pace = pace(&bytes[..count]);
+        for part in bytes[..count].chunks(256) {
+            if to.write_all(part).is_err() {
+                break 'open;
+            }
+            if let Some(bytes_per_s) = pace {
+                std::thread::sleep(Duration::from_secs(part.len() as u64) / bytes_per_s);
+            }
+        }
+    }
+    // They may be closed already.
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
 #[test]
-#[ignore = "a quick machine ends its answers before a person can stop them: make ui-test"]
 fn a_person_chats_in_a_browser_and_nothing_that_is_written_runs() {
     let Some(chromium) = chromium() else { return };
     make("judges-js");
@@ -45,7 +95,8 @@ fn a_person_chats_in_a_browser_and_nothing_that_is_written_runs() {
     std::fs::create_dir_all(&folder).unwrap();
     let house = House::start(&[]);
     let axe = root().join(".native/judges-js/node_modules/axe-core/axe.min.js");
-    driven(&json!({"url": house.url, "folder": folder, "chromium": chromium, "axe": axe,
+    let url = slow_way(&house.url, BYTES_PER_S);
+    driven(&json!({"url": url, "folder": folder, "chromium": chromium, "axe": axe,
         "pid": house.child.id()}));
 }
 

@@ -7,12 +7,15 @@ use anyhow::{Result, bail};
 use clap::Args;
 use mtplx_kernels::place::{Dtype, Place};
 use mtplx_kernels::shape::{self, Scheme};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::shape::{Half, one_of, told};
 
 /// What is measured.
 #[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:\n  mtplx bench products\n  \
+    mtplx bench products --outputs 4096 --inputs 4096 --rows 1,4,8 --json")]
 pub struct ProductsArgs {
     /// Outputs of the matrix.
     #[arg(long, default_value_t = 17408)]
@@ -32,13 +35,15 @@ pub struct ProductsArgs {
     /// Activations and scales, on a GPU.
     #[arg(long, value_enum, default_value_t = Half::Bfloat16)]
     pub dtype: Half,
-    /// One object of JSON in place of lines for people.
+    /// One object of JSON in place of lines for people; `mtplx schema bench-products` describes
+    /// it.
     #[arg(long)]
     pub json: bool,
 }
 
-#[derive(Serialize)]
-struct Report {
+/// What `mtplx bench products --json` prints.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Report {
     weights: String,
     place: String,
     device: Option<String>,
@@ -49,7 +54,7 @@ struct Report {
     products: Vec<Product>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Product {
     rows: usize,
     us: f64,

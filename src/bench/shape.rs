@@ -16,6 +16,7 @@ use mtplx_core::{RequestId, Token};
 use mtplx_kernels::place::{Dtype, Place};
 use mtplx_kernels::shape::{self, Noise, Scheme};
 use mtplx_kernels::{EngineOptions, MlxEngine};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Steps before those that count.
@@ -25,6 +26,8 @@ const PROMPT: usize = 64;
 
 /// What is measured.
 #[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:\n  mtplx bench shape\n  \
+    mtplx bench shape --clients 8 --depth 3 --bits 8 --json")]
 pub struct ShapeArgs {
     /// The shape.
     #[arg(long, default_value = shape::PRESETS[0], value_parser = shape::PRESETS)]
@@ -60,7 +63,7 @@ pub struct ShapeArgs {
     /// Times of single blocks, too.
     #[arg(long)]
     pub blocks: bool,
-    /// One object of JSON in place of lines for people.
+    /// One object of JSON in place of lines for people; `mtplx schema bench-shape` describes it.
     #[arg(long)]
     pub json: bool,
 }
@@ -84,8 +87,9 @@ pub(super) fn one_of<const N: usize>(
     }
 }
 
-#[derive(Serialize)]
-struct Report {
+/// What `mtplx bench shape --json` prints.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Report {
     preset: String,
     layers: usize,
     weights: String,
@@ -102,7 +106,7 @@ struct Report {
     prefill: Option<Prefill>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Block {
     name: &'static str,
     tokens: usize,
@@ -111,7 +115,7 @@ struct Block {
 }
 
 /// Medians of steps; milliseconds.
-#[derive(Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Decode {
     clients: usize,
     depth: u8,
@@ -139,7 +143,7 @@ struct Load {
     made_up: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Prefill {
     tokens: usize,
     ms: f64,

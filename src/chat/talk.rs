@@ -188,10 +188,7 @@ impl Talk<'_> {
 
 /// What was said, for its owner alone, in a file that was not there.
 fn save(file: &Path, messages: &[Value]) -> Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut to = options.open(file).with_context(|| format!("cannot make {}", file.display()))?;
+    let mut to = crate::files::make(file)?;
     for message in messages {
         let text = |name: &str| message[name].as_str().unwrap_or_default();
         writeln!(to, "## {}\n\n{}\n", text("role"), text("content"))?;

@@ -1,9 +1,8 @@
 //! What was found, as a file that may be shown to others.
 
-use std::fs::OpenOptions;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
@@ -21,10 +20,7 @@ pub(super) fn write(file: &Path, report: &Value, config: Option<&Path>) -> Resul
     if let Some(text) = config.and_then(|path| std::fs::read_to_string(path).ok()) {
         parts.push(("settings.toml", without_secrets(&text)));
     }
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let to = options.open(file).with_context(|| format!("cannot make {}", file.display()))?;
+    let to = crate::files::make(file)?;
     let mut archive = tar::Builder::new(GzEncoder::new(to, Compression::default()));
     for (name, text) in parts {
         let text = tamed(&text, &home);

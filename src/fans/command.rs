@@ -2,7 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "a command says what it did")]
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -15,9 +15,14 @@ use super::pin::Restored;
 use super::program::have_risen;
 use super::watchdog::Watchdog;
 use super::{Config, is_root, sudoers};
+use crate::exit::Stop;
 
 /// One of these is wanted.
 const WHAT: [&str; 4] = ["install", "uninstall", "status", "off"];
+
+/// What `--help` ends with.
+pub const EXAMPLES: &str = "Examples:\n  mtplx max --status\n  mtplx max --install\n  \
+                            mtplx max --off\n\nThen: mtplx serve --max";
 
 /// What to do with the fans.
 #[derive(Args, Debug)]
@@ -38,7 +43,7 @@ pub struct MaxArgs {
     /// Do not ask.
     #[arg(long)]
     yes: bool,
-    /// The status as JSON.
+    /// What was found or done as JSON; `mtplx schema max` describes it.
     #[arg(long)]
     json: bool,
     /// For whom the rule is; without it for you.
@@ -59,7 +64,7 @@ pub fn run(config: &Config, args: &MaxArgs) -> Result<()> {
     } else if args.uninstall {
         uninstall(args)
     } else if args.off {
-        off(config)
+        off(config, args.json)
     } else {
         status(config, args)
     }
@@ -73,17 +78,29 @@ fn install(config: &Config, args: &MaxArgs) -> Result<()> {
         None => own_name()?,
     };
     let text = sudoers::rule(&user, &program)?;
-    println!("{} would say:\n\n{text}", args.sudoers.join("mtplx").display());
-    ensure!(args.yes || consent()?, "nothing was changed");
+    let file = args.sudoers.join("mtplx");
+    // What is asked and what is heard belongs to people; the report is all that a script gets.
+    let say = |text: &str| match args.json {
+        true => eprintln!("{text}"),
+        false => println!("{text}"),
+    };
+    say(&format!("{} would say:\n\n{text}", file.display()));
+    if !args.yes && !consent()? {
+        return Err(Stop::Refused("nothing was changed".into()).into());
+    }
     if is_root() {
         let new = sudoers::install(&args.sudoers, &text)?;
-        println!("{}", if new { "the rule is in place" } else { "the rule was there already" });
+        say(if new { "the rule is in place" } else { "the rule was there already" });
     } else {
         // The same again as root, which asks for the password; only the rest is ours.
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut sudo = Command::new("sudo");
         sudo.arg("--").arg(own).args(["max", "--install", "--yes", "--user", &user]);
         sudo.arg("--sudoers").arg(&args.sudoers).arg("--program").arg(&program);
+        if args.json {
+            // What it says is not for our reader.
+            sudo.stdout(std::io::stderr());
+        }
         let done = sudo.status().context("cannot run sudo")?;
         ensure!(done.success(), "as root it failed");
         sudoers::verify(&program)?;
@@ -91,7 +108,10 @@ fn install(config: &Config, args: &MaxArgs) -> Result<()> {
     // Whom the rule is not for need not try it.
     if args.user.is_none() || !config.sudo {
         ramp(config)?;
-        println!("the fans rise when they are told, and are given back: serve with --max");
+        say("the fans rise when they are told, and are given back: serve with --max");
+    }
+    if args.json {
+        println!("{:#}", json!({"file": file, "rule": text}));
     }
     Ok(())
 }
@@ -106,9 +126,11 @@ fn own_name() -> Result<String> {
 }
 
 fn consent() -> Result<bool> {
-    ensure!(std::io::stdin().is_terminal(), "nobody is here to consent: say --yes if you do");
-    print!("Type yes to write it: ");
-    std::io::stdout().flush()?;
+    if !std::io::stdin().is_terminal() {
+        let said = "nobody is here to consent: say --yes if you do";
+        return Err(Stop::Refused(said.into()).into());
+    }
+    eprint!("Type yes to write it: ");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(answer.trim() == "yes")
@@ -138,33 +160,43 @@ fn ramp(config: &Config) -> Result<()> {
 }
 
 fn uninstall(args: &MaxArgs) -> Result<()> {
-    if !is_root() {
-        let path = args.sudoers.join("mtplx");
+    let path = args.sudoers.join("mtplx");
+    let said = if is_root() {
+        match sudoers::remove(&args.sudoers)? {
+            true => "the rule is gone",
+            false => "there was no rule",
+        }
+    } else {
         let status = Command::new("sudo").args(["rm", "-f"]).arg(&path).status();
         ensure!(status.context("cannot run sudo")?.success(), "as root it failed");
-        println!("there is no rule any more");
-        return Ok(());
+        "there is no rule any more"
+    };
+    match args.json {
+        true => println!("{:#}", json!({"file": path, "rule": null})),
+        false => println!("{said}"),
     }
-    let was = sudoers::remove(&args.sudoers)?;
-    println!("{}", if was { "the rule is gone" } else { "there was no rule" });
     Ok(())
 }
 
-fn off(config: &Config) -> Result<()> {
+fn off(config: &Config, as_json: bool) -> Result<()> {
     let (place, program) = (config.place(), config.program());
-    match place.restore(&program)? {
-        Restored::Given => println!("the fans are given back"),
+    let (was, said) = match place.restore(&program)? {
+        Restored::Given => ("left pinned", "the fans are given back"),
         Restored::NotPinned => {
             // By us they were not; perhaps by somebody else.
             program.auto()?;
-            println!("nothing held the fans; they are told to do what the machine wants");
+            ("not pinned", "nothing held the fans; they are told to do what the machine wants")
         }
         Restored::Held => {
             // Servers see that the mark is gone, and let go.
             place.unmark()?;
             program.auto()?;
-            println!("the fans are given back; who served with them goes on without");
+            ("held", "the fans are given back; who served with them goes on without")
         }
+    };
+    match as_json {
+        true => println!("{:#}", json!({"was": was, "given_back": true})),
+        false => println!("{said}"),
     }
     Ok(())
 }

@@ -136,9 +136,7 @@ impl Place {
             let name = self.folder.join("refs").join(revision);
             let folder = name.parent().context("it stands below refs")?;
             std::fs::create_dir_all(folder)?;
-            let mut new = tempfile::NamedTempFile::new_in(folder)?;
-            std::io::Write::write_all(&mut new, listing.commit.as_bytes())?;
-            new.persist(&name).with_context(|| format!("cannot write {}", name.display()))?;
+            crate::files::replace_shared(&name, &listing.commit)?;
         }
         Ok(())
     }

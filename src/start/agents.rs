@@ -54,12 +54,12 @@ pub(super) fn run(
         }
         Surface::Opencode => {
             let file = folder("opencode")?.join("opencode.json");
-            crate::keys::replace(&file, &opencode(&whom).text())?;
+            crate::files::replace(&file, &opencode(&whom).text())?;
             command.env("OPENCODE_CONFIG", file);
         }
         Surface::Pi => {
             let folder = folder("pi")?;
-            crate::keys::replace(&folder.join("models.json"), &pi(&whom).text())?;
+            crate::files::replace(&folder.join("models.json"), &pi(&whom).text())?;
             command.env("PI_CODING_AGENT_DIR", folder);
             command.args(["--provider", "mtplx", "--model", &whom.model]);
         }

@@ -7,7 +7,6 @@
 //! write the folder can write it.
 
 use std::fmt;
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -15,6 +14,8 @@ use mtplx_kernels::checkpoint::{Error, Files};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::files;
 
 /// The file.
 pub const FILE: &str = "mtplx_runtime.json";
@@ -157,15 +158,7 @@ pub fn read(folder: &Path) -> Result<Map<String, Value>> {
 /// # Errors
 /// The folder cannot be written to.
 pub fn write(folder: &Path, contract: &Map<String, Value>) -> Result<()> {
-    let path = folder.join(FILE);
-    let told = || format!("cannot write {}", path.display());
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(told)?;
     let mut text = serde_json::to_string_pretty(contract)?;
     text.push('\n');
-    file.write_all(text.as_bytes()).with_context(told)?;
-    // A temporary file is its owner's alone; a model is everybody's.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.as_file().set_permissions(mode).with_context(told)?;
-    file.persist(&path).map_err(|error| error.error).with_context(told)?;
-    Ok(())
+    files::replace_shared(&folder.join(FILE), &text)
 }

@@ -1,13 +1,14 @@
 //! Ratios of paired rounds, and how sure their mean is.
 
 use mtplx_core::random::{Purpose, bits};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Samples drawn of the rounds.
 const SAMPLES: u64 = 2000;
 
 /// A speed-up and the interval in which it lies, 95 times of 100.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, PartialEq, Serialize)]
 pub struct SpeedUp {
     /// Geometric mean over rounds.
     pub mean: f64,

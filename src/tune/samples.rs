@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use mtplx_actors::thermal::{Reading, Sensor, Sources, Value};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// One look, and when the one before it ended: power and work are of the time between.
@@ -30,7 +31,7 @@ pub(super) struct Sampler {
 pub(super) struct Looks(Vec<Look>);
 
 /// Whose samples a figure is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Scope {
     /// Of the candidate alone.
@@ -42,7 +43,7 @@ pub(super) enum Scope {
 }
 
 /// One sensor over a scope.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, JsonSchema, PartialEq, Serialize)]
 pub(super) struct Figure {
     source: &'static str,
     name: String,
@@ -52,7 +53,7 @@ pub(super) struct Figure {
 }
 
 /// All sensors of a quantity; `null` where none spoke.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, JsonSchema, PartialEq, Serialize)]
 pub(super) struct Scoped<T> {
     pub(super) scope: Scope,
     /// Looks at which any of them spoke.
@@ -61,7 +62,7 @@ pub(super) struct Scoped<T> {
 }
 
 /// What the machine did while a candidate was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub(super) struct Machine {
     pub(super) watts: Scoped<Vec<Figure>>,
     pub(super) megahertz: Scoped<Vec<Figure>>,

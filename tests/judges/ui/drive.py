@@ -1,6 +1,7 @@
 """Chats in a headless Chromium as a person would: `drive.py JSON`, which holds the server's `url`,
-a `folder` for pictures, the `chromium`, axe-core's script as `axe` and the server's `pid`; or a
-`key` where that is wanted. Exits non-zero on any surprise."""
+on a way slow enough that answers can be stopped, a `folder` for pictures, the `chromium`,
+axe-core's script as `axe` and the server's `pid`; or a `key` where that is wanted. Exits non-zero
+on any surprise."""
 
 import json
 import os
@@ -33,10 +34,8 @@ def streams(me):
         window.paces.add(document.getElementById('pace').textContent);
       }).observe(document.getElementById('page'), {childList: true, subtree: true});
     }""")
-    me.slows(20_000)
     me.ask(STORY)
     text = me.done()
-    me.slows(-1)
     steps, paces = me.page.evaluate("[window.steps.size, [...window.paces]]")
     assert len(text) > 20 and steps >= 3, (text, steps)
     live = [pace for pace in paces if re.match(r"\d+ tokens", pace)]

@@ -75,8 +75,6 @@ class Person:
         self.folder, self.axe = folder, axe
         self.page, self.errors, self.fetched, self.sent = page, [], [], []
         page.set_default_timeout(60_000)
-        self.line = page.context.new_cdp_session(page)
-        self.line.send("Network.enable")
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda said: said.type == "error" and self.errors.append(said.text))
         page.on("request", self.asks)
@@ -118,12 +116,6 @@ class Person:
         self.page.unroute(CHATS)
         self.page.route(CHATS, reply)
 
-    def slows(self, bytes_per_s):
-        """A line on which the small model's answer takes as long as a large one's; -1 ends it."""
-        speed = {"offline": False, "latency": 0, "uploadThroughput": -1}
-        speed["downloadThroughput"] = bytes_per_s
-        self.line.send("Network.emulateNetworkConditions", speed)
-
     def endless(self):
         """Has the next answers come from the server, and be long."""
         def longer(route):
@@ -132,11 +124,9 @@ class Person:
 
         self.page.unroute(CHATS)
         self.page.route(CHATS, longer)
-        self.slows(20_000)
 
     def real(self):
         self.page.unroute(CHATS)
-        self.slows(-1)
 
     def expected(self, *words):
         """Errors of the console that a fault must bring."""
