@@ -15,8 +15,10 @@ use moka::sync::Cache;
 use mtplx_core::{Tenant, Token};
 use tokenizers::{AddedToken, Tokenizer};
 
-/// Memory for what is remembered.
-const BYTES_MAX: u64 = 32 << 20;
+/// Memory for what is remembered: a dozen conversations of 25 000 tokens.
+const BYTES_MAX: u64 = 6 << 20;
+/// Of it, what a piece takes beside its tokens: its name, and its places in the cache's lists.
+const PIECE_BYTES: usize = 512;
 /// What nobody says again for so long is forgotten.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -58,7 +60,7 @@ impl Cuts {
         template: Option<&str>,
     ) -> Self {
         let weigh = |_: &blake3::Hash, cut: &Arc<Cut>| {
-            u32::try_from(blake3::OUT_LEN + cut.bytes()).unwrap_or(u32::MAX)
+            u32::try_from(PIECE_BYTES + cut.bytes()).unwrap_or(u32::MAX)
         };
         let known = Cache::builder().weigher(weigh).max_capacity(BYTES_MAX).time_to_idle(IDLE);
         // The default policy refuses newcomers when full; a new conversation is one.
