@@ -1,5 +1,6 @@
 //! A running server, as commands ask its admin routes: in plain HTTP, or by TLS.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,8 +54,7 @@ impl Admin {
             Method::PUT | Method::POST => agent.run(request.body(body)?),
             _ => agent.run(request.body(())?),
         };
-        let answer =
-            answer.map_err(|error| Stop::Nobody(format!("no server at {url}: {error}")))?;
+        let answer = answer.map_err(|error| nobody(url, &error))?;
         if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer)) }
     }
 
@@ -97,6 +97,16 @@ impl Admin {
         let found = found.with_context(|| format!("--ca {} is no PEM", file.display()))?;
         ensure!(!found.is_empty(), "--ca {} holds no certificate", file.display());
         Ok(RootCerts::Specific(Arc::new(found)))
+    }
+}
+
+/// What to say of a server that cannot be asked.
+fn nobody(url: &str, error: &ureq::Error) -> Stop {
+    match error {
+        ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            Stop::Nobody(format!("no server at {url}; start one: mtplx serve"))
+        }
+        error => Stop::Nobody(format!("no server at {url}: {error}")),
     }
 }
 
