@@ -1,6 +1,6 @@
 //! A running server, as commands ask its admin routes: in plain HTTP, or by TLS.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,12 +102,13 @@ impl Admin {
 
 /// What to say of a server that cannot be asked.
 fn nobody(url: &str, error: &ureq::Error) -> Stop {
-    match error {
-        ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            Stop::Nobody(format!("no server at {url}; start one: mtplx serve"))
-        }
-        error => Stop::Nobody(format!("no server at {url}: {error}")),
-    }
+    let refused = |e: &io::Error| e.kind() == ErrorKind::ConnectionRefused;
+    let why = if matches!(error, ureq::Error::Io(error) if refused(error)) {
+        "; start one: mtplx serve".to_owned()
+    } else {
+        format!(": {error}")
+    };
+    Stop::Nobody(format!("no server at {url}{why}"))
 }
 
 /// What a server that refuses says.
