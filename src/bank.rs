@@ -97,14 +97,11 @@ pub fn run(args: &BankArgs) -> Result<()> {
             json!({"id": id, "dropped": true})
         }
         Command::Export { id, file } => {
+            let mut new = files::unfinished(file)?;
             let mut answer = ask(Method::GET, &format!("/{id}"))?;
-            // It holds what somebody wrote: it is its owner's alone.
-            let copied = io::copy(&mut answer.body_mut().as_reader(), &mut files::make(file)?);
-            if copied.is_err() {
-                // Half a state is none.
-                let _ = std::fs::remove_file(file);
-            }
+            let copied = io::copy(&mut answer.body_mut().as_reader(), &mut new);
             let bytes = copied.with_context(|| format!("cannot write {}", file.display()))?;
+            files::finish(new, file)?;
             json!({"id": id, "file": file, "bytes": bytes})
         }
         Command::Import { file } => {

@@ -1,6 +1,6 @@
 //! `mtplx convert`: a checkpoint as it was published becomes one in the layout that MLX and this
 //! server read, in codes where that is wanted. It grows in a folder beside its own and gets its
-//! name when it is whole and has been read; whatever ends it before leaves nothing.
+//! name when it is whole and has been read; whatever ends it before leaves nothing, but for kill -9.
 
 #![allow(clippy::print_stdout, reason = "a command prints what it did")]
 
@@ -130,11 +130,17 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     write(&plan, folder.path(), &stopped)?;
     for path in &companions {
         let name = path.file_name().context("it has a name")?;
-        fs::copy(path, folder.path().join(name))
-            .with_context(|| format!("cannot copy {}", path.display()))?;
+        let copy = folder.path().join(name);
+        let copied = fs::copy(path, &copy).and_then(|_| fs::File::open(&copy)?.sync_all());
+        copied.with_context(|| format!("cannot copy {}", path.display()))?;
     }
     let made = Checkpoint::load(&Files::folder(folder.path())?)
         .context("what was written cannot be read: this is a fault of mtplx, or of the disk")?;
+    if let (Err(why), None) = (&made.mtp, &plan.headless) {
+        bail!(
+            "the MTP head that was written cannot be read: {why}: a fault of mtplx, or of the disk"
+        );
+    }
     if stopped.load(Ordering::Relaxed) {
         return Err(Stop::Interrupted.into());
     }
@@ -161,7 +167,7 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     )
 }
 
-/// Becomes true when somebody presses Ctrl-C, or a service is stopped.
+/// Becomes true when somebody presses Ctrl-C or closes the terminal, or a service is stopped.
 fn until_stopped() -> Result<Arc<AtomicBool>> {
     let stopped = Arc::new(AtomicBool::new(false));
     let (told, (tell, ready)) = (Arc::clone(&stopped), std::sync::mpsc::channel());
@@ -170,10 +176,12 @@ fn until_stopped() -> Result<Arc<AtomicBool>> {
         runtime.block_on(async {
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
+            let mut hangup = signal(SignalKind::hangup())?;
             tell.send(())?;
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
             }
             told.store(true, Ordering::Relaxed);
             Ok(())

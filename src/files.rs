@@ -18,6 +18,29 @@ pub(crate) fn make(path: &Path) -> Result<File> {
     }
 }
 
+/// A file for its owner alone that is still to be written, and to be called so, which must not be
+/// there.
+pub(crate) fn unfinished(path: &Path) -> Result<NamedTempFile> {
+    if path.symlink_metadata().is_ok() {
+        bail!("{} is there already: name a new file", path.display());
+    }
+    let folder = folder_of(path);
+    let new = Builder::new().prefix(".mtplx-").tempfile_in(folder);
+    new.with_context(|| format!("cannot write in {}", folder.display()))
+}
+
+/// Gives it its name.
+pub(crate) fn finish(new: NamedTempFile, path: &Path) -> Result<()> {
+    new.as_file().sync_all()?;
+    new.persist_noclobber(path).with_context(|| format!("cannot make {}", path.display()))?;
+    Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
 /// Puts a text in place of somebody's own file. Its owner and rights stay, as whoever reads it must
 /// still be able to whoever edits it, and so does a link that leads to it; a new one is its owner's
 /// alone.
@@ -27,8 +50,11 @@ pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
     let new = written(path, text, 0o600)?;
     if let Ok(old) = std::fs::metadata(path) {
         let may = "its owner could not be kept: run this as whoever owns it";
-        fchown(new.as_file(), Some(old.uid()), Some(old.gid()))
-            .with_context(|| format!("{}: {may}", path.display()))?;
+        let own = new.as_file().metadata()?;
+        if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
+            fchown(new.as_file(), Some(old.uid()), Some(old.gid()))
+                .with_context(|| format!("{}: {may}", path.display()))?;
+        }
         new.as_file().set_permissions(old.permissions())?;
     }
     put(new, path)
@@ -41,8 +67,7 @@ pub(crate) fn replace_shared(path: &Path, text: &str) -> Result<()> {
 }
 
 fn written(path: &Path, text: &str, mode: u32) -> Result<NamedTempFile> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let rights = Permissions::from_mode(mode);
     let new = Builder::new().permissions(rights).tempfile_in(folder);
     let mut new = new.with_context(|| format!("cannot write in {}", folder.display()))?;

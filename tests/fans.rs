@@ -217,7 +217,8 @@ fn idle_fans_are_given_back_and_rise_with_the_next_request() {
     assert_eq!((orders().as_str(), machine.marked()), ("max\nauto\n", false), "both came before");
     let mut body = question("Tell me a long story about a dragon.");
     body["ignore_eos"] = json!(true);
-    body["max_tokens"] = json!(400);
+    // Long enough to be seen by who looks twice a second.
+    body["max_tokens"] = json!(3000);
     assert_eq!(house.post("/v1/chat/completions", &body).0, 200);
     house.eventually("told to rise again", |_| orders().starts_with("max\nauto\nmax\n"));
     house.eventually("idle again", |_| orders() == "max\nauto\nmax\nauto\n");

@@ -49,7 +49,7 @@ pub fn slow_way(server: &str, bytes_per_s: u32) -> String {
     let door = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", door.local_addr().unwrap());
     std::thread::spawn(move || {
-        for browser in door.incoming().map_while(Result::ok) {
+        for browser in door.incoming().flatten() {
             // A server that is gone: so is its way.
             let Ok(server) = TcpStream::connect(&server) else { continue };
             let [from, to] = [&browser, &server].map(|end| end.try_clone().unwrap());

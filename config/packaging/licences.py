@@ -101,7 +101,10 @@ def native(target, mlx_sys):
         # MLX is of the same makers and under the same licence; its build fetches the source.
         yield "MLX", texts_in(mlx_c)
         return
-    for folder in (ROOT / ".native" / "venv" / "lib").glob("python*/site-packages/mlx_cpu-*"):
+    folders = list((ROOT / ".native" / "venv" / "lib").glob("python*/site-packages/mlx_cpu-*"))
+    if not folders:
+        yield "MLX", []
+    for folder in folders:
         yield "MLX", texts_in(folder / "licenses")
         for bom in sorted((folder / "sboms").glob("*.json")):
             yield "parts of MLX's wheel, as it lists them", [bom.read_text().strip()]

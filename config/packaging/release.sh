@@ -7,6 +7,7 @@
 # Without --binary the program is built. RELEASE_URL is where archives will be downloaded from (a file
 # of this machine without it), RELEASE_HOMEPAGE the project's page: nobody should publish without both.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/../.."
 
 fail() {
@@ -14,11 +15,11 @@ fail() {
     exit 1
 }
 
-binary='' out=target/dist
+binary='' out=$PWD/target/dist
 while [ $# -gt 0 ]; do
     case $1 in
-    --binary) binary=${2:?} && shift 2 ;;
-    --out) out=${2:?} && shift 2 ;;
+    --binary) binary=$(cd "$here" && realpath "${2:?}") && shift 2 ;;
+    --out) out=$(cd "$here" && mkdir -p "${2:?}" && realpath "$2") && shift 2 ;;
     *) fail "unknown: $1" ;;
     esac
 done

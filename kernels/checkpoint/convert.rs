@@ -187,7 +187,9 @@ impl Conversion {
         }
         for (name, text) in [("config.json", &self.config), (INDEX, &self.index)] {
             let failed = |error| Failure::Write { file: name.to_owned(), error };
-            std::fs::write(folder.join(name), text).map_err(failed)?;
+            let path = folder.join(name);
+            let written = std::fs::write(&path, text).and_then(|()| File::open(&path)?.sync_all());
+            written.map_err(failed)?;
             told(text.len() as u64);
         }
         Ok(())

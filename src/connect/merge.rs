@@ -33,8 +33,10 @@ pub(super) fn merged(old: Option<&str>, form: &Form) -> Result<String> {
             if own.is_empty() {
                 check_free(&all, wishes)?;
             }
-            if !wishes.iter().any(|(name, _)| all.contains_key(name)) {
-                for (name, value) in wishes {
+            // What is there says the same, where they are all that is asked for.
+            let free = own.is_empty() || !wishes.iter().any(|(name, _)| all.contains_key(name));
+            for (name, value) in wishes.iter().filter(|_| free) {
+                if !all.contains_key(name) {
                     all[name] = toml_item(value)?;
                 }
             }

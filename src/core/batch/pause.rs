@@ -14,7 +14,8 @@ use super::{Batch, Class, Knobs, Row, Slot};
 /// How many times as long as a step that decodes one may take for which rows pause.
 const STRETCH: f64 = 3.0;
 
-/// Most pauses for one prompt.
+/// A prompt is short that so many of these steps would do for; with others, or cut at a place where
+/// its state is kept, it may have some more.
 const PAUSES: usize = 4;
 
 /// What a step leaves out, and what for.
@@ -65,10 +66,11 @@ impl Batch {
         within.unwrap_or(knobs.prefill_busy).min(room)
     }
 
-    /// Whether a row's client has more than its share of the slots that are taken.
+    /// Whether a row's client has more than its share of the slots that are taken; nobody's only row
+    /// is too much, however many wait.
     fn has_too_much(&self, row: &Row) -> bool {
         let client = row.request.standing.client;
-        let rows = self.rows.values().filter(|row| row.request.standing.client == client);
-        self.fairness.is_beyond_share(client, rows.count(), self.rows.len())
+        let rows = self.rows.values().filter(|row| row.request.standing.client == client).count();
+        rows > 1 && self.fairness.is_beyond_share(client, rows, self.rows.len())
     }
 }
