@@ -1,6 +1,7 @@
 //! `mtplx convert`: a checkpoint as it was published becomes one in the layout that MLX and this
 //! server read, in codes where that is wanted. It grows in a folder beside its own and gets its
-//! name when it is whole and has been read; whatever ends it before leaves nothing, but for kill -9.
+//! name when it is whole and has been read; whatever ends it before leaves nothing,
+//! but for kill -9.
 
 #![allow(clippy::print_stdout, reason = "a command prints what it did")]
 

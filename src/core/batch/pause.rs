@@ -66,8 +66,8 @@ impl Batch {
         within.unwrap_or(knobs.prefill_busy).min(room)
     }
 
-    /// Whether a row's client has more than its share of the slots that are taken; nobody's only row
-    /// is too much, however many wait.
+    /// Whether a row's client has more than its share of the slots that are taken; nobody's only
+    /// row is too much, however many wait.
     fn has_too_much(&self, row: &Row) -> bool {
         let client = row.request.standing.client;
         let rows = self.rows.values().filter(|row| row.request.standing.client == client).count();
