@@ -3,10 +3,14 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::house::{House, question, root};
 
 pub fn make(target: &str) {
+    // Tests run side by side; two installers in one folder would spoil each other's work.
+    static ONE_BY_ONE: Mutex<()> = Mutex::new(());
+    let _turn = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let made = Command::new("make").args(["--silent", target]).current_dir(root()).output();
     let made = made.unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
