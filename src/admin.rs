@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
-use rustls::crypto::ring;
 use ureq::http::{Method, Request, Response, StatusCode};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};
 use ureq::{Agent, Body};
 
 use crate::config::ADMIN_TOKEN;
 use crate::exit::Stop;
 use crate::server::URL;
+use crate::tls;
 
 /// Until somebody answers at all.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
@@ -72,12 +72,8 @@ impl Admin {
     }
 
     fn agent(&self) -> Result<Agent> {
-        let tls = TlsConfig::builder()
-            .root_certs(self.roots()?)
-            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
-            .build();
         let agent = Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(tls::trusting(self.roots()?))
             .http_status_as_error(false)
             // The token is for this server alone.
             .max_redirects(0)

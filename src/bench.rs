@@ -157,7 +157,11 @@ impl Figures {
 /// When the engine fails.
 pub fn run(model: &Model, engine: MlxEngine, args: &BenchArgs) -> Result<()> {
     let texts = load(model)?;
-    let say = |line: &str| (!args.json).then(|| println!("{line}"));
+    let say = |line: &str| {
+        if !args.json {
+            println!("{line}");
+        }
+    };
     let mut report = Report {
         model: model.name.clone(),
         device: engine.info().device.clone(),
@@ -217,7 +221,7 @@ pub(crate) struct Bench {
 }
 
 type Groups<'a> = dyn Fn(&[Vec<Token>]) -> Vec<Vec<Vec<Token>>> + 'a;
-type Say<'a> = dyn Fn(&str) -> Option<()> + 'a;
+type Say<'a> = dyn Fn(&str) + 'a;
 
 impl Bench {
     pub(crate) fn new(engine: MlxEngine, model: &Model, args: BenchArgs) -> Self {

@@ -5,15 +5,13 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use tempfile::{Builder, NamedTempFile};
 
 /// A new file for its owner alone, which must not be there.
 pub(crate) fn make(path: &Path) -> Result<File> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            bail!("{} is there already: name a new file", path.display())
-        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(taken(path)),
         made => made.with_context(|| format!("cannot make {}", path.display())),
     }
 }
@@ -22,11 +20,13 @@ pub(crate) fn make(path: &Path) -> Result<File> {
 /// there.
 pub(crate) fn unfinished(path: &Path) -> Result<NamedTempFile> {
     if path.symlink_metadata().is_ok() {
-        bail!("{} is there already: name a new file", path.display());
+        return Err(taken(path));
     }
-    let folder = folder_of(path);
-    let new = Builder::new().prefix(".mtplx-").tempfile_in(folder);
-    new.with_context(|| format!("cannot write in {}", folder.display()))
+    beside(path, 0o600)
+}
+
+fn taken(path: &Path) -> anyhow::Error {
+    anyhow!("{} is there already: name a new file", path.display())
 }
 
 /// Gives it its name.
@@ -36,9 +36,12 @@ pub(crate) fn finish(new: NamedTempFile, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// A file in the same folder, which goes when nobody keeps it.
+fn beside(path: &Path, mode: u32) -> Result<NamedTempFile> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
+    let folder = folder.unwrap_or(Path::new("."));
+    let new = Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder);
+    new.with_context(|| format!("cannot write in {}", folder.display()))
 }
 
 /// Puts a text in place of somebody's own file. Its owner and rights stay, as whoever reads it must
@@ -67,10 +70,7 @@ pub(crate) fn replace_shared(path: &Path, text: &str) -> Result<()> {
 }
 
 fn written(path: &Path, text: &str, mode: u32) -> Result<NamedTempFile> {
-    let folder = folder_of(path);
-    let rights = Permissions::from_mode(mode);
-    let new = Builder::new().permissions(rights).tempfile_in(folder);
-    let mut new = new.with_context(|| format!("cannot write in {}", folder.display()))?;
+    let mut new = beside(path, mode)?;
     new.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(new)
 }

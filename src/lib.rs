@@ -32,6 +32,7 @@ pub mod start;
 pub mod state;
 pub mod telemetry;
 pub mod tiers;
+mod tls;
 pub mod tune;
 pub mod verify;
 

@@ -11,7 +11,7 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::house::House;
+use crate::house::{House, mtplx};
 
 const TOKEN: &str = "authorization: Bearer open sesame\r\n";
 
@@ -125,7 +125,7 @@ fn admin_commands_speak_tls_and_trust_whom_they_are_told_to() {
     let (_house, address) = start(dir.path());
     let port = address.rsplit(':').next().unwrap();
     let bank = |scheme: &str, token: &str, more: &[&Path]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mtplx"));
+        let mut command = mtplx();
         command.args(["bank", "--json", "--url", &format!("{scheme}://localhost:{port}")]);
         command.args(more).env("MTPLX_ADMIN_TOKEN", token).output().unwrap()
     };

@@ -148,6 +148,10 @@ mod tests {
         assert_eq!(table["max_context_tokens"].as_integer(), Some(65_536));
         assert!(new.starts_with("# mine\nquiet = true\n") && table["model"].as_str() == Some("m"));
         assert_eq!(merged(Some(&new), &form).unwrap(), new);
+        // Some of them are there: the rest is added.
+        let some = merged(Some("provider = \"generic\"\n"), &form).unwrap();
+        let table: toml::Table = some.parse().unwrap();
+        assert_eq!(table["max_context_tokens"].as_integer(), Some(65_536));
         let error = merged(Some("provider = \"lmstudio\"\n"), &form).unwrap_err().to_string();
         assert!(error.contains("provider = \"lmstudio\""), "{error}");
     }

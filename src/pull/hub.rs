@@ -2,18 +2,17 @@
 //! believed that could lead out of the cache.
 
 use std::path::{Component, Path};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustls::crypto::ring;
 use serde::Deserialize;
 use ureq::http::{Response, StatusCode};
-use ureq::tls::{RootCerts, TlsConfig};
+use ureq::tls::RootCerts;
 use ureq::{Agent, Body};
 
 use super::cache;
 use crate::exit::Stop;
+use crate::tls;
 
 /// A body is asked for in stretches of so much time: one that stalls is asked for anew.
 const STRETCH_TIME: Duration = Duration::from_secs(120);
@@ -97,12 +96,8 @@ impl Hub {
         if token.is_some() && uri.scheme_str() == Some("http") && !near {
             bail!("HF_ENDPOINT is not encrypted: the token would go there for all to read");
         }
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::PlatformVerifier)
-            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
-            .build();
         let agent = Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(tls::trusting(RootCerts::PlatformVerifier))
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_recv_response(Some(Duration::from_secs(60)))

@@ -7,9 +7,10 @@
 //! fed beside them all, chunk by chunk, until its rest is short: so a stream's gaps are few steps
 //! long, and few in a row.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Batch, Class, Knobs, Row, Slot};
+use super::{Batch, Class, Knobs, Slot};
+use crate::fairness::Client;
 
 /// How many times as long as a step that decodes one may take for which rows pause.
 const STRETCH: f64 = 3.0;
@@ -33,25 +34,29 @@ impl Batch {
         if self.paused {
             return Pause::default();
         }
-        let most = self.paused_for_most(knobs);
         let mut turns = self.turns();
+        if turns.is_empty() {
+            return Pause::default();
+        }
         turns.sort_unstable();
+        let (most, heavy) = (self.paused_for_most(knobs), self.heavy());
         let fed = turns.into_iter().filter_map(|(.., slot)| {
             let row = self.rows.get(&slot)?;
             let left = row.start.saturating_sub(row.computed);
             // One that a state covers takes nothing from the others.
-            (left > 0).then(|| (self.rank(row), left, self.has_too_much(row)))
+            (left > 0).then(|| (self.rank(row), left, heavy.contains(&row.request.standing.client)))
         });
         // In the order in which they will be fed, as far as they are worth it.
         let mut fed = fed
-            .take_while(|&((class, _), left, heavy)| {
-                class == Class::Interactive && left <= PAUSES * most && !heavy
+            .take_while(|&((class, _), left, is_heavy)| {
+                class == Class::Interactive && left <= PAUSES * most && !is_heavy
             })
             .peekable();
         let Some(&(first, ..)) = fed.peek() else { return Pause::default() };
         let tokens = fed.map(|(_, left, _)| left).sum::<usize>().min(most);
         let rows = self.rows.iter().filter(|(_, row)| row.is_decoding());
-        let rows = rows.filter(|(_, row)| self.rank(row) >= first && self.has_too_much(row));
+        let rows = rows.filter(|(_, row)| heavy.contains(&row.request.standing.client));
+        let rows = rows.filter(|(_, row)| self.rank(row) >= first);
         let rows: BTreeSet<Slot> = rows.map(|(&slot, _)| slot).collect();
         if tokens == 0 || rows.is_empty() { Pause::default() } else { Pause { rows, tokens } }
     }
@@ -66,11 +71,17 @@ impl Batch {
         within.unwrap_or(knobs.prefill_busy).min(room)
     }
 
-    /// Whether a row's client has more than its share of the slots that are taken; nobody's only
-    /// row is too much, however many wait.
-    fn has_too_much(&self, row: &Row) -> bool {
-        let client = row.request.standing.client;
-        let rows = self.rows.values().filter(|row| row.request.standing.client == client).count();
-        rows > 1 && self.fairness.is_beyond_share(client, rows, self.rows.len())
+    /// Clients that have more than their share of the slots that are taken; nobody's only row is
+    /// too much, however many wait.
+    fn heavy(&self) -> BTreeSet<Client> {
+        let mut clients: BTreeMap<Client, usize> = BTreeMap::new();
+        for row in self.rows.values() {
+            *clients.entry(row.request.standing.client).or_default() += 1;
+        }
+        let seats = self.rows.len();
+        let beyond = |&(client, rows): &(Client, usize)| {
+            rows > 1 && self.fairness.is_beyond_share(client, rows, seats)
+        };
+        clients.into_iter().filter(beyond).map(|(client, _)| client).collect()
     }
 }
