@@ -131,7 +131,7 @@ chromium:
 
 # The same tests that `make test` compiles, so nothing is compiled anew.
 ui-test: setup judges judges-js ## the chat page in a browser, as a person and as an attacker
-	cargo test --workspace --test house ui:: -- --include-ignored --nocapture
+	cargo test --workspace --test house ui:: -- --nocapture
 
 # With the settings that the program writes for them; it is built as `make test` builds it.
 MTPLX_BIN := $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/mtplx

@@ -115,6 +115,8 @@ pub struct Model {
     pub unverified: Unverified,
     /// Whether it drafts.
     pub generation: Generation,
+    /// Memory for pieces of texts as tokens.
+    pub text_bytes_max: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]

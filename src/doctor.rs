@@ -26,7 +26,8 @@ pub struct DoctorArgs {
     /// Only what is not well, and the judgement.
     #[arg(long)]
     summary: bool,
-    /// Serve the small model for a moment and compare its texts with and without drafts.
+    /// Also read all of the model, and serve the small one for a moment to compare its texts with
+    /// and without drafts.
     #[arg(long)]
     deep: bool,
     /// Settings to check.
@@ -88,6 +89,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     checks.extend(checks::disk());
     checks.push(runtime.block_on(checks::server(&args.url)));
     if args.deep {
+        checks.extend(checks::files_of_the_model(args.config.as_deref()));
         checks.push(runtime.block_on(deep::texts()));
     }
     let overall = checks.iter().map(|check| check.status).max().unwrap_or(Status::Pass);

@@ -68,12 +68,10 @@ impl Model {
         }
         let checkpoint = Arc::new(checkpoint);
         warn_of_unused(&checkpoint.unused);
-        let text = Arc::new(text(&files).with_context(|| format!("in {}", files.label()))?);
+        let text = text(&files).with_context(|| format!("in {}", files.label()))?;
+        let text = Arc::new(text.remembering(settings.text_bytes_max));
         let template = digest(&files).with_context(|| format!("in {}", files.label()))?;
-        let judged = match settings.path.as_os_str().is_empty() {
-            true => tiers::judge_files(&files),
-            false => tiers::judge(&settings.path),
-        };
+        let judged = judged(settings)?;
         let path = settings.path.clone();
         Ok(Self { name, checkpoint, text, template, judged, path })
     }
@@ -83,11 +81,7 @@ impl Model {
     /// # Errors
     /// Nobody has verified it, or it has no head that drafts, and settings do not say that it may.
     pub fn admit(&self, settings: &config::Model) -> Result<()> {
-        let path = match self.path.as_os_str().is_empty() {
-            true => "the embedded model".into(),
-            false => self.path.display().to_string(),
-        };
-        gate::admit(&path, &self.judged, (settings.unverified, settings.generation))?;
+        admit(settings, &self.judged)?;
         if self.judged.tier != Tier::Verified {
             let (tier, reason) = (self.judged.tier.name(), self.judged.reasons.first());
             tracing::warn!(tier, reason, "served though it is not verified, as was asked for");
@@ -123,6 +117,29 @@ impl Model {
             Ok(engine)
         }
     }
+}
+
+/// What the model of `settings` is, by its configuration and headers alone.
+///
+/// # Errors
+/// None is named, and none is within.
+pub fn judged(settings: &config::Model) -> Result<Judged> {
+    Ok(match settings.path.as_os_str().is_empty() {
+        true => tiers::judge_files(&locate(&settings.path)?.0),
+        false => tiers::judge(&settings.path),
+    })
+}
+
+/// Lets the model of `settings`, which was `judged`, be served, or says what would let it.
+///
+/// # Errors
+/// As [`gate::admit`].
+pub fn admit(settings: &config::Model, judged: &Judged) -> Result<()> {
+    let path = match settings.path.as_os_str().is_empty() {
+        true => "the embedded model".into(),
+        false => settings.path.display().to_string(),
+    };
+    gate::admit(&path, judged, (settings.unverified, settings.generation))
 }
 
 /// A tensor that nobody reads is often a spelling that was not understood.

@@ -182,6 +182,13 @@ impl Text {
         })
     }
 
+    /// The same with `bytes_max` of memory for pieces of texts as tokens, so that a conversation is
+    /// not tokenized anew with every turn.
+    #[must_use]
+    pub fn remembering(self, bytes_max: u64) -> Self {
+        Self { cuts: self.cuts.remembering(bytes_max), ..self }
+    }
+
     /// Tokens that end a text, by all that the checkpoint says.
     #[must_use]
     pub fn stop_tokens(&self) -> &Arc<BTreeSet<Token>> {

@@ -78,6 +78,7 @@ const RESTART: &[&str] = &[
     "model.name",
     "model.unverified",
     "model.generation",
+    "model.text_bytes_max",
     "engine.slots",
     "engine.page_tokens",
     "engine.context_tokens_max",

@@ -8,7 +8,8 @@ use mtplx_kernels::{memory, shape};
 use sysinfo::System;
 
 use super::Check;
-use crate::config::{ADMIN_TOKEN, Config};
+use crate::config::{self, ADMIN_TOKEN, Config};
+use crate::model;
 use crate::pull::cache::{Cache, room};
 use crate::server::Server;
 use crate::state;
@@ -82,12 +83,7 @@ pub(super) fn settings(file: Option<&Path>) -> Vec<Check> {
     };
     let named = file.map_or("the defaults".into(), |file| file.display().to_string());
     let mut checks = vec![Check::pass("settings", named)];
-    checks.push(match crate::model::Model::open(&config.model) {
-        Ok(model) => Check::pass("model", model.name),
-        Err(error) => {
-            Check::fail("model", format!("{error:#}"), "mtplx pull owner/name fetches one")
-        }
-    });
+    checks.push(model(&config.model));
     checks.push(match config.check_door() {
         Ok(()) => Check::pass("door", format!("{}:{}", config.server.host, config.server.port)),
         Err(error) => Check::fail("door", error.to_string(), "mtplx keys add NAME makes a key"),
@@ -97,6 +93,41 @@ pub(super) fn settings(file: Option<&Path>) -> Vec<Check> {
         checks.push(Check::warn("admin token", "it is short", fix));
     }
     checks
+}
+
+/// Whether the model would be served, by its configuration and headers alone.
+fn model(settings: &config::Model) -> Check {
+    let fetch = "mtplx pull owner/name fetches one";
+    let judged = match model::judged(settings) {
+        Ok(judged) => judged,
+        Err(error) => return Check::fail("model", format!("{error:#}"), fetch),
+    };
+    let found = match settings.path.as_os_str().is_empty() {
+        true => format!("the embedded model, {}", judged.tier),
+        false => format!("{}, {}", settings.path.display(), judged.tier),
+    };
+    match model::admit(settings, &judged) {
+        Ok(()) => Check::pass("model", found),
+        Err(_) => {
+            let reason = judged.reasons.first().map_or("", String::as_str);
+            let fix = judged.mend.unwrap_or_else(|| fetch.into());
+            Check::fail("model", format!("{found}: {reason}"), fix)
+        }
+    }
+}
+
+/// Whether all that the model's files hold can be read.
+pub(super) fn files_of_the_model(file: Option<&Path>) -> Option<Check> {
+    // Settings that cannot be read have a check of their own.
+    let config = Config::load(file, &[]).ok()?;
+    Some(match model::Model::open(&config.model) {
+        Ok(model) => Check::pass("model files", model.name),
+        Err(error) => Check::fail(
+            "model files",
+            format!("{error:#}"),
+            "mtplx inspect tells more; mtplx pull owner/name fetches one",
+        ),
+    })
 }
 
 /// Where models and states are kept.

@@ -15,7 +15,7 @@ use moka::sync::Cache;
 use mtplx_core::{Tenant, Token};
 use tokenizers::{AddedToken, Tokenizer};
 
-/// Memory for what is remembered: a dozen conversations of 25 000 tokens.
+/// Memory for what is remembered, where nobody says: a dozen conversations of 25 000 tokens.
 const BYTES_MAX: u64 = 6 << 20;
 /// Of it, what a piece takes beside its tokens: its name, and its places in the cache's lists.
 const PIECE_BYTES: usize = 512;
@@ -59,13 +59,7 @@ impl Cuts {
         added: impl Iterator<Item = &'a AddedToken> + Clone,
         template: Option<&str>,
     ) -> Self {
-        let weigh = |_: &blake3::Hash, cut: &Arc<Cut>| {
-            u32::try_from(PIECE_BYTES + cut.bytes()).unwrap_or(u32::MAX)
-        };
-        let known = Cache::builder().weigher(weigh).max_capacity(BYTES_MAX).time_to_idle(IDLE);
-        // The default policy refuses newcomers when full; a new conversation is one.
-        let known = known.eviction_policy(EvictionPolicy::lru());
-        let mut cuts = Self { mark: None, known: known.build() };
+        let mut cuts = Self { mark: None, known: memory(BYTES_MAX) };
         let Some(template) = template else { return cuts };
         let apart = added.clone().filter(|token| stands_apart(token, added.clone()));
         let often = |token: &&AddedToken| template.matches(token.content.as_str()).count();
@@ -79,6 +73,11 @@ impl Cuts {
             cuts.mark = None;
         }
         cuts
+    }
+
+    /// With memory for so many bytes in place of the usual, and nothing in it yet.
+    pub(super) fn remembering(self, bytes_max: u64) -> Self {
+        Self { known: memory(bytes_max), ..self }
     }
 
     /// The tokens of a tenant's text.
@@ -117,6 +116,15 @@ impl Cuts {
     pub(super) fn remembers(&self, tenant: Tenant, piece: &str) -> bool {
         self.known.contains_key(&name(tenant, piece))
     }
+}
+
+fn memory(bytes_max: u64) -> Cache<blake3::Hash, Arc<Cut>> {
+    let weigh = |_: &blake3::Hash, cut: &Arc<Cut>| {
+        u32::try_from(PIECE_BYTES + cut.bytes()).unwrap_or(u32::MAX)
+    };
+    let known = Cache::builder().weigher(weigh).max_capacity(bytes_max).time_to_idle(IDLE);
+    // The default policy refuses newcomers when full; a new conversation is one.
+    known.eviction_policy(EvictionPolicy::lru()).build()
 }
 
 fn name(tenant: Tenant, piece: &str) -> blake3::Hash {
@@ -181,6 +189,22 @@ mod tests {
         let longer = format!("{first}<|im_start|>assistant\nYes.<|im_end|>\n");
         assert_eq!(cuts.cut(tokenizer, MINE, &longer), Cut::of(tokenizer, &longer));
         assert_eq!(cuts.known.iter().count(), before + 3);
+    }
+
+    #[test]
+    fn what_is_remembered_keeps_to_its_memory() {
+        let text = tiny();
+        let tokenizer = &text.tokenizer;
+        for (bytes_max, most) in [(0, 0), (4 * PIECE_BYTES as u64, 3)] {
+            let cuts = cuts(tokenizer).remembering(bytes_max);
+            for word in 0..20 {
+                let text = format!("<|im_start|>user\n{word}<|im_end|>\n");
+                assert_eq!(cuts.cut(tokenizer, MINE, &text), Cut::of(tokenizer, &text));
+            }
+            cuts.known.run_pending_tasks();
+            let count = cuts.known.entry_count();
+            assert!(count <= most && (most == 0 || count > 0), "{count} in {bytes_max} bytes");
+        }
     }
 
     #[test]

@@ -80,12 +80,12 @@ pub const MACHINES: [Machine; 5] = [
     },
     Machine {
         name: "2 CPU cores, small model",
-        source: "a guess: cycles of a few ms that grow almost with the rows; nobody timed it",
+        source: "`mtplx-loadtests tuner`, mean ms of a cycle with the embedded model, prose",
         table: &[
-            (1, [2.2, 2.7, 3.3, 3.8, 4.4]),
-            (2, [2.7, 3.6, 4.6, 5.5, 6.6]),
-            (4, [3.8, 5.7, 7.6, 9.5, 11.5]),
-            (8, [6.0, 9.7, 13.4, 17.2, 21.0]),
+            (1, [1.29, 1.62, 1.93, 2.29, 2.67]),
+            (2, [1.99, 2.23, 3.22, 3.67, 4.27]),
+            (4, [2.01, 3.28, 4.51, 5.83, 6.79]),
+            (8, [2.93, 5.45, 7.69, 9.73, 11.44]),
         ],
     },
 ];
