@@ -73,8 +73,8 @@ impl Answer {
     /// Longer than what is looked for.
     const KEPT: usize = 64;
 
-    /// Whether `part` belongs to a stream of events. One begins with its head, as nobody asks before
-    /// the last answer ended, and ends with an empty chunk.
+    /// Whether `part` belongs to a stream of events. One begins with its head, as nobody asks
+    /// before the last answer ended, and ends with an empty chunk.
     fn streams(&mut self, part: &[u8]) -> bool {
         const HEAD: &[u8] = b"content-type: text/event-stream";
         self.last.extend(part);
