@@ -33,6 +33,7 @@ mod grammar;
 mod guard;
 pub mod keys;
 mod listen;
+mod number;
 mod openai;
 mod openapi;
 pub mod reload;

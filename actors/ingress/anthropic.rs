@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::grammar::Structure;
+use super::number;
 use super::openai::structure::flat_format;
 use super::openai::tools::{ToolChoice, checked, demand_declared, unique};
 use super::openai::{ApiError, Shared, Source, Wanted, neutral};
@@ -34,8 +35,10 @@ pub(crate) struct MessagesBody {
     stop_sequences: Option<Vec<String>>,
     stream: Option<bool>,
     #[schema(minimum = 0, maximum = 2)]
+    #[serde(default, deserialize_with = "number::narrow")]
     temperature: Option<f32>,
     #[schema(minimum = 0, maximum = 1)]
+    #[serde(default, deserialize_with = "number::narrow")]
     top_p: Option<f32>,
     #[schema(minimum = -1)]
     top_k: Option<i64>,

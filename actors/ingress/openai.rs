@@ -15,6 +15,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::grammar::Structure;
+use super::number;
 use super::openapi::asked;
 use super::text::{Chat, Must};
 use super::unknown::{Ignored, shown};
@@ -165,20 +166,26 @@ bodies! {
         stop: OneOrMany<String>,
         seed: i64,
         #[schema(minimum = 0, maximum = 2)]
+        #[serde(default, deserialize_with = "number::narrow")]
         temperature: f32,
         #[schema(minimum = 0, maximum = 1)]
+        #[serde(default, deserialize_with = "number::narrow")]
         top_p: f32,
         #[schema(minimum = -2, maximum = 2)]
+        #[serde(default, deserialize_with = "number::narrow")]
         presence_penalty: f32,
         #[schema(minimum = -2, maximum = 2)]
+        #[serde(default, deserialize_with = "number::narrow")]
         frequency_penalty: f32,
         logit_bias: BTreeMap<String, f32>,
         // Extensions, by the names that vLLM and others gave them.
         #[schema(minimum = -1)]
         top_k: i64,
         #[schema(minimum = 0, maximum = 1)]
+        #[serde(default, deserialize_with = "number::narrow")]
         min_p: f32,
         #[schema(minimum = 0)]
+        #[serde(default, deserialize_with = "number::narrow")]
         repetition_penalty: f32,
         stop_token_ids: Vec<Token>,
         ignore_eos: bool,

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::number;
 use super::openai::structure::flat_format;
 use super::openai::tools::{self, checked, unique};
 use super::openai::{ApiError, Shared, Source, Wanted, neutral};
@@ -35,8 +36,10 @@ pub(crate) struct ResponsesBody {
     #[schema(minimum = 1)]
     max_output_tokens: Option<usize>,
     #[schema(minimum = 0, maximum = 2)]
+    #[serde(default, deserialize_with = "number::narrow")]
     temperature: Option<f32>,
     #[schema(minimum = 0, maximum = 1)]
+    #[serde(default, deserialize_with = "number::narrow")]
     top_p: Option<f32>,
     #[schema(schema_with = asked::flat_tools)]
     tools: Option<Vec<Value>>,

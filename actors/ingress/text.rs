@@ -8,8 +8,9 @@ use std::sync::{Arc, OnceLock};
 use mtplx_core::request::Refusal;
 use mtplx_core::sample::Sampling;
 use mtplx_core::{Tenant, Token};
+use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokenizers::{AddedToken, DecoderWrapper, Tokenizer};
+use tokenizers::{AddedToken, Tokenizer};
 
 use self::cuts::Cuts;
 use self::detokenize::Pieces;
@@ -143,6 +144,20 @@ pub struct Text {
     grammars: OnceLock<Result<Grammars, Unusable>>,
 }
 
+/// What of `tokenizer.json` is looked at before the crate reads it.
+#[derive(Deserialize)]
+struct Outline {
+    #[serde(default)]
+    decoder: Value,
+    model: OutlineOfModel,
+}
+
+#[derive(Deserialize)]
+struct OutlineOfModel {
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+}
+
 impl Text {
     /// Reads a checkpoint's text files.
     ///
@@ -151,16 +166,22 @@ impl Text {
     pub fn new(files: &Files<'_>) -> Result<Self, TextError> {
         let settings = Settings::read(files)?;
         let unusable = |reason| TextError::File { file: "tokenizer.json", reason };
-        // The crate panics on some damaged decoders instead of naming them.
+        // The crate panics on a damaged decoder instead of naming it, so that is read first.
+        let outline: Outline =
+            serde_json::from_slice(files.tokenizer).map_err(|e| unusable(e.to_string()))?;
+        if outline.decoder["type"] != "ByteLevel" {
+            return Err(unusable("its decoder is not ByteLevel".into()));
+        }
+        // Nor does it look whether a prefix is there, or ends within a character, to cut it off.
+        if outline.model.continuing_subword_prefix.is_some_and(|prefix| !prefix.is_empty()) {
+            return Err(unusable("a ByteLevel model has no continuing_subword_prefix".into()));
+        }
         let read = std::panic::catch_unwind(|| Tokenizer::from_bytes(files.tokenizer));
         let read = read.map_err(|_| unusable("it is damaged beyond naming".into()))?;
         let mut tokenizer = read.map_err(|e| unusable(e.to_string()))?;
         // Files saved after training may still cut or fill every text to one length.
         tokenizer.with_truncation(None).map_err(|e| unusable(e.to_string()))?;
         tokenizer.with_padding(None);
-        if !matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
-            return Err(unusable("its decoder is not ByteLevel".into()));
-        }
         let added: BTreeMap<_, _> = tokenizer.get_added_tokens_decoder().into_iter().collect();
         let pieces = Arc::new(Pieces::new(&tokenizer.get_vocab(false), &added));
         let named = settings.eos_names.iter().filter_map(|name| tokenizer.token_to_id(name));

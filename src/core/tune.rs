@@ -347,7 +347,7 @@ impl Tuner {
             return;
         }
         let speeds = self.speeds();
-        let now = self.now;
+        let (now, seconds) = (self.now, self.seconds);
         let cell = self.cell();
         let (chosen, usual) = (cell.chosen, cell.usual);
         let cost = |k: u8| cell.relative[usize::from(k)].log;
@@ -368,10 +368,10 @@ impl Tuner {
             (false, _) => ADVANTAGE_SHALLOWER,
         };
         let unsure = SURE * speeds[usize::from(best)].deviation;
-        let rested = cell.has_rested(now) || ahead > FAR_BETTER * cell.reluctance();
+        let rested = cell.has_rested(seconds) || ahead > FAR_BETTER * cell.reluctance();
         let must = usual.is_some_and(|usual| usual > target) && best != chosen;
         if must || best != chosen && rested && ahead > margin.max(unsure) {
-            cell.switch(best, now);
+            cell.switch(best, now, seconds);
         }
         let tried = !must && self.try_another(beside_prompts, &speeds, target);
         let reason = if tried { Reason::Trial } else { self.reason(target) };

@@ -35,6 +35,7 @@ async fn every_refused_parameter_is_named() {
         ("min_p", json!(2)),
         ("presence_penalty", json!(-3)),
         ("frequency_penalty", json!(3)),
+        ("frequency_penalty", json!(-2.000_000_000_000_000_4)),
         ("repetition_penalty", json!(0)),
         ("logit_bias", json!({"x": 1})),
         ("logit_bias", json!({"8192": 1})),

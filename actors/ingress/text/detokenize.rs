@@ -19,6 +19,8 @@ pub(crate) struct Spelt {
 pub(super) struct Pieces {
     /// How tokens are written that are no text.
     special: BTreeMap<Token, String>,
+    /// The tokens in use, in order.
+    ids: Vec<Token>,
     bytes: Vec<u8>,
     /// Where each token's bytes end; they begin where the previous token's end.
     ends: Vec<usize>,
@@ -42,14 +44,14 @@ impl Pieces {
         }
         let special = added.iter().filter(|(_, token)| token.special);
         let special = special.map(|(&id, token)| (id, token.content.clone())).collect();
+        // Only the ids in use are kept: a file may number its tokens with any holes.
+        let ids = words.keys().copied().collect();
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        for (id, word) in words {
-            // Ids that nobody uses have no bytes either.
-            ends.resize(id as usize, bytes.len());
+        for word in words.into_values() {
             bytes.extend_from_slice(&word);
             ends.push(bytes.len());
         }
-        Self { special, bytes, ends }
+        Self { special, ids, bytes, ends }
     }
 
     /// How a token is written.
@@ -63,15 +65,14 @@ impl Pieces {
 
     /// One more than the largest id.
     pub(super) fn len(&self) -> usize {
-        self.ends.len()
+        self.ids.last().map_or(0, |&last| last as usize + 1)
     }
 
     /// The bytes of a token; none of a special one.
     pub(super) fn get(&self, token: Token) -> &[u8] {
-        let i = token as usize;
-        let Some(&end) = self.ends.get(i) else { return &[] };
+        let Ok(i) = self.ids.binary_search(&token) else { return &[] };
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
-        &self.bytes[start..end]
+        &self.bytes[start..self.ends[i]]
     }
 }
 

@@ -173,6 +173,9 @@ fn broken_files_are_named() {
         Ok(_) => "fine",
     };
     assert_eq!(named(Files { tokenizer: b"{}", ..files() }), "tokenizer.json");
+    let prefixed = br#"{"decoder": {"type": "ByteLevel"},
+        "model": {"continuing_subword_prefix": "\u00e9", "vocab": {}, "merges": []}}"#;
+    assert_eq!(named(Files { tokenizer: prefixed, ..files() }), "tokenizer.json");
     assert_eq!(named(Files { config: Some(b"["), ..files() }), "config.json");
     let hot = Some(br#"{"temperature": -1}"#.as_slice());
     assert_eq!(named(Files { generation_config: hot, ..files() }), "generation_config.json");

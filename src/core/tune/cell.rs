@@ -299,9 +299,10 @@ impl Cell {
         self.trial = Some(Trial { depth, costs, patience, spent: 0.0 });
     }
 
-    /// Whether the depth in use may be left for one that is not far better.
-    pub(super) fn has_rested(&self, now: f64) -> bool {
-        now - self.switched > self.dwell
+    /// Whether the depth in use may be left for one that is not far better. In `seconds` as they
+    /// were: how often depths change is seen from outside, however fast cycles are.
+    pub(super) fn has_rested(&self, seconds: f64) -> bool {
+        seconds - self.switched > self.dwell
     }
 
     /// What was learnt of going back and forth was of another text.
@@ -315,8 +316,8 @@ impl Cell {
         (self.dwell / DWELL_S).min(RELUCTANCE_MAX)
     }
 
-    /// From now on it is this depth that others are compared with.
-    pub(super) fn switch(&mut self, depth: u8, now: f64) {
+    /// From now on it is this depth that others are compared with; `seconds` as they were.
+    pub(super) fn switch(&mut self, depth: u8, now: f64, seconds: f64) {
         let base = self.relative[usize::from(depth)];
         let own = base.variance(now);
         for one in &mut self.relative {
@@ -331,11 +332,11 @@ impl Cell {
         self.usual = self.usual.map(|usual| usual * base.log.exp());
         self.recent = Recent::default();
         // Going back and forth between two that are about equal ends soon.
-        let back = depth == self.before && now - self.switched < BACK_S;
+        let back = depth == self.before && seconds - self.switched < BACK_S;
         self.dwell = if back { (2.0 * self.dwell).min(DWELL_MAX_S) } else { DWELL_S };
         self.before = self.chosen;
         self.chosen = depth;
-        self.switched = now;
+        self.switched = seconds;
         self.switches += 1;
     }
 }

@@ -164,9 +164,9 @@ fn beside_prompts_only_a_large_advantage_deepens_drafts() {
     for (chosen, prefilled, settled) in [(3, 8, 3), (3, 0, 4), (1, 8, 4)] {
         let mut tuner = Tuner::new(limits());
         run(&mut tuner, 300, 1, 0.95, 50.0);
-        let now = tuner.now;
+        let (now, seconds) = (tuner.now, tuner.seconds);
         tuner.cell().trial = None;
-        tuner.cell().switch(chosen, now - 2.0 * cell::DWELL_S);
+        tuner.cell().switch(chosen, now, seconds - 2.0 * cell::DWELL_S);
         tuner.hear(&Report { rows: 1, depth: chosen, prefilled, ..Report::default() });
         assert_eq!(tuner.depth(), settled, "from {chosen} beside {prefilled}");
     }
