@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::consent;
 use crate::exit::Stop;
-use crate::server::{KEY, Server, URL};
+use crate::server::{self, KEY, Served, Server, URL};
 
 pub mod clients;
 mod merge;
@@ -94,17 +94,16 @@ const CONTEXT: u64 = 32_768;
 /// # Errors
 /// When the server does not answer, the client's file cannot be added to, or nobody agrees.
 pub fn run(args: &ConnectArgs) -> Result<()> {
-    let server = Server::at(&args.url)?;
+    let url = server::address(&args.url)?;
     let (model, context) = match &args.model {
         Some(model) => (model.clone(), CONTEXT),
         None => {
-            let served = tokio::runtime::Runtime::new()?.block_on(server.served());
-            let served = served.context("its model is not known; --model names it")?;
+            let served = ask(&url).context("its model is not known; --model names it")?;
             (served.model, served.context.unwrap_or(CONTEXT))
         }
     };
     let key = std::env::var(KEY).ok().filter(|key| !key.is_empty());
-    let whom = Whom { url: server.url.clone(), model, context, key };
+    let whom = Whom { url, model, context, key };
     let mut settings = clients::settings(args.client, &whom)?;
     if let (Some(file), Some(target)) = (&args.file, &mut settings.target) {
         target.path.clone_from(file);
@@ -202,15 +201,19 @@ fn keep(path: &Path) -> Result<PathBuf> {
     bail!("a thousand backups of {} are enough: remove some", path.display())
 }
 
+fn ask(url: &str) -> Result<Served> {
+    tokio::runtime::Runtime::new()?.block_on(Server::at(url)?.served())
+}
+
 /// Prints the command.
 ///
 /// # Errors
 /// When the address makes no sense.
 pub fn open_webui(args: &OpenWebuiArgs) -> Result<()> {
     let OpenWebui::DockerCommand { url, port, json } = &args.command;
-    let server = Server::at(url)?;
+    let url = server::address(url)?;
     let key = std::env::var(KEY).ok().filter(|key| !key.is_empty());
-    let words = clients::docker(&server.url, *port, key.as_deref())?;
+    let words = clients::docker(&url, *port, key.as_deref())?;
     let command: Vec<String> = words.iter().map(|word| clients::quoted(word)).collect();
     let command = command.join(" ");
     if *json {

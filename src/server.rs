@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use eventsource_stream::Eventsource;
 use futures_util::{Stream, StreamExt};
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -91,22 +91,32 @@ impl Cost {
     }
 }
 
+/// A server's address as others are told it: with `http://` or `https://`, without its API's path.
+///
+/// # Errors
+/// When it makes no sense.
+pub fn address(url: &str) -> Result<String> {
+    let url = url.trim_end_matches('/');
+    let url = url.strip_suffix("/v1").unwrap_or(url);
+    let known = reqwest::Url::parse(url).with_context(|| format!("{url:?} is no address"))?;
+    ensure!(matches!(known.scheme(), "http" | "https"), "{url}: no http:// or https://");
+    Ok(url.to_owned())
+}
+
 impl Server {
     /// The one at an address; it is not asked yet.
     ///
     /// # Errors
     /// When the address makes no sense.
     pub fn at(url: &str) -> Result<Self> {
-        let url = url.trim_end_matches('/');
-        let url = url.strip_suffix("/v1").unwrap_or(url);
-        let known = reqwest::Url::parse(url).with_context(|| format!("{url:?} is no address"))?;
-        if known.scheme() != "http" {
+        let url = address(url)?;
+        if !url.starts_with("http:") {
             // The client inside brings no certificates; browsers and agents do.
-            bail!("{url}: only http:// is spoken here");
+            bail!("{url}: only http:// is spoken here; a browser or an agent speaks https://");
         }
         let key = std::env::var(KEY).ok().filter(|key| !key.is_empty());
         let client = reqwest::Client::builder().no_proxy().connect_timeout(ANSWER_TIME).build()?;
-        Ok(Self { url: url.to_owned(), key, client, own: None })
+        Ok(Self { url, key, client, own: None })
     }
 
     /// Starts one of our own with these arguments of `mtplx serve` and waits until it serves.
@@ -296,5 +306,6 @@ mod tests {
     fn addresses_are_taken_with_or_without_the_apis_path() {
         assert_eq!(Server::at("http://h:1/v1/").unwrap().url, "http://h:1");
         assert!(Server::at("h:1").is_err() && Server::at("https://h").is_err());
+        assert_eq!(address("https://h:1/v1").unwrap(), "https://h:1");
     }
 }

@@ -154,6 +154,22 @@ fn what_cannot_be_read_for_certain_is_left_as_it_is() {
 }
 
 #[test]
+fn clients_are_told_of_a_server_that_only_they_can_ask() {
+    let home = tempfile::tempdir().unwrap();
+    let url = "https://studio.example:8000";
+    let of = |args: &[&str]| connect(home.path(), &[args, &["--url", url]].concat());
+    let report = told(&mut of(&["codex", "--model", "m", "--json"]));
+    fits("connect", &report);
+    assert!(report["settings"].as_str().unwrap().contains(&format!("{url}/v1")), "{report}");
+    let out = of(&["codex"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(said(&out).contains("--model names it"), "{}", said(&out));
+    let args = ["openwebui", "docker-command", "--json", "--url", url];
+    let argv = &told(mtplx().args(args).env_remove("MTPLX_API_KEY"))["argv"];
+    assert!(argv.as_array().unwrap().contains(&json!(format!("OPENAI_API_BASE_URL={url}/v1"))));
+}
+
+#[test]
 fn open_webui_s_command_is_one_that_a_shell_reads_as_it_was_meant() {
     let args = ["openwebui", "docker-command", "--json", "--port", "3001"];
     let report = told(mtplx().args(args).env("MTPLX_API_KEY", "a 'b").env_remove("MTPLX_URL"));
